@@ -1,0 +1,34 @@
+"""Text to image with the DALL-E Mini family of models, in PyTorch.
+
+Example:
+    >>> from dallemini import Pipeline
+    >>> pipe = Pipeline.from_pretrained()
+    >>> pipe("a red apple", seed=0, progress=False).images[0].size
+    (64, 64)
+"""
+
+from __future__ import annotations
+
+from ._version import __version__
+from .generation.config import GenerationConfig
+from .models.clip import CLIP
+from .models.transformer import Transformer
+from .models.vqgan import VQGAN
+from .outputs import GenerationOutput, GenerationStep
+from .pipeline import Pipeline
+from .scorer import CLIPScorer
+from .tokenizer import TextTokens, Tokenizer
+
+__all__ = [
+    "CLIP",
+    "VQGAN",
+    "CLIPScorer",
+    "GenerationConfig",
+    "GenerationOutput",
+    "GenerationStep",
+    "Pipeline",
+    "TextTokens",
+    "Tokenizer",
+    "Transformer",
+    "__version__",
+]

@@ -1,0 +1,213 @@
+"""Any released checkpoint becomes a configuration and a state dict with the names of this library.
+
+This package is the only place that knows foreign names and file formats. The first load of a
+foreign checkpoint converts it, one tensor at a time, into a native folder in the cache; later loads
+map that. Knows no model: `pretrained` builds one from what is read here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import CONFIG_NAME, read_json
+from ..errors import CheckpointError, ConfigError, InputError, MissingFileError, StorageError
+from ..hub import Source, conversion_cache_dir, list_files, source_key
+from .cache import convert_once
+from .clip import HuggingFaceCLIP
+from .clip_openai import OpenAICLIP, OpenCLIP
+from .dallebart import DalleBart, refuse_older_model
+from .formats import (
+    CLASS_NAMES,
+    COMPONENTS,
+    Component,
+    Format,
+    LazyCheckpoint,
+    fetch_json,
+    known_formats,
+    register_format,
+)
+from .lazy import LazyTensor
+from .min_dalle import Detokenizer, MinDalle
+from .native import Native, without_mark, write_native
+from .safetensors_file import WEIGHTS_FILE, read_safetensors, save_checkpoint
+from .vqgan import Taming, VQGANJax
+
+__all__ = [
+    "Checkpoint",
+    "Component",
+    "Format",
+    "LazyCheckpoint",
+    "LazyTensor",
+    "convert",
+    "describe",
+    "known_formats",
+    "read_checkpoint",
+    "register_format",
+    "save_checkpoint",
+]
+
+_BUILT_IN: tuple[Format, ...] = (
+    *(MinDalle(), DalleBart()),
+    *(Taming(), Detokenizer(), VQGANJax()),
+    *(OpenAICLIP(), OpenCLIP(), HuggingFaceCLIP()),
+)
+for _format in _BUILT_IN:
+    register_format(_format)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of one component.
+
+    Attributes:
+        config: the fields of its configuration.
+        state_dict: its tensors, mapped from `path`.
+        format: the format that they came in.
+        path: the native weight file.
+    """
+
+    config: dict[str, Any]
+    state_dict: dict[str, Tensor]
+    format: str
+    path: Path
+
+
+def read_checkpoint(
+    source: Source, *, component: Component, cache_dir: str | os.PathLike[str] | None = None
+) -> Checkpoint:
+    """Read a component in any known format, converting a foreign one on its first load.
+
+    Args:
+        source: where the files lie.
+        component: what is wanted from them.
+        cache_dir: the Hub's cache folder, beside which conversions are kept.
+
+    Raises:
+        MissingFileError: the source holds no such component, or a part of it is missing.
+        CheckpointError: the files are corrupt, unsafe, or disagree with their configuration.
+        UnsupportedModelError: they belong to an architecture that is not modelled.
+        ConfigError: a configuration cannot be read.
+        HubError: a file cannot be downloaded.
+        StorageError: the disk is full.
+    """
+    found, names = _detect(source, component)
+    if isinstance(found, Native):
+        paths = source.fetch(names)
+        return _map(paths[CONFIG_NAME], paths[WEIGHTS_FILE], found.name)
+
+    def write(folder: Path) -> None:
+        checkpoint = found.read(source, source.fetch(names))
+        write_native(checkpoint, folder, component, origin=_origin(source, found))
+
+    place = conversion_cache_dir(cache_dir) / f"{component}-{source_key(source, names)}"
+    folder = convert_once(place, _is_usable, write, name=source.name)
+    return _map(folder / CONFIG_NAME, folder / WEIGHTS_FILE, found.name)
+
+
+def describe(source: Source, *, component: Component) -> tuple[str, LazyCheckpoint]:
+    """Return the format of a component and its tensors, still unread.
+
+    Raises:
+        As `read_checkpoint`, without StorageError.
+    """
+    found, names = _detect(source, component)
+    return found.name, found.read(source, source.fetch(names))
+
+
+def convert(
+    source: Source,
+    output: str | os.PathLike[str],
+    *,
+    component: Component,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a component in the native layout, in constant memory and past the cache.
+
+    Args:
+        source: where the files lie, in any known format.
+        output: folder to write to; `config.json` and `model.safetensors` in it are replaced.
+        component: what is wanted from the source.
+        dtype: for the floating-point tensors; their own when None.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: `dtype` is not a floating-point type.
+        StorageError: the folder cannot be written.
+        As `read_checkpoint`.
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise InputError(f"dtype must be a floating-point type like torch.float16, not {dtype}.")
+    found, names = _detect(source, component)
+    checkpoint = found.read(source, source.fetch(names))
+    tensors = {name: _cast(tensor, dtype) for name, tensor in checkpoint.tensors.items()}
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made ({error}). Choose another folder.") from error
+    write_native(
+        LazyCheckpoint(checkpoint.config, tensors), folder, component, origin=_origin(source, found)
+    )
+    return folder
+
+
+def _detect(source: Source, component: Component) -> tuple[Format, tuple[str, ...]]:
+    """Return the format of a source and the files that it needs."""
+    if component not in COMPONENTS:
+        raise InputError(f"component must be one of {', '.join(COMPONENTS)}, not {component!r}.")
+    if component == "transformer":
+        refuse_older_model(source.name, None)
+    for entry in (Native(component), *known_formats(component)):
+        names = entry.detect(source)
+        if names and source.selected in (None, *names):
+            return entry, names
+    raise _nothing_found(source, component)
+
+
+def _nothing_found(source: Source, component: Component) -> Exception:
+    files = source.files()
+    if component == "transformer":
+        refuse_older_model(source.name, fetch_json(source))
+    if "model_index.json" in files:
+        return MissingFileError(
+            f"{source.name} is a whole pipeline. Load it with Pipeline.from_pretrained, or pass "
+            f"subfolder={component!r}."
+        )
+    what = f"{source.selected} of {source.name}" if source.selected else source.name
+    formats = ", ".join(entry.name for entry in known_formats(component))
+    return MissingFileError(
+        f"{what} is not a {CLASS_NAMES[component]} in a known format (native: config.json with the "
+        f"mark 'dallemini' and {WEIGHTS_FILE}; or {formats}). There lie: {list_files(files)}."
+    )
+
+
+def _map(config: Path, weights: Path, name: str) -> Checkpoint:
+    return Checkpoint(without_mark(read_json(config)), read_safetensors(weights), name, weights)
+
+
+def _is_usable(folder: Path) -> bool:
+    try:
+        _map(folder / CONFIG_NAME, folder / WEIGHTS_FILE, "")
+    except (CheckpointError, ConfigError, MissingFileError):
+        return False
+    return True
+
+
+def _origin(source: Source, found: Format) -> dict[str, str]:
+    # Of a local path only the last part: the mark may be published with the folder.
+    name = source.name if source.revision_key else Path(source.name).absolute().name
+    return {"converted_from": name, "format": found.name}
+
+
+def _cast(tensor: LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
+    if dtype is None or not tensor.dtype.is_floating_point:
+        return tensor
+    return tensor.apply(lambda values: values.to(dtype))

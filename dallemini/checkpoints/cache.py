@@ -1,0 +1,121 @@
+"""Converted checkpoints in the cache: written once, by one process, and complete or not there.
+
+A conversion goes into a folder of its own beside its place and is renamed when it is finished, so
+that no reader ever sees half of it. A lock keeps two processes from doing the same work.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..errors import DalleMiniError, DalleMiniWarning, StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_temporary: dict[str, Path] = {}
+
+
+def convert_once(
+    folder: Path, is_usable: Callable[[Path], bool], convert: Callable[[Path], None], *, name: str
+) -> Path:
+    """Return a folder with a conversion, making it where it is missing or damaged.
+
+    Args:
+        folder: its place in the cache.
+        is_usable: tells whether a folder holds the whole conversion.
+        convert: writes the conversion into an existing empty folder.
+        name: what is converted, for messages.
+
+    Returns:
+        `folder`; or, where the cache cannot be written, a temporary folder that lives as long as
+        this process.
+
+    Raises:
+        StorageError: the disk is full. Nothing unfinished is left.
+    """
+    if is_usable(folder):
+        return folder
+    if (made := _temporary.get(folder.name)) and is_usable(made):
+        return made
+    try:
+        _convert_into(folder, is_usable, convert)
+        return folder
+    except OSError as error:
+        if isinstance(error, DalleMiniError) and not isinstance(error, StorageError):
+            raise
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        reason = getattr(cause, "strerror", None) or str(error)
+        if getattr(cause, "errno", None) in _FULL:
+            raise StorageError(
+                f"{name} could not be converted into {folder.parent} ({reason}). Free some space "
+                "or choose another folder with cache_dir= or HF_HOME; nothing unfinished was left."
+            ) from error
+    warnings.warn(
+        f"The cache {folder.parent} cannot be written ({reason}), so {name} is converted into a "
+        "temporary folder, which is removed when this process ends; the next process converts it "
+        "again. Choose a writable folder with cache_dir= or HF_HOME.",
+        DalleMiniWarning,
+        stacklevel=2,
+    )
+    return _convert_for_this_process(folder.name, convert)
+
+
+def _convert_into(
+    folder: Path, is_usable: Callable[[Path], bool], convert: Callable[[Path], None]
+) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_name(f".{folder.name}.lock")) as alone:
+        if is_usable(folder):  # another process was faster
+            return
+        if alone:
+            for left in folder.parent.glob(f".{folder.name}.tmp-*"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        unfinished = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex}")
+        try:
+            unfinished.mkdir()
+            convert(unfinished)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(unfinished, folder)
+        except OSError:
+            if not is_usable(folder):  # without a lock another process may have come first
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file, or tell that the file system knows none."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _convert_for_this_process(name: str, convert: Callable[[Path], None]) -> Path:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="dallemini-"))
+    except OSError as error:
+        raise StorageError(
+            f"No temporary folder can be made ({error}). Set TMPDIR to a writable folder."
+        ) from error
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    convert(folder)
+    _temporary[name] = folder
+    return folder

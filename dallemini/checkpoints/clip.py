@@ -1,0 +1,162 @@
+"""CLIP as Hugging Face transformers stores it: `config.json` with safetensors or a pickled file.
+
+Names and defaults are those of `transformers/models/clip` in github.com/huggingface/transformers;
+a configuration leaves out what is at its default, which is ViT-B/32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import CONFIG_NAME
+from ..errors import UnsupportedModelError
+from ..hub import Source
+from .clip_openai import OPEN_CLIP_SAFE_FILES
+from .formats import (
+    Component,
+    LazyCheckpoint,
+    fetch_json,
+    pick,
+    read_weights,
+    refuse_other_component,
+    refuse_values,
+    whole_number,
+)
+from .lazy import scalar
+from .rules import Ignore, Rule, Table, assemble, check_targets
+from .safetensors_file import WEIGHTS_FILE
+from .shapes import clip_shapes
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+_PICKLED_FILE = "pytorch_model.bin"
+_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
+_LEGACY_EOS = 2  # a wrong id in the released files; transformers then pools at the highest id
+
+_TEXT = {  # the name in text_config: the name here, and the default
+    "vocab_size": ("vocab_size", 49408),
+    "hidden_size": ("text_width", 512),
+    "intermediate_size": ("text_mlp_dim", 2048),
+    "num_hidden_layers": ("text_layers", 12),
+    "num_attention_heads": ("text_heads", 8),
+    "max_position_embeddings": ("context_length", 77),
+    "eos_token_id": ("eos_token_id", 49407),
+    "pad_token_id": ("pad_token_id", 1),
+}
+_VISION = {
+    "hidden_size": ("vision_width", 768),
+    "intermediate_size": ("vision_mlp_dim", 3072),
+    "num_hidden_layers": ("vision_layers", 12),
+    "num_attention_heads": ("vision_heads", 12),
+    "image_size": ("image_size", 224),
+    "patch_size": ("patch_size", 32),
+}
+_SHARED = {"hidden_act": ("activation", "quick_gelu"), "layer_norm_eps": ("layer_norm_eps", 1e-5)}
+
+
+def _table() -> Table:
+    rules: list[Rule | Ignore] = [
+        Rule("logit_scale", ("logit_scale",), scalar),
+        Rule("text.projection.weight", ("text_projection.weight",)),
+        Rule("vision.projection.weight", ("visual_projection.weight",)),
+        Rule("vision.class_embedding", ("vision_model.embeddings.class_embedding",)),
+        Rule("vision.pre_norm.{rest}", ("vision_model.pre_layrnorm.{rest}",)),  # sic
+        Rule("vision.post_norm.{rest}", ("vision_model.post_layernorm.{rest}",)),
+        Rule("text.final_norm.{rest}", ("text_model.final_layer_norm.{rest}",)),
+        Ignore(r"(text|vision)_model\.embeddings\.position_ids", "a range of numbers"),
+    ]
+    for tower, embeddings in (
+        ("text", ("token_embedding", "position_embedding")),
+        ("vision", ("patch_embedding", "position_embedding")),
+    ):
+        for name in embeddings:
+            source = f"{tower}_model.embeddings.{name}.weight"
+            rules.append(Rule(f"{tower}.{name}.weight", (source,)))
+        layer, here = f"{tower}_model.encoder.layers.{{i}}", f"{tower}.layers.{{i}}"
+        for part in ("weight", "bias"):
+            fused = tuple(f"{layer}.self_attn.{x}_proj.{part}" for x in "qkv")
+            rules.append(Rule(f"{here}.attn.qkv_proj.{part}", fused))
+        rules += [
+            Rule(f"{here}.attn.out_proj.{{rest}}", (f"{layer}.self_attn.out_proj.{{rest}}",)),
+            Rule(f"{here}.norm1.{{rest}}", (f"{layer}.layer_norm1.{{rest}}",)),
+            Rule(f"{here}.norm2.{{rest}}", (f"{layer}.layer_norm2.{{rest}}",)),
+            Rule(f"{here}.mlp.{{rest}}", (f"{layer}.mlp.{{rest}}",)),
+        ]
+    return rules
+
+
+TABLE = _table()
+
+
+class HuggingFaceCLIP:
+    """A CLIPModel of transformers; safetensors are preferred to the pickled file."""
+
+    name = "CLIP (transformers)"
+    component: Component = "clip"
+
+    def detect(self, source: Source) -> tuple[str, ...] | None:
+        """Return configuration, weights, and the preprocessor's settings where there are some."""
+        weights = pick(source, (WEIGHTS_FILE, _PICKLED_FILE))
+        names = source.files()
+        if weights is None or CONFIG_NAME not in names:
+            return None
+        if weights == _PICKLED_FILE and set(names).intersection(OPEN_CLIP_SAFE_FILES):
+            return None  # the same model lies there in a safer format
+        config = fetch_json(source) or {}
+        refuse_other_component(config, "clip", source.name)
+        if config.get("model_type") != "clip":
+            return None
+        _translate(config, {}, origin=source.name)
+        extra = (PREPROCESSOR_FILE,) if PREPROCESSOR_FILE in names else ()
+        return (CONFIG_NAME, weights, *extra)
+
+    def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
+        """Describe the model."""
+        (weights,) = (path for name, path in paths.items() if not name.endswith(".json"))
+        tensors = assemble(read_weights(weights), TABLE, origin=source.name)
+        preprocessor = fetch_json(source, PREPROCESSOR_FILE) or {}
+        config = _translate(fetch_json(source) or {}, preprocessor, origin=source.name)
+        check_targets(tensors, clip_shapes(config), origin=source.name)
+        return LazyCheckpoint(config, tensors)
+
+
+def _translate(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], *, origin: str
+) -> dict[str, Any]:
+    """Turn the configurations of transformers into the fields of a `CLIPConfig`.
+
+    Raises:
+        UnsupportedModelError: they ask for an architecture that is not modelled.
+        ConfigError: a size is not a whole number.
+    """
+    # Older files repeat a tower's settings under this name, and there they win.
+    text = config.get("text_config_dict") or config.get("text_config") or {}
+    vision = config.get("vision_config_dict") or config.get("vision_config") or {}
+    fields: dict[str, Any] = {
+        "embed_dim": whole_number(config, "projection_dim", 512, origin=origin)
+    }
+    for tower, names in ((text, _TEXT), (vision, _VISION)):
+        for key, (name, default) in names.items():
+            fields[name] = whole_number(tower, key, default, origin=origin)
+    for key, (name, standard) in _SHARED.items():
+        values = text.get(key, standard), vision.get(key, standard)
+        if values[0] != values[1]:
+            raise UnsupportedModelError(
+                f"{origin} has {key} {values[0]!r} for text and {values[1]!r} for pictures, but "
+                "only one value for both is supported."
+            )
+        fields[name] = values[0]
+    if fields["activation"] not in ("quick_gelu", "gelu"):
+        raise UnsupportedModelError(
+            f"{origin} has hidden_act {fields['activation']!r}, but only 'quick_gelu' and 'gelu' "
+            "are supported."
+        )
+    refuse_values(vision, {"num_channels": 3}, origin=origin, model="CLIP")
+    refuse_values(preprocessor, {"resample": _BICUBIC}, origin=origin, model="CLIP")
+    legacy = fields["eos_token_id"] == _LEGACY_EOS
+    fields["pooling"] = "argmax" if legacy else "first_eos"
+    if legacy:
+        fields["eos_token_id"] = fields["vocab_size"] - 1
+    fields |= {key: preprocessor[key] for key in ("image_mean", "image_std") if key in preprocessor}
+    return fields

@@ -1,0 +1,367 @@
+"""Flax checkpoints (msgpack) without Flax, read leaf by leaf from a memory map.
+
+`read_flax` walks over the file once and notes where each array lies; the bytes of an array are
+touched when it is loaded, and mapped only while it is in use. Format: `flax/serialization.py` of
+github.com/google/flax, a msgpack map in which extension type 1 is an array and 3 a numpy scalar,
+both packed as (shape, dtype name, C-order bytes); arrays above 2**30 bytes are stored in chunks.
+Knows nothing about the names of the arrays.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import read_json
+from ..errors import CheckpointError, ConfigError, MissingFileError
+from ..hub import Source
+from .lazy import LazyTensor
+
+FLAX_FILE = "flax_model.msgpack"
+FLAX_INDEX = "flax_model.msgpack.index.json"
+
+_CHUNKED = "__msgpack_chunked_array__"
+_MAX_DEPTH = 64
+_ARRAY, _SCALAR = 1, 3
+_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name)
+    for name in (
+        *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "bool"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+}
+
+
+def flax_files(source: Source) -> tuple[str, ...] | None:
+    """Return the Flax weights of a source: one file, or an index with its shards; else None."""
+    names = source.files()
+    if FLAX_FILE in names and source.selected != FLAX_INDEX:
+        return (FLAX_FILE,)
+    if FLAX_INDEX not in names:
+        return None
+    return (FLAX_INDEX, *shard_names(source.fetch([FLAX_INDEX])[FLAX_INDEX]))
+
+
+def read_flax_files(paths: Mapping[str, Path]) -> dict[str, LazyTensor]:
+    """Describe the arrays in the files that `flax_files` named."""
+    if FLAX_INDEX in paths:
+        return read_sharded_flax(paths[FLAX_INDEX], paths)
+    return read_flax(paths[FLAX_FILE])
+
+
+def read_flax(path: Path) -> dict[str, LazyTensor]:
+    """Describe the arrays of a Flax file by their '/'-joined keys.
+
+    Python numbers, strings and None in the file are passed over.
+
+    Raises:
+        MissingFileError: the file does not exist.
+        CheckpointError: the file is truncated or corrupt; the message says where.
+    """
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                raise CheckpointError(f"{path} is empty. Delete it and download it again.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+                return _Scanner(view, path).scan()
+    except FileNotFoundError as error:
+        raise MissingFileError(f"There is no file {path}.") from error
+
+
+def read_sharded_flax(index: Path, shards: Mapping[str, Path]) -> dict[str, LazyTensor]:
+    """Describe the arrays of a checkpoint that an index spreads over several Flax files.
+
+    Args:
+        index: the `flax_model.msgpack.index.json`.
+        shards: where each of the files that it names lies.
+
+    Raises:
+        MissingFileError: a shard is missing.
+        CheckpointError: a file is corrupt, or the index and the shards disagree.
+    """
+    weight_map = read_weight_map(index)
+    files = {name: read_flax(shards[name]) for name in shard_names(index)}
+    for key, name in weight_map.items():
+        if key not in files[name]:
+            raise CheckpointError(
+                f"{index} says that {name} holds {key!r}, but it does not. Download both again."
+            )
+    tensors = {key: files[name][key] for key, name in weight_map.items()}
+    for name, found in files.items():
+        if extra := sorted(found.keys() - tensors.keys()):
+            raise CheckpointError(
+                f"{name} holds {extra[0]!r}, which {index} does not list. Download both again."
+            )
+    return tensors
+
+
+def shard_names(index: Path) -> tuple[str, ...]:
+    """Return the files that an index names, sorted."""
+    return tuple(sorted(set(read_weight_map(index).values())))
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Return which file holds which array.
+
+    Raises:
+        MissingFileError: the index does not exist.
+        CheckpointError: it is not an index.
+    """
+    try:
+        weight_map = read_json(index).get("weight_map")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no 'weight_map'. Download it again.")
+    return {str(key): str(name) for key, name in weight_map.items()}
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Bytes of a file."""
+
+    path: Path
+    start: int
+    size: int
+
+    def read(self, start: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Map a part of the span; the mapping ends with the array that is returned."""
+        offset = self.start + start
+        skipped = offset % mmap.ALLOCATIONGRANULARITY
+        try:
+            with self.path.open("rb") as file:
+                # Copy-on-write, because torch warns about memory that cannot be written to.
+                view = mmap.mmap(
+                    file.fileno(), size + skipped, access=mmap.ACCESS_COPY, offset=offset - skipped
+                )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.path} can no longer be read ({error}).") from error
+        return np.frombuffer(view, np.uint8, size, skipped)
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """An array in a file: dtype, shape, and the spans that hold its bytes in order."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    spans: tuple[_Span, ...]
+
+    def lazy(self, name: str) -> LazyTensor:
+        return LazyTensor(name, self.shape, self.dtype, self.load, self.load_row)
+
+    def load(self) -> Tensor:
+        return self._tensor(0, self.shape)
+
+    def load_row(self, index: int) -> Tensor:
+        shape = self.shape[1:]
+        return self._tensor(index * math.prod(shape) * self.dtype.itemsize, shape)
+
+    def _tensor(self, start: int, shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape) * self.dtype.itemsize
+        if not size:
+            return torch.empty(shape, dtype=self.dtype)
+        parts = list(self._read(start, size))
+        content = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if content.ctypes.data % self.dtype.itemsize:  # msgpack aligns nothing
+            content = content.copy()
+        return torch.from_numpy(content).view(self.dtype).reshape(shape)
+
+    def _read(self, start: int, size: int) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+        for span in self.spans:
+            length = min(span.size - start, size)
+            if length > 0:
+                yield span.read(start, length)
+                start, size = start + length, size - length
+            if not size:
+                return
+            start = max(start - span.size, 0)
+
+
+class _Scanner:
+    """Walks over the msgpack structure without reading what is in the arrays."""
+
+    def __init__(self, view: mmap.mmap, path: Path) -> None:
+        self.view = view
+        self.path = path
+        self.at = 0
+        self.end = len(view)
+        self.keys: list[str] = []
+
+    def scan(self) -> dict[str, LazyTensor]:
+        """Return the arrays of the whole file."""
+        tree = self.value()
+        if self.at != self.end:
+            raise self.corrupt(f"has {self.end - self.at} bytes behind its end")
+        if not isinstance(tree, dict):
+            raise self.corrupt("does not hold a tree of arrays")
+        return {"/".join(keys): leaf.lazy("/".join(keys)) for keys, leaf in _leaves(tree)}
+
+    def value(self) -> Any:
+        """Read one value: a dict, a list, an array as `_Leaf`, or a Python scalar."""
+        if len(self.keys) > _MAX_DEPTH:
+            raise self.corrupt("is nested too deeply")
+        code = self.take(1)[0]
+        if code < 0x80:
+            return code
+        if code < 0x90:
+            return self.mapping(code & 0x0F)
+        if code < 0xA0:
+            return self.sequence(code & 0x0F)
+        if code < 0xC0:
+            return self.text(code & 0x1F)
+        if code >= 0xE0:
+            return code - 0x100
+        if code in _CONSTANTS:
+            return _CONSTANTS[code]
+        if code in _NUMBERS:
+            return self.number(_NUMBERS[code])
+        if code in _SIZED:
+            kind, form = _SIZED[code]
+            return getattr(self, kind)(self.number(form))
+        if 0xD4 <= code <= 0xD8:
+            return self.extension(1 << (code - 0xD4))
+        raise self.corrupt(f"has the invalid type code 0x{code:02x}")
+
+    def mapping(self, count: int) -> dict[str, Any] | _Leaf:
+        values: dict[str, Any] = {}
+        for _ in range(count):
+            key = self.value()
+            if not isinstance(key, str | int):
+                raise self.corrupt("has a key that is not a string")
+            if str(key) in values:
+                raise self.corrupt(f"holds the key {key!r} twice")
+            self.keys.append(str(key))
+            values[str(key)] = self.value()
+            self.keys.pop()
+        return self.join_chunks(values) if values.get(_CHUNKED) else values
+
+    def sequence(self, count: int) -> list[Any]:
+        self.keys.append("[]")
+        values = [self.value() for _ in range(count)]
+        self.keys.pop()
+        return values
+
+    def text(self, size: int) -> str:
+        try:
+            return self.take(size).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.corrupt("has text that is not UTF-8") from error
+
+    def binary(self, size: int) -> _Span:
+        start = self.at
+        self.skip(size)
+        return _Span(self.path, start, size)
+
+    def extension(self, size: int) -> Any:
+        kind = self.take(1)[0]
+        end = self.at + size
+        if kind not in (_ARRAY, _SCALAR):
+            self.skip(size)
+            return None
+        if end > self.end:
+            raise self.truncated(end - self.end)
+        leaf = self.array()
+        if self.at != end:
+            raise self.corrupt("has an array of the wrong size")
+        return leaf
+
+    def array(self) -> _Leaf:
+        packed = self.value()
+        match packed:
+            case [list(shape), str(name), _Span() as span]:
+                pass
+            case _:
+                raise self.corrupt("has an array without shape, dtype and data")
+        if not all(isinstance(size, int) and size >= 0 for size in shape):
+            raise self.corrupt(f"has an array of the shape {shape}")
+        if name not in _DTYPES:
+            raise self.corrupt(f"has an array of the unknown dtype {name!r}")
+        leaf = _Leaf(_DTYPES[name], tuple(shape), (span,))
+        return self.check_size(leaf)
+
+    def join_chunks(self, values: dict[str, Any]) -> _Leaf:
+        """Make one array of a chunked one: {shape: {"0": rows, ...}, chunks: {"0": array, ...}}."""
+        match values.get("shape"), values.get("chunks"):
+            case (dict() as shape, dict() as chunks) if chunks:
+                sizes, parts = _in_order(shape), _in_order(chunks)
+            case _:
+                raise self.corrupt("has a chunked array without shape and chunks")
+        if not all(isinstance(size, int) and size >= 0 for size in sizes):
+            raise self.corrupt(f"has a chunked array of the shape {sizes}")
+        leaves = [part for part in parts if isinstance(part, _Leaf)]
+        if len(leaves) != len(parts) or len({leaf.dtype for leaf in leaves}) != 1:
+            raise self.corrupt("has a chunked array with chunks of different kinds")
+        spans = tuple(span for leaf in leaves for span in leaf.spans)
+        return self.check_size(_Leaf(leaves[0].dtype, tuple(sizes), spans))
+
+    def check_size(self, leaf: _Leaf) -> _Leaf:
+        wanted = math.prod(leaf.shape) * leaf.dtype.itemsize
+        found = sum(span.size for span in leaf.spans)
+        if wanted != found:
+            raise self.corrupt(f"has {found} bytes for an array {leaf.shape} of {leaf.dtype}")
+        return leaf
+
+    def number(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def take(self, size: int) -> bytes:
+        start = self.at
+        self.skip(size)
+        return self.view[start : self.at]
+
+    def skip(self, size: int) -> None:
+        if self.at + size > self.end:
+            raise self.truncated(self.at + size - self.end)
+        self.at += size
+
+    def truncated(self, lacking: int) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} is cut off after {self.end} bytes{self.place()}: at least {lacking} "
+            "bytes are missing. Delete it and download it again."
+        )
+
+    def corrupt(self, problem: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} {problem}, at byte {self.at}{self.place()}. It is not a Flax checkpoint, "
+            "or it is damaged; delete it and download it again."
+        )
+
+    def place(self) -> str:
+        return f" in {'/'.join(self.keys)!r}" if self.keys else ""
+
+
+_CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
+_NUMBERS = {
+    **{0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"},
+    **{0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"},
+}
+_SIZED = {
+    **{0xC4: ("binary", ">B"), 0xC5: ("binary", ">H"), 0xC6: ("binary", ">I")},
+    **{0xC7: ("extension", ">B"), 0xC8: ("extension", ">H"), 0xC9: ("extension", ">I")},
+    **{0xD9: ("text", ">B"), 0xDA: ("text", ">H"), 0xDB: ("text", ">I")},
+    **{0xDC: ("sequence", ">H"), 0xDD: ("sequence", ">I")},
+    **{0xDE: ("mapping", ">H"), 0xDF: ("mapping", ">I")},
+}
+
+
+def _in_order(values: Mapping[str, Any]) -> list[Any]:
+    """Return the values of {"0": ..., "1": ...} by number."""
+    return [values[key] for key in sorted(values, key=lambda key: (len(key), key))]
+
+
+def _leaves(tree: Mapping[str, Any]) -> Iterable[tuple[tuple[str, ...], _Leaf]]:
+    for key, value in tree.items():
+        if isinstance(value, _Leaf):
+            yield (key,), value
+        elif isinstance(value, dict):
+            yield from (((key, *keys), leaf) for keys, leaf in _leaves(value))

@@ -1,0 +1,85 @@
+"""The native layout: `config.json` with our mark, and `model.safetensors`.
+
+The mark is the key "dallemini" in `config.json`, which says whose configuration it is; without it a
+folder is foreign, whatever its files are called.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..config import CONFIG_NAME, read_json
+from ..errors import CheckpointError, MissingFileError
+from ..hub import Source
+from .formats import CLASS_NAMES, Component, LazyCheckpoint, fetch_json
+from .lazy import LazyTensor
+from .safetensors_file import WEIGHTS_FILE, read_safetensors, replacing, write_safetensors
+
+MARK = "dallemini"
+FILES = (CONFIG_NAME, WEIGHTS_FILE)
+
+
+class Native:
+    """A component as this library saves it."""
+
+    def __init__(self, component: Component) -> None:
+        self.component: Component = component
+        self.name = "native"
+
+    def detect(self, source: Source) -> tuple[str, ...] | None:
+        """Return the two files, where `config.json` has the mark."""
+        if source.selected not in (None, *FILES):
+            return None
+        config = fetch_json(source)
+        if config is None or not isinstance(config.get(MARK), dict):
+            return None
+        holds = config[MARK].get("component")
+        if holds != self.component:
+            raise CheckpointError(
+                f"{source.name} holds a {CLASS_NAMES.get(holds, holds)}, not a "
+                f"{CLASS_NAMES[self.component]}. Load it with its own class."
+            )
+        if WEIGHTS_FILE not in source.files():
+            raise MissingFileError(
+                f"{source.name} has a {CONFIG_NAME} but no {WEIGHTS_FILE}. Copy or download both."
+            )
+        return FILES
+
+    def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
+        """Describe the component."""
+        config = without_mark(read_json(paths[CONFIG_NAME]))
+        tensors = read_safetensors(paths[WEIGHTS_FILE])
+        return LazyCheckpoint(
+            config, {name: LazyTensor.of(name, tensor) for name, tensor in tensors.items()}
+        )
+
+
+def without_mark(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration's own fields."""
+    return {key: value for key, value in config.items() if key != MARK}
+
+
+def write_native(
+    checkpoint: LazyCheckpoint, directory: Path, component: Component, *, origin: Mapping[str, str]
+) -> None:
+    """Write a checkpoint into an existing folder; the configuration comes last.
+
+    Args:
+        checkpoint: the configuration and the tensors, which are loaded one at a time.
+        directory: an existing folder.
+        component: what the checkpoint holds.
+        origin: where it comes from, kept in the mark.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        CheckpointError: a tensor cannot be read.
+    """
+    write_safetensors(checkpoint.tensors, directory / WEIGHTS_FILE)
+    mark = {"component": component, "version": __version__, **origin}
+    text = json.dumps({MARK: mark, **checkpoint.config}, indent=2) + "\n"
+    with replacing(directory / CONFIG_NAME) as file:
+        file.write(text.encode())

@@ -1,0 +1,228 @@
+"""VQGANs: Flax folders of vqgan-jax, and Lightning checkpoints of taming-transformers.
+
+The model uses taming's names, so its table renames nothing. Sources:
+github.com/CompVis/taming-transformers (`last.ckpt` with `model.yaml`, pixels in [-1, 1]) and
+github.com/patil-suraj/vqgan-jax (`config.json` with `flax_model.msgpack`; DALL-E Mini feeds it
+pixels in [0, 1]).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from ..config import CONFIG_NAME
+from ..errors import CheckpointError, ConfigError, UnsupportedModelError
+from ..hub import Source
+from .flax_msgpack import flax_files, read_flax_files
+from .formats import (
+    Component,
+    LazyCheckpoint,
+    fetch_json,
+    refuse_other_component,
+    refuse_values,
+    whole_number,
+)
+from .lazy import convolution, squeeze
+from .rules import Ignore, Rule, Table, assemble, check_targets
+from .shapes import infer_vqgan, vqgan_shapes
+from .torch_file import read_torch
+
+_SIZES = {  # VQGANConfig of vqgan-jax has these defaults, and so has the DDPM code behind taming
+    "ch": 128,
+    "num_res_blocks": 2,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "z_channels": 256,
+    "embed_dim": 256,
+    "n_embed": 1024,
+}
+_LISTS = {"ch_mult": (1, 1, 2, 2, 4), "attn_resolutions": (16,)}
+_ARCHITECTURE = {  # the only values that this library computes; each is also the default
+    "double_z": False,
+    "resamp_with_conv": True,
+    "give_pre_end": False,
+    "use_gumbel": False,
+    "use_linear_attn": False,
+    "tanh_out": False,
+    "attn_type": "vanilla",
+    "remap": None,
+}
+_TAMING_TARGET = "taming.models.vqgan.VQModel"
+_BLOCK = {"norm1": squeeze, "conv1": convolution, "norm2": squeeze, "conv2": convolution}
+_BLOCK |= {"nin_shortcut": convolution}
+_ATTENTION = {"norm": squeeze} | dict.fromkeys(("q", "k", "v", "proj_out"), convolution)
+_WEIGHT = {convolution: "kernel", squeeze: "scale"}
+
+
+def _flax_table() -> Table:
+    parts = {"conv_in": convolution, "norm_out": squeeze, "conv_out": convolution}
+    for place, names in (("block_1", _BLOCK), ("attn_1", _ATTENTION), ("block_2", _BLOCK)):
+        parts |= {f"mid/{place}/{name}": op for name, op in names.items()}
+    for level in ("down", "up"):
+        for place, names in (("block", _BLOCK), ("attn", _ATTENTION)):
+            parts |= {f"{level}_{{i}}/{place}_{{j}}/{name}": op for name, op in names.items()}
+        parts[f"{level}_{{i}}/{level}sample/conv"] = convolution
+    layers = {f"{side}/{name}": op for side in ("encoder", "decoder") for name, op in parts.items()}
+    layers |= {"quant_conv": convolution, "post_quant_conv": convolution}
+    rules = [Rule("quantize.embedding.weight", ("quantize/embedding/embedding",))]
+    for name, op in layers.items():
+        target = name.replace("_{i}", ".{i}").replace("_{j}", ".{j}").replace("/", ".")
+        rules += [
+            Rule(f"{target}.weight", (f"{name}/{_WEIGHT[op]}",), op),
+            Rule(f"{target}.bias", (f"{name}/bias",), squeeze),
+        ]
+    return rules
+
+
+FLAX_TABLE = _flax_table()
+TAMING_TABLE: Table = (
+    Rule("encoder.{rest}", ("encoder.{rest}",)),
+    Rule("decoder.{rest}", ("decoder.{rest}",)),
+    Rule("quantize.embedding.weight", ("quantize.embedding.weight",)),
+    Rule("quant_conv.{rest}", ("quant_conv.{rest}",)),
+    Rule("post_quant_conv.{rest}", ("post_quant_conv.{rest}",)),
+    Ignore(r"loss\..*", "the discriminator and the perceptual loss are for training only"),
+)
+
+
+class VQGANJax:
+    """The Flax folder of a VQGAN, as used by DALL-E Mini."""
+
+    name = "vqgan-jax (Flax)"
+    component: Component = "vqgan"
+
+    def detect(self, source: Source) -> tuple[str, ...] | None:
+        """Return configuration and weights; the configuration is checked already."""
+        weights = flax_files(source)
+        if weights is None:
+            return None
+        config = fetch_json(source)
+        if config is None:
+            return weights
+        _translate(config, origin=source.name)
+        return (CONFIG_NAME, *weights)
+
+    def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
+        """Describe the model; without a configuration its sizes are told by the shapes."""
+        tensors = assemble(read_flax_files(paths), FLAX_TABLE, origin=source.name)
+        found = fetch_json(source)
+        if found is None:
+            config = infer_vqgan(tensors, origin=source.name)
+        else:
+            config = _translate(found, origin=source.name)
+        config["value_range"] = [0.0, 1.0]
+        check_targets(tensors, vqgan_shapes(config), origin=source.name)
+        return LazyCheckpoint(config, tensors)
+
+
+class Taming:
+    """The checkpoint of a training run of taming-transformers, with its YAML file."""
+
+    name = "taming-transformers"
+    component: Component = "vqgan"
+
+    def detect(self, source: Source) -> tuple[str, ...] | None:
+        """Return the checkpoint, and the YAML file where there is one."""
+        checkpoint = _checkpoint_name(source)
+        if checkpoint is None:
+            return None
+        config = _yaml_name(source, checkpoint)
+        if config is None:
+            return (checkpoint,)
+        _read_yaml(source.fetch([config])[config], origin=source.name)
+        return (checkpoint, config)
+
+    def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
+        """Describe the model; without a YAML file its sizes are told by the shapes."""
+        configs = {name: path for name, path in paths.items() if _is_yaml(name)}
+        (checkpoint,) = (path for name, path in paths.items() if name not in configs)
+        tensors = assemble(read_torch(checkpoint), TAMING_TABLE, origin=source.name)
+        if configs:
+            config = _read_yaml(*configs.values(), origin=source.name)
+        else:
+            config = infer_vqgan(tensors, origin=source.name)
+        config["value_range"] = [-1.0, 1.0]
+        check_targets(tensors, vqgan_shapes(config), origin=source.name)
+        return LazyCheckpoint(config, tensors)
+
+
+def _checkpoint_name(source: Source) -> str | None:
+    """Return the selected file, or `last.ckpt`, or the only `.ckpt`."""
+    if source.selected is not None:
+        pickled = source.selected.endswith((".ckpt", ".pt", ".pth"))
+        return source.selected if pickled else None
+    names = [name for name in source.files() if name.endswith(".ckpt")]
+    last = [name for name in names if PurePosixPath(name).name == "last.ckpt"]
+    if len(last or names) > 1:
+        raise CheckpointError(
+            f"{source.name} has several checkpoints: {', '.join(last or names)}. Name one of them."
+        )
+    return next(iter(last or names), None)
+
+
+def _yaml_name(source: Source, checkpoint: str) -> str | None:
+    """Return `model.yaml`, or the YAML file named like the checkpoint, or the only one."""
+    names = [name for name in source.files() if _is_yaml(name)]
+    for stem in ("model", PurePosixPath(checkpoint).stem):
+        if found := [name for name in names if PurePosixPath(name).stem == stem]:
+            return found[0]
+    return names[0] if len(names) == 1 else None
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _read_yaml(path: Path, *, origin: str) -> dict[str, Any]:
+    """Read the configuration of a taming run.
+
+    Raises:
+        ConfigError: the file is not YAML, or describes no model.
+        UnsupportedModelError: it describes another model.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML ({error}). Download it again.") from error
+    model = values.get("model") if isinstance(values, dict) else None
+    params = model.get("params") if isinstance(model, dict) else None
+    if not isinstance(params, dict) or not isinstance(params.get("ddconfig"), dict):
+        raise ConfigError(f"{path} has no model.params.ddconfig. Use the YAML file of a VQGAN.")
+    target = model.get("target", _TAMING_TARGET) if isinstance(model, dict) else None
+    if target != _TAMING_TARGET:
+        raise UnsupportedModelError(
+            f"{origin} is a {target}, but only {_TAMING_TARGET} is supported."
+        )
+    flat = {key: value for key, value in params.items() if not isinstance(value, dict)}
+    return _translate(flat | params["ddconfig"], origin=origin)
+
+
+def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+    """Turn the configuration of vqgan-jax or taming into the fields of a `VQGANConfig`.
+
+    Raises:
+        UnsupportedModelError: it asks for an architecture that is not modelled.
+        CheckpointError: it belongs to another part of the pipeline.
+        ConfigError: a size is not a whole number.
+    """
+    refuse_other_component(config, "vqgan", origin)
+    refuse_values(config, _ARCHITECTURE, origin=origin, model="the released VQGAN")
+    fields: dict[str, Any] = {
+        key: whole_number(config, key, default, origin=origin) for key, default in _SIZES.items()
+    }
+    for key, default in _LISTS.items():
+        value = config.get(key, default)
+        if not isinstance(value, list | tuple) or not all(type(item) is int for item in value):
+            raise ConfigError(f"{origin}: {key} must be a list of whole numbers, not {value!r}.")
+        fields[key] = list(value)
+    levels = config.get("num_resolutions", len(fields["ch_mult"]))
+    if levels != len(fields["ch_mult"]) or not fields["ch_mult"]:
+        raise ConfigError(
+            f"{origin}: num_resolutions is {levels!r}, but ch_mult is {fields['ch_mult']}."
+        )
+    return {**fields, "has_encoder": True}

@@ -1,0 +1,44 @@
+"""From words to a command: the only place where the command line is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+from .._version import __version__
+from .convert import Convert
+from .generate import Generate
+from .info import Info
+from .score import Score
+
+_COMMANDS: dict[str, Any] = {
+    "generate": Generate,
+    "convert": Convert,
+    "info": Info,
+    "score": Score,
+}
+_DESCRIPTION = "Text to image with the DALL-E Mini family of models."
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse the words after `dallemini` and run the command.
+
+    Returns:
+        0, or the exit code of the parser where it showed its help or did not understand.
+
+    Raises:
+        DalleMiniError: the command failed.
+    """
+    if list(argv) == ["--version"]:
+        print(__version__)
+        return 0
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS, prog="dallemini", description=_DESCRIPTION, args=list(argv)
+        )
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else 0
+    command.run()
+    return 0

@@ -1,0 +1,169 @@
+"""`dallemini convert`: any known checkpoint to the native layout, one tensor at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .. import checkpoints, hub
+from .._parts import CLASSES, GENERATION_CONFIG_NAME, INDEX_NAME, check_parts
+from .._version import __version__
+from ..errors import DalleMiniError, InputError, MissingFileError, StorageError
+from ..models.clip import CLIPConfig
+from ..models.transformer import Transformer, TransformerConfig
+from ..models.vqgan import VQGAN, VQGANConfig
+from ..scorer import CLIPTokenizer
+from ..tokenizer import Tokenizer
+from .options import DtypeName, Location, SourceOptions, Where, to_dtype
+from .parts import COMPONENT_OF, PARTS, describe, find_parts, loader_of
+
+_NOTES = ("README.md", "NOTICE", "LICENSE")
+_PIPELINE = ("tokenizer", "transformer", "vqgan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Convert a checkpoint in any known format to the native layout.
+
+    One part is written to OUTPUT itself; several get a folder each. With a tokenizer, a
+    transformer and a VQGAN the result is a whole pipeline.
+
+    Attributes:
+        source: Hub id, local folder or file.
+        output: folder to write, new or empty.
+        vqgan: source of the VQGAN, to make a pipeline of a transformer that came without.
+        scorer: source of a CLIP model, for ranking.
+        subfolder: of a part inside the source.
+        dtype: floating-point type to store; as in the source when not given.
+        where: of the source; --revision is that of SOURCE alone.
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
+    vqgan: str | None = None
+    scorer: str | None = None
+    subfolder: str | None = None
+    dtype: DtypeName | None = None
+    where: Where = SourceOptions()
+
+    def run(self) -> None:
+        """Convert everything into a folder beside OUTPUT, then put it in place.
+
+        Raises:
+            DalleMiniError: the source is no good or its parts do not fit each other, or OUTPUT
+                cannot be written. Nothing is left behind then.
+        """
+        _check_output(self.output)
+        parts = self._parts()
+        _check_fit(parts)
+        with _unfinished(self.output) as folder:
+            for part, location in parts.items():
+                place = folder if len(parts) == 1 else folder / part
+                self._convert(part, location, place)
+            if set(_PIPELINE) <= parts.keys():
+                self._write_index(folder, parts)
+        for part in parts:
+            print(self.output if len(parts) == 1 else self.output / part)
+
+    def _parts(self) -> dict[str, Location]:
+        parts = find_parts(Location(self.source, self.where, self.subfolder))
+        elsewhere = SourceOptions(cache_dir=self.where.cache_dir, offline=self.where.offline)
+        for part, name in (("vqgan", self.vqgan), ("scorer", self.scorer)):
+            if name is not None:
+                found = find_parts(Location(name, elsewhere))
+                if part not in found:
+                    raise InputError(f"{name} holds {', '.join(found)}, but no {part}.")
+                parts[part] = found[part]
+        return {part: parts[part] for part in PARTS if part in parts}
+
+    def _convert(self, part: str, location: Location, folder: Path) -> None:
+        if part == "tokenizer":
+            _load_tokenizer(location).save_pretrained(folder)
+            return
+        checkpoints.convert(
+            location.open(), folder, component=COMPONENT_OF[part], dtype=to_dtype(self.dtype)
+        )
+        if part == "scorer":
+            with contextlib.suppress(MissingFileError):  # OpenAI's file holds the weights only
+                tokenizer = CLIPTokenizer.from_pretrained(location.name, **location.keywords)
+                tokenizer.save_pretrained(folder)
+
+    def _write_index(self, folder: Path, parts: Mapping[str, Location]) -> None:
+        loader = loader_of(Location(self.source, self.where))
+        classes = {part: CLASSES[part].__name__ if part in parts else None for part in PARTS}
+        index = {"dallemini": {"version": __version__}, **classes}
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        loader.generation_config().save(folder / GENERATION_CONFIG_NAME)
+        card = hub.model_card(
+            self.output.absolute().name,
+            summary=f"A text-to-image pipeline for dallemini, converted from `{loader.name}`.",
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if loader.index is not None:  # its own card and notices go with the weights
+            notes = [name for name in _NOTES if name in loader.opened.files()]
+            for name, path in loader.opened.fetch(notes).items():
+                shutil.copyfile(path, folder / name)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse to write where something is: a source's own config.json would be lost.
+
+    Raises:
+        InputError: `output` is a file, or a folder that is not empty.
+    """
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise InputError(f"{output} exists and is not an empty folder; name a new one.")
+
+
+def _check_fit(parts: Mapping[str, Location]) -> None:
+    """Compare the sizes of the parts before anything is written.
+
+    Raises:
+        InputError: they do not belong together.
+        CheckpointError: one is damaged.
+        ConfigError: a configuration makes no model.
+    """
+    configs = {
+        part: describe(location.open(), part)[1].config
+        for part, location in parts.items()
+        if part != "tokenizer"
+    }
+    transformer = vqgan = None
+    if "transformer" in configs:
+        transformer = Transformer(TransformerConfig.from_dict(configs["transformer"]))
+    if "vqgan" in configs:
+        vqgan = VQGAN(VQGANConfig.from_dict(configs["vqgan"]))
+    if "scorer" in configs:
+        CLIPConfig.from_dict(configs["scorer"])
+    if transformer is not None and vqgan is not None and "tokenizer" in parts:
+        check_parts(_load_tokenizer(parts["tokenizer"]), transformer, vqgan)
+
+
+def _load_tokenizer(location: Location) -> Tokenizer:
+    return Tokenizer.from_pretrained(location.name, **location.keywords)
+
+
+@contextlib.contextmanager
+def _unfinished(output: Path) -> Iterator[Path]:
+    """Give a folder beside `output` whose contents move there when the block succeeds."""
+    folder = output.absolute().with_name(f".{output.absolute().name}-{uuid.uuid4().hex[:8]}")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        output.mkdir(exist_ok=True)
+        for child in folder.iterdir():
+            child.rename(output / child.name)
+    except DalleMiniError:
+        raise
+    except OSError as error:
+        raise StorageError(f"Could not write {output}: {error}. Choose another folder.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,131 @@
+"""`dallemini generate`: prompts in, PNG files out."""
+
+from __future__ import annotations
+
+import os
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ..errors import InputError, StorageError
+from ..generation import GenerationConfig, GenerationOverrides
+from ..hub import BUNDLED_MODEL
+from ..outputs import GenerationOutput
+from ..pipeline import Pipeline
+from .options import DtypeName, SourceOptions, Where, attribute_help, check_device, to_dtype
+
+_GRID_ENDINGS = (".png", ".jpg", ".jpeg")
+_ALIASES = {"num_images_per_prompt": ("--num-images",)}
+
+
+def _settings_type() -> Any:
+    """Return `GenerationOverrides` with help, less `seed`, which reads better when repeated."""
+    help_of = attribute_help(GenerationConfig)
+    fields = {
+        name: Annotated[
+            hint,
+            tyro.conf.arg(
+                help=help_of[name],
+                help_behavior_hint="(default: the model's own)",
+                aliases=_ALIASES.get(name, ()),
+            ),
+        ]
+        for name, hint in typing.get_type_hints(GenerationOverrides).items()
+        if name != "seed"
+    }
+    make: Any = typing.TypedDict
+    return make("Settings", fields, total=False)
+
+
+if TYPE_CHECKING:
+    Settings = GenerationOverrides
+else:
+    Settings = _settings_type()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Draw pictures from prompts and save them as PNG files that say how they were drawn.
+
+    Attributes:
+        prompts: one or more prompts, each in quotes.
+        model: Hub id or local folder of a pipeline.
+        output: folder for the PNG files; the current one unless --grid is given.
+        grid: also lay all pictures out in this PNG or JPEG file.
+        seed: of the first picture, the next ones count up; repeated, one for each picture.
+        settings: of the drawing.
+        device: where to compute: cpu, cuda, cuda:1, mps.
+        dtype: floating-point type of the weights.
+        where: of the model.
+    """
+
+    prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")]
+    model: str = BUNDLED_MODEL
+    output: Path | None = None
+    grid: Path | None = None
+    seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
+    where: Where = SourceOptions()
+
+    def run(self) -> None:
+        """Draw, save, and print the path of every file.
+
+        Raises:
+            DalleMiniError: an option, the model or a folder is no good. What can be checked before
+                the drawing is.
+        """
+        settings = self._checked_settings()
+        folder = Path() if self.output is None and self.grid is None else self.output
+        for place in (folder, self.grid and self.grid.parent):
+            if place is not None:
+                _make_folder(place)
+        check_device(self.device)
+        pipe = Pipeline.from_pretrained(
+            self.model,
+            revision=self.where.revision,
+            cache_dir=self.where.cache_dir,
+            local_files_only=self.where.offline,
+            device=self.device,
+            dtype=to_dtype(self.dtype),
+        )
+        drawn = pipe(self.prompts, **settings)
+        if folder is not None:
+            for path in drawn.save(folder):
+                print(path)
+        if self.grid is not None:
+            _save_grid(drawn, self.grid)
+            print(self.grid)
+
+    def _checked_settings(self) -> GenerationOverrides:
+        """Return the settings that were given, having checked them without the model."""
+        if not self.prompts:
+            raise InputError('There is no prompt; try: dallemini generate "a red apple".')
+        if self.grid is not None and self.grid.suffix.lower() not in _GRID_ENDINGS:
+            endings = ", ".join(_GRID_ENDINGS)
+            raise InputError(f"--grid must end in one of {endings}, not as {str(self.grid)!r}.")
+        settings = self.settings.copy()
+        if self.seed:
+            settings["seed"] = self.seed[0] if len(self.seed) == 1 else self.seed
+        GenerationConfig().override(**settings)
+        return settings
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    if not os.access(folder, os.W_OK):
+        raise StorageError(f"The folder {folder} cannot be written; choose another one.")
+
+
+def _save_grid(drawn: GenerationOutput, path: Path) -> None:
+    try:
+        drawn.grid().save(path)
+    except OSError as error:
+        raise StorageError(f"Could not write the grid to {path}: {error}.") from error

@@ -1,0 +1,84 @@
+"""`dallemini info`: what a checkpoint is, told from its configuration and its weights' headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import tyro
+
+from ..errors import HubError, MissingFileError
+from ..hub import BUNDLED_MODEL
+from ..tokenizer import Tokenizer
+from .options import Location, SourceOptions, Where
+from .parts import describe, find_parts, format_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Tell what a checkpoint holds: parts, formats, sizes, settings. Weights are not loaded.
+
+    Attributes:
+        source: Hub id, local folder or file.
+        subfolder: of a part inside the source.
+        where: of the source.
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")] = BUNDLED_MODEL
+    subfolder: str | None = None
+    where: Where = SourceOptions()
+
+    def run(self) -> None:
+        """Print a block for each part.
+
+        Raises:
+            DalleMiniError: the source holds nothing known, or it is damaged.
+        """
+        location = Location(self.source, self.where, self.subfolder)
+        blocks = {part: _block(part, place) for part, place in find_parts(location).items()}
+        commit = location.open().revision_key
+        print(f"{self.source} at commit {commit}" if commit else self.source)
+        for part, lines in blocks.items():
+            print(f"\n{part}")
+            for key, value in lines:
+                print(f"  {key:<11} {value}")
+
+
+def _block(part: str, location: Location) -> list[tuple[str, str]]:
+    if part == "tokenizer":
+        tokenizer = Tokenizer.from_pretrained(location.name, **location.keywords)
+        config = tokenizer.config.to_dict()
+        return [("vocabulary", f"{tokenizer.vocab_size:,} ids"), ("config", _listed(config))]
+    try:
+        name, checkpoint = describe(location.open(offline=True), part)
+    except (HubError, MissingFileError):
+        source = location.open()
+        if source.revision_key is None:
+            raise
+        later = "not in the cache; parameters and size are read once they are"
+        return [("format", format_of(source, part)), ("weights", later)]
+    tensors = checkpoint.tensors.values()
+    count = sum(torch.Size(tensor.shape).numel() for tensor in tensors)
+    return [
+        ("format", name),
+        ("parameters", f"{count:,}"),
+        ("size", f"{_size(sum(t.nbytes for t in tensors))}, {_dtypes(t.dtype for t in tensors)}"),
+        ("config", _listed(checkpoint.config)),
+    ]
+
+
+def _listed(config: dict[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in config.items())
+
+
+def _dtypes(dtypes: Iterable[torch.dtype]) -> str:
+    return " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in dtypes}))
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count / 1e3:.1f} kB"

@@ -1,0 +1,109 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from .. import hub
+from ..errors import InputError
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Where models come from.
+
+    Attributes:
+        revision: branch, tag or commit of the model on the Hub.
+        cache_dir: the Hub's cache folder, instead of the user's.
+        offline: never ask the network.
+    """
+
+    revision: str | None = None
+    cache_dir: Path | None = None
+    offline: tyro.conf.FlagCreatePairsOff[bool] = False
+
+
+Where = Annotated[SourceOptions, tyro.conf.arg(name="")]
+"""The same, with its options named as if they were the command's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+    """A model or a part of it, as the user named it: enough to open or to load it.
+
+    Attributes:
+        name: Hub id, local path or bundled name.
+        where: how to look for it.
+        subfolder: of the part inside the model.
+    """
+
+    name: str
+    where: SourceOptions
+    subfolder: str | None = None
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keywords of `from_pretrained` beside the source's name."""
+        return {
+            "subfolder": self.subfolder,
+            "revision": self.where.revision,
+            "cache_dir": self.where.cache_dir,
+            "local_files_only": self.where.offline,
+        }
+
+    def open(self, *, offline: bool = False) -> hub.Source:
+        """Find its files.
+
+        Args:
+            offline: look into the cache only.
+
+        Raises:
+            DalleMiniError: as `hub.open_source`.
+        """
+        keywords = self.keywords
+        keywords["local_files_only"] |= offline
+        return hub.open_source(self.name, **keywords)
+
+
+def to_dtype(name: DtypeName | None) -> torch.dtype | None:
+    """Return the floating-point type with this name."""
+    if name is None:
+        return None
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def check_device(name: str) -> None:
+    """Make sure that this machine can compute on a device.
+
+    Raises:
+        InputError: torch knows no such device, or has no use for it here.
+    """
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The device {name!r} cannot be used here ({reason}); try cpu.") from error
+
+
+def attribute_help(cls: type) -> dict[str, str]:
+    """Return what the docstring of a class says about each of its attributes.
+
+    Example:
+        >>> from dallemini.cli.options import SourceOptions, attribute_help
+        >>> attribute_help(SourceOptions)["offline"]
+        'never ask the network.'
+    """
+    section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}

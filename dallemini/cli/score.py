@@ -1,0 +1,65 @@
+"""`dallemini score`: how well image files fit a prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..errors import InputError
+from ..hub import BUNDLED_MODEL
+from ..outputs import read_image
+from ..scorer import CLIPScorer
+from .options import DtypeName, Location, SourceOptions, Where, check_device, to_dtype
+from .parts import find_parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Print how well pictures fit a prompt, by CLIP: score, file and prompt, one line each.
+
+    Attributes:
+        images: image files.
+        prompt: what they should show; may be repeated.
+        model: a CLIP model, or a pipeline with a scorer.
+        device: where to compute: cpu, cuda, cuda:1, mps.
+        dtype: floating-point type of the weights.
+        where: of the model.
+    """
+
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]]
+    model: str = BUNDLED_MODEL
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
+    where: Where = SourceOptions()
+
+    def run(self) -> None:
+        """Print the scores, higher is better; they compare only within one model.
+
+        Raises:
+            DalleMiniError: a file is no picture, or the model has no scorer.
+        """
+        if not self.images or not self.prompt:
+            raise InputError('There is nothing to score; try: dallemini score a.png --prompt "a cat".')
+        pictures = [read_image(path) for path in self.images]
+        scorer = self._scorer()
+        for path, picture in zip(self.images, pictures, strict=True):
+            copies = picture.expand(len(self.prompt), -1, -1, -1)
+            scores = scorer.score(copies, self.prompt).tolist()
+            for score, prompt in zip(scores, self.prompt, strict=True):
+                print(f"{score:.4f}\t{path}\t{prompt}")
+
+    def _scorer(self) -> CLIPScorer:
+        check_device(self.device)
+        place = find_parts(Location(self.model, self.where)).get("scorer")
+        if place is None:
+            raise InputError(
+                f"{self.model} has no scorer; name a CLIP model, such as "
+                "--model openai/clip-vit-base-patch32."
+            )
+        return CLIPScorer.from_pretrained(
+            place.name, **place.keywords, device=self.device, dtype=to_dtype(self.dtype)
+        )

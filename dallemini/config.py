@@ -1,0 +1,159 @@
+"""Frozen configuration dataclasses and their strict JSON form.
+
+Knows nothing about models or files formats: a component subclasses `Config`, adds its fields with
+defaults, and checks them in `__post_init__`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from .errors import ConfigError, MissingFileError
+
+CONFIG_NAME = "config.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every configuration: a frozen, keyword-only dataclass that is strict about JSON.
+
+    Example:
+        >>> from dallemini.config import Config
+        >>> Config.from_dict({}).to_dict()
+        {}
+    """
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a configuration from JSON values, refusing unknown keys and wrong types.
+
+        Args:
+            values: field name to value, as `to_dict` gives them; absent fields take their default.
+
+        Raises:
+            ConfigError: a key is unknown (the nearest known name is suggested), a required one is
+                missing, or a value has the wrong type.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__} is made from a JSON object, not {values!r}.")
+        hints = typing.get_type_hints(cls)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                raise ConfigError(f"{cls.__name__} has no field {key!r}.{suggest(key, fields)}")
+        for name, field in fields.items():
+            required = (
+                field.default is dataclasses.MISSING
+                and field.default_factory is dataclasses.MISSING
+            )
+            if required and name not in values:
+                raise ConfigError(f"{cls.__name__} needs the field {name!r}, which is missing.")
+        checked = {key: _coerce(cls, key, value, hints[key]) for key, value in values.items()}
+        return cls(**checked)
+
+    def check_types(self) -> None:
+        """Check every field against its type hint, for use in `__post_init__`.
+
+        Raises:
+            ConfigError: a value has the wrong type.
+        """
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(
+                self, field.name, _coerce(type(self), field.name, value, hints[field.name])
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values (tuples become lists)."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read a configuration from a JSON file.
+
+        Raises:
+            MissingFileError: the file does not exist.
+            ConfigError: it is not valid JSON, or `from_dict` refuses it.
+        """
+        try:
+            return cls.from_dict(read_json(path))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the configuration to a JSON file, one field a line."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        MissingFileError: the file does not exist.
+        ConfigError: the file does not hold one valid JSON object.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFileError(f"There is no file {path}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid JSON ({error}); download or write it again."
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object, not {type(values).__name__}.")
+    return values
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """Return ' Did you mean ...?' with the nearest known name, or the list of known names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" Known: {', '.join(names)}." if names else ""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
+    """Check one JSON value against its type hint; lists become tuples, whole numbers floats."""
+    if not _fits(value, hint):
+        name = getattr(hint, "__name__", str(hint)) if not typing.get_origin(hint) else str(hint)
+        raise ConfigError(f"{cls.__name__}.{key} must be {name}, not {value!r}.")
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and _wants_float(hint):
+        return float(value)
+    return value
+
+
+def _wants_float(hint: Any) -> bool:
+    options = typing.get_args(hint) or (hint,)
+    return float in options and int not in options
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, list | tuple) and all(_fits(entry, item) for entry in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

@@ -1,0 +1,94 @@
+"""The settings of a drawing, checked when they are made.
+
+Knows no model: what the settings do is in `sampling` and `loop`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self, TypedDict, Unpack
+
+from ..config import Config
+from ..errors import ConfigError
+
+MAX_SEED = 2**63 - 1
+MIN_TEMPERATURE = 1e-6  # logits divided by less leave the range of float32
+
+
+class GenerationOverrides(TypedDict, total=False):
+    """The fields of `GenerationConfig`, as keywords of one call."""
+
+    num_images_per_prompt: int
+    guidance_scale: float
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    batch_size: int | None
+    seed: int | tuple[int, ...] | list[int] | None
+    rank: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig(Config):
+    """How pictures are drawn; the defaults are those of the released models.
+
+    Attributes:
+        num_images_per_prompt: pictures for each prompt.
+        guidance_scale: how far the prompt pushes, s in `uncond + s * (cond - uncond)`; 1 turns
+            guidance off and halves the work. Ho & Salimans 2022, section 3.2.
+        temperature: from 1e-6; lower is safer, higher is wilder.
+        top_k: draw only among the k likeliest tokens; None for all, 1 is greedy.
+        top_p: draw only among the likeliest tokens that together reach this probability.
+        batch_size: pictures drawn at once, to bound memory; None for all. Changes no token.
+        seed: picture n has the seed `seed + n`; a list gives each its own; None chooses freshly.
+        rank: sort the pictures of each prompt by how well they fit it.
+
+    Raises:
+        ConfigError: a value has the wrong type, is not finite, or is out of range.
+
+    Example:
+        >>> from dallemini import GenerationConfig
+        >>> GenerationConfig(seed=1).override(top_k=20).top_k
+        20
+    """
+
+    num_images_per_prompt: int = 1
+    guidance_scale: float = 10.0
+    temperature: float = 1.0
+    top_k: int | None = 50
+    top_p: float | None = None
+    batch_size: int | None = None
+    seed: int | tuple[int, ...] | None = None
+    rank: bool = False
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        for name in ("num_images_per_prompt", "top_k", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                hint = "; use None for no limit" if name != "num_images_per_prompt" else ""
+                raise ConfigError(f"{name} must be at least 1, not {value}{hint}.")
+        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+            raise ConfigError(
+                f"guidance_scale must be a finite number from 0, not {self.guidance_scale}."
+            )
+        if not (math.isfinite(self.temperature) and self.temperature >= MIN_TEMPERATURE):
+            raise ConfigError(
+                f"temperature must be a finite number from 1e-6, not {self.temperature}; "
+                "use top_k=1 to always take the likeliest token."
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        for seed in self.seed if isinstance(self.seed, tuple) else (self.seed or 0,):
+            if not 0 <= seed <= MAX_SEED:
+                raise ConfigError(f"seed must be from 0 to 2**63 - 1, not {seed}.")
+
+    def override(self, **overrides: Unpack[GenerationOverrides]) -> Self:
+        """Return a copy with some fields changed.
+
+        Raises:
+            ConfigError: a keyword is unknown (the nearest is suggested) or a value is refused.
+        """
+        changes: dict[str, Any] = {**overrides}
+        return type(self).from_dict({**self.to_dict(), **changes})

@@ -1,0 +1,62 @@
+"""What passes between the parts of the transformer: tokenized text, encoder states, the cache.
+
+Shapes: B prompts, R decoder rows, T text tokens, L image tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class TokenizedText(Protocol):
+    """What `Transformer.encode` reads of `TextTokens`."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """i64[B,T] token ids."""
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """bool[B,T], True on real tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderOutput:
+    """What the encoder says about B prompts.
+
+    Attributes:
+        hidden_states: f[B,T,D].
+        attention_mask: bool[B,T], True on real tokens.
+    """
+
+    hidden_states: Tensor
+    attention_mask: Tensor
+
+
+@dataclass(eq=False)
+class DecoderCache:
+    """Keys and values of the tokens decoded so far, and of the text.
+
+    Made by `Transformer.init_cache`, filled by `decode_step`; it belongs to one decoding loop.
+
+    Attributes:
+        self_keys: per layer f[R,H,L,D/H], filled up to `length`; `self_values` likewise.
+        cross_keys: per layer f[R,H,T,D/H]; `cross_values` likewise.
+        cross_mask: bool[R,1,1,T], True on real text.
+        length: number of image positions already decoded.
+    """
+
+    self_keys: list[Tensor]
+    self_values: list[Tensor]
+    cross_keys: list[Tensor]
+    cross_values: list[Tensor]
+    cross_mask: Tensor
+    length: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Number of rows R decoded together."""
+        return self.cross_mask.shape[0]

@@ -1,0 +1,395 @@
+"""The sequence model: a text encoder and an image-token decoder (DalleBart).
+
+Knows token ids, not prompts or files. Source: `src/dalle_mini/model/modeling.py` of
+github.com/borisdayma/dalle-mini; the released architecture only (NormFormer, GLU, no biases in
+the projections, learned positions that start at 0).
+
+Shapes: B prompts, R decoder rows, T text tokens, L image tokens, D width, V image vocabulary + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config
+from ..errors import ConfigError, InputError, InputTypeError
+from ..pretrained import PretrainedModule, empty_embedding
+from ._checks import check_ids, check_range
+from .attention import (
+    GLU,
+    LAYER_NORM_EPS,
+    BiasNorm,
+    CrossAttention,
+    SelfAttention,
+    attend,
+)
+from .decoding import DecoderCache, EncoderOutput, TokenizedText
+
+INIT_STD = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(Config):
+    """Sizes of the transformer; the defaults are DALL-E Mini's.
+
+    The image embedding and the head have `image_vocab_size + 1` rows; ids from the VQGAN's number
+    of codes up never stand for a picture, one of them is the start token.
+    """
+
+    text_vocab_size: int = 50264
+    image_vocab_size: int = 16384
+    image_length: int = 256
+    max_text_length: int = 64
+    d_model: int = 1024
+    encoder_layers: int = 12
+    decoder_layers: int = 12
+    encoder_attention_heads: int = 16
+    decoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 2730
+    decoder_ffn_dim: int = 2730
+    decoder_start_token_id: int = 16384
+    scale_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        for name, value in self.to_dict().items():
+            lowest = 0 if name == "decoder_start_token_id" else 1
+            if not isinstance(value, bool) and value < lowest:
+                raise ConfigError(
+                    f"TransformerConfig.{name} must be at least {lowest}, not {value}."
+                )
+        for side in ("encoder", "decoder"):
+            heads = getattr(self, f"{side}_attention_heads")
+            if self.d_model % heads:
+                raise ConfigError(
+                    f"d_model {self.d_model} must be a multiple of {side}_attention_heads {heads}."
+                )
+        if self.decoder_start_token_id > self.image_vocab_size:
+            raise ConfigError(
+                f"decoder_start_token_id {self.decoder_start_token_id} must be at most "
+                f"image_vocab_size {self.image_vocab_size}."
+            )
+
+
+class EncoderLayer(nn.Module):
+    """Bidirectional self-attention and a gated feed-forward block, each with a residual."""
+
+    def __init__(self, width: int, heads: int, ffn_width: int) -> None:
+        super().__init__()
+        self.self_attn_norm = BiasNorm(width)
+        self.self_attn = SelfAttention(width, heads)
+        self.self_attn_post_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.glu = GLU(width, ffn_width)
+
+    def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
+        """Map f[B,T,D] to f[B,T,D]; `mask` bool[B,1,1,T]."""
+        attended = self.self_attn(self.self_attn_norm(hidden_states), mask=mask)
+        hidden_states = hidden_states + self.self_attn_post_norm(attended)
+        fed_forward: Tensor = self.glu(hidden_states)
+        return hidden_states + fed_forward
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the text, and a gated feed-forward block."""
+
+    def __init__(self, width: int, heads: int, ffn_width: int) -> None:
+        super().__init__()
+        self.self_attn_norm = BiasNorm(width)
+        self.self_attn = SelfAttention(width, heads)
+        self.self_attn_post_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.cross_attn_norm = BiasNorm(width)
+        self.cross_attn = CrossAttention(width, heads)
+        self.cross_attn_post_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.glu = GLU(width, ffn_width)
+
+    def forward(self, hidden_states: Tensor, encoder_output: EncoderOutput) -> Tensor:
+        """Map f[B,L,D] to f[B,L,D], each position seeing itself and those before it."""
+        attended = self.self_attn(self.self_attn_norm(hidden_states), causal=True)
+        hidden_states = hidden_states + self.self_attn_post_norm(attended)
+        key, value = self.cross_attn.project_states(encoder_output.hidden_states)
+        mask = encoder_output.attention_mask[:, None, None, :]
+        return self._attend_text(hidden_states, key, value, mask)
+
+    def step(self, hidden_states: Tensor, cache: DecoderCache, layer: int) -> Tensor:
+        """Map one position f[R,1,D], reading and extending the cache of this layer."""
+        query, key, value = self.self_attn.project(self.self_attn_norm(hidden_states))
+        position, end = cache.length, cache.length + 1
+        keys, values = cache.self_keys[layer], cache.self_values[layer]
+        keys[:, :, position:end] = key
+        values[:, :, position:end] = value
+        attended = attend(query, keys[:, :, :end], values[:, :, :end])
+        attended = self.self_attn_post_norm(self.self_attn.merge(attended))
+        return self._attend_text(
+            hidden_states + attended,
+            cache.cross_keys[layer],
+            cache.cross_values[layer],
+            cache.cross_mask,
+        )
+
+    def _attend_text(
+        self, hidden_states: Tensor, key: Tensor, value: Tensor, mask: Tensor
+    ) -> Tensor:
+        attended = self.cross_attn(self.cross_attn_norm(hidden_states), key, value, mask)
+        hidden_states = hidden_states + self.cross_attn_post_norm(attended)
+        fed_forward: Tensor = self.glu(hidden_states)
+        return hidden_states + fed_forward
+
+
+class Encoder(nn.Module):
+    """The text side: embeddings, positions, layers, final norm."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, heads = config.d_model, config.encoder_attention_heads
+        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
+        self.embed_tokens = empty_embedding(config.text_vocab_size, width)
+        self.embed_positions = empty_embedding(config.max_text_length, width)
+        self.layernorm_embedding = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, config.encoder_ffn_dim) for _ in range(config.encoder_layers)
+        )
+        self.final_norm = BiasNorm(width)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map i64[B,T] with mask bool[B,T] to f[B,T,D]."""
+        hidden_states = self.embed_tokens(input_ids) * self.embed_scale
+        hidden_states = hidden_states + self.embed_positions.weight[: input_ids.shape[1]]
+        hidden_states = self.layernorm_embedding(hidden_states)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask[:, None, None, :])
+        normed: Tensor = self.final_norm(hidden_states)
+        return normed
+
+
+class Decoder(nn.Module):
+    """The image side: embeddings, positions, layers, final norm."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, heads = config.d_model, config.decoder_attention_heads
+        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
+        self.embed_tokens = empty_embedding(config.image_vocab_size + 1, width)
+        self.embed_positions = empty_embedding(config.image_length, width)
+        self.layernorm_embedding = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, heads, config.decoder_ffn_dim) for _ in range(config.decoder_layers)
+        )
+        self.final_norm = BiasNorm(width)
+
+    def forward(self, input_ids: Tensor, encoder_output: EncoderOutput) -> Tensor:
+        """Map i64[B,L] (start token first) to f[B,L,D]."""
+        hidden_states = self.embed(input_ids, 0)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, encoder_output)
+        normed: Tensor = self.final_norm(hidden_states)
+        return normed
+
+    def step(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
+        """Map the tokens i64[R] at position `cache.length` to f[R,D]; advances the cache."""
+        hidden_states = self.embed(input_ids[:, None], cache.length)
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            hidden_states = layer.step(hidden_states, cache, index)
+        cache.length += 1
+        normed: Tensor = self.final_norm(hidden_states[:, 0])
+        return normed
+
+    def embed(self, input_ids: Tensor, position: int) -> Tensor:
+        """Embed i64[B,S] that starts at `position`, giving f[B,S,D]."""
+        positions = self.embed_positions.weight[position : position + input_ids.shape[1]]
+        embedded = self.embed_tokens(input_ids) * self.embed_scale + positions
+        normed: Tensor = self.layernorm_embedding(embedded)
+        return normed
+
+
+class Transformer(PretrainedModule[TransformerConfig]):
+    """Text tokens in, logits over image tokens out.
+
+    Constructing it describes the structure on the `meta` device; use `from_pretrained` for stored
+    weights and `from_config` for random ones.
+
+    Example:
+        >>> from dallemini import Transformer
+        >>> from dallemini.models import TransformerConfig
+        >>> sum(p.numel() for p in Transformer(TransformerConfig()).parameters())
+        437833712
+    """
+
+    config_class: ClassVar[type[Config]] = TransformerConfig
+    component: ClassVar[Literal["transformer"]] = "transformer"
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        with torch.device("meta"):
+            self.encoder = Encoder(config)
+            self.decoder = Decoder(config)
+            self.lm_head = nn.Linear(config.d_model, config.image_vocab_size + 1, bias=False)
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw weights from N(0, 0.02), as the original does; norms start as the identity."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif "norm" in name:
+                nn.init.ones_(parameter)
+            else:
+                nn.init.normal_(parameter, std=INIT_STD, generator=generator)
+
+    def encode(self, tokens: TokenizedText) -> EncoderOutput:
+        """Read prompts.
+
+        Args:
+            tokens: input_ids i64[B,T] and attention_mask bool[B,T], T at most `max_text_length`.
+
+        Returns:
+            hidden_states f[B,T,D] and the mask.
+
+        Raises:
+            InputTypeError: `tokens` is nothing like `TextTokens`.
+            InputError: too many tokens, an id outside the text vocabulary, or a row without any.
+        """
+        self._check_text(tokens)
+        input_ids = tokens.input_ids.to(self.device)
+        mask = tokens.attention_mask.to(self.device).bool()
+        return EncoderOutput(self.encoder(input_ids, mask), mask)
+
+    def forward(self, tokens: TokenizedText, image_tokens: Tensor) -> Tensor:
+        """Predict every image token from the text and the tokens before it (teacher forcing).
+
+        Args:
+            tokens: input_ids i64[B,T] and attention_mask bool[B,T].
+            image_tokens: i64[B,L], L at most `image_length`; the start token is put in front here.
+
+        Returns:
+            Logits f[B,L,V]; position i predicts `image_tokens[:, i]`.
+
+        Raises:
+            InputTypeError: the tokens are not tensors of integers.
+            InputError: shapes or ids do not fit each other or the configuration.
+        """
+        return self.decode(self.encode(tokens), image_tokens)
+
+    def decode(self, encoder_output: EncoderOutput, image_tokens: Tensor) -> Tensor:
+        """Predict every image token as `forward` does, from prompts that were already encoded.
+
+        Args:
+            encoder_output: of B prompts.
+            image_tokens: i64[B,L].
+
+        Returns:
+            Logits f[B,L,V].
+
+        Raises:
+            InputTypeError: the image tokens are not a tensor of integers.
+            InputError: shapes or ids do not fit each other or the configuration.
+        """
+        rows, longest = encoder_output.hidden_states.shape[0], self.config.image_length
+        shape = f"[{rows}, L], one row a prompt and L from 1 to {longest}"
+        check_ids("image_tokens", image_tokens, shape=shape, axes=2)
+        if image_tokens.shape[0] != rows or not 0 < image_tokens.shape[1] <= longest:
+            raise InputError(
+                f"image_tokens must have shape {shape}, not {list(image_tokens.shape)}."
+            )
+        self._check_image_ids(image_tokens)
+        start = self.start_tokens(rows)[:, None]
+        shifted = torch.cat([start, image_tokens.to(self.device)[:, :-1]], dim=1)
+        logits: Tensor = self.lm_head(self.decoder(shifted, encoder_output))
+        return logits
+
+    def start_tokens(self, rows: int) -> Tensor:
+        """Return the start token for each row, i64[R]: the input of the first `decode_step`."""
+        return torch.full((rows,), self.config.decoder_start_token_id, device=self.device)
+
+    def init_cache(
+        self, encoder_output: EncoderOutput, *, rows: Tensor | None = None
+    ) -> DecoderCache:
+        """Prepare decoding: project the text once and reserve memory for L image positions.
+
+        Args:
+            encoder_output: of B prompts.
+            rows: i64[R], which prompt each decoder row reads; one row a prompt when None.
+
+        Returns:
+            An empty cache for R rows.
+
+        Raises:
+            InputTypeError: `rows` is not a tensor of integers.
+            InputError: `rows` names a prompt that there is not.
+        """
+        states, mask = encoder_output.hidden_states, encoder_output.attention_mask
+        index = torch.arange(states.shape[0]) if rows is None else rows
+        check_ids("rows", index, shape="[R]", axes=1)
+        check_range("rows", index, limit=states.shape[0], hint="one number for each prompt")
+        index = index.to(states.device)
+        heads = self.config.decoder_attention_heads
+        shape = (index.numel(), heads, self.config.image_length, self.config.d_model // heads)
+        projected = [layer.cross_attn.project_states(states) for layer in self._decoder_layers()]
+        return DecoderCache(
+            self_keys=[states.new_empty(shape) for _ in projected],
+            self_values=[states.new_empty(shape) for _ in projected],
+            cross_keys=[key[index] for key, _ in projected],
+            cross_values=[value[index] for _, value in projected],
+            cross_mask=mask[index][:, None, None, :],
+        )
+
+    def _decoder_layers(self) -> list[DecoderLayer]:
+        return cast(list[DecoderLayer], list(self.decoder.layers))
+
+    def decode_step(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Decode one position for every row and advance the cache.
+
+        Args:
+            image_tokens: i64[R], 0 <= id < V, the tokens drawn last; `start_tokens(R)` first.
+            cache: from `init_cache`.
+
+        Returns:
+            Logits f[R,V] of the next token.
+
+        Raises:
+            InputTypeError: the tokens are not a tensor of integers.
+            InputError: the number of rows differs from the cache's, or the picture is complete.
+        """
+        check_ids("image_tokens", image_tokens, shape=f"[{cache.rows}]", axes=1)
+        if image_tokens.shape != (cache.rows,):
+            raise InputError(
+                f"decode_step needs one token for each of the {cache.rows} rows of the cache, "
+                f"not shape {list(image_tokens.shape)}."
+            )
+        if image_tokens.device.type == "cpu":  # on a GPU, looking would mean waiting at every step
+            self._check_image_ids(image_tokens)
+        if cache.length >= self.config.image_length:
+            raise InputError(
+                f"The picture is complete after {self.config.image_length} tokens; "
+                "start another with init_cache."
+            )
+        logits: Tensor = self.lm_head(self.decoder.step(image_tokens, cache))
+        return logits
+
+    def _check_text(self, tokens: TokenizedText) -> None:
+        if not (hasattr(tokens, "input_ids") and hasattr(tokens, "attention_mask")):
+            raise InputTypeError(
+                "The transformer reads TextTokens, as a Tokenizer returns them, "
+                f"not {type(tokens).__name__}."
+            )
+        input_ids, mask = tokens.input_ids, tokens.attention_mask
+        shape = f"[B, T] with T from 1 to {self.config.max_text_length}"
+        check_ids("input_ids", input_ids, shape=shape, axes=2)
+        if not 0 < input_ids.shape[1] <= self.config.max_text_length:
+            raise InputError(f"input_ids must have shape {shape}, not {list(input_ids.shape)}.")
+        if mask.shape != input_ids.shape:
+            raise InputError(
+                f"input_ids {list(input_ids.shape)} and attention_mask {list(mask.shape)} must "
+                "have the same shape."
+            )
+        hint = "use the tokenizer that belongs to this model"
+        check_range("Token ids", input_ids, limit=self.config.text_vocab_size, hint=hint)
+        if not mask.is_meta and not bool(mask.any(dim=1).all()):
+            raise InputError("attention_mask must be True somewhere in every row.")
+
+    def _check_image_ids(self, image_tokens: Tensor) -> None:
+        limit = self.config.image_vocab_size + 1
+        check_range("Image tokens", image_tokens, limit=limit, hint="the image vocabulary")

@@ -1,0 +1,280 @@
+"""How well does a picture fit its prompt? The `Scorer` protocol, and CLIP's answer to it.
+
+`CLIPScorer` is a CLIP model with its own tokenizer and the image preprocessing that it was trained
+with, all in torch. Knows nothing about generation or about image files. Paper: Radford et al. 2021,
+"Learning Transferable Visual Models From Natural Language Supervision",
+https://arxiv.org/abs/2103.00020.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._clip_tokenizer import CLIPTokenizer, CLIPTokenizerConfig, check_prompts
+from .errors import ConfigError, InputError, InputTypeError
+from .models.clip import CLIP, CLIPConfig
+from .pretrained import SourceName, push_saved
+
+__all__ = ["CLIPScorer", "CLIPTokenizer", "CLIPTokenizerConfig", "Scorer", "preprocess"]
+
+_IMAGES_AT_ONCE = 64
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that says how well pictures fit their prompts; `Pipeline` ranks by it."""
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return f32[N], higher is better, of images f[N,3,H,W] in [0,1] and one prompt each."""
+
+
+class CLIPScorer:
+    """CLIP with its tokenizer and its image preprocessing: pictures and prompts in, scores out.
+
+    Args:
+        clip: the model.
+        tokenizer: the tokenizer it was trained with; if that reads longer prompts than the model,
+            they are cut to the model's `context_length`.
+
+    Raises:
+        ConfigError: the vocabulary does not fit the model.
+
+    Example:
+        >>> import torch
+        >>> from dallemini.models.clip import CLIP, CLIPConfig
+        >>> from dallemini.scorer import CLIPScorer, CLIPTokenizer
+        >>> config = CLIPConfig(embed_dim=8, image_size=16, patch_size=8, vocab_size=520,
+        ...     vision_width=16, vision_layers=1, vision_heads=2, vision_mlp_dim=32, text_width=16,
+        ...     text_layers=1, text_heads=2, text_mlp_dim=32, context_length=12)
+        >>> tokenizer = CLIPTokenizer.train(["a red apple"] * 2, vocab_size=520)
+        >>> scorer = CLIPScorer(CLIP.from_config(config), tokenizer)
+        >>> scorer.score(torch.rand(2, 3, 20, 30), ["a red apple", "a cat"]).shape
+        torch.Size([2])
+    """
+
+    def __init__(self, clip: CLIP, tokenizer: CLIPTokenizer) -> None:
+        _check_fit(clip.config, tokenizer)
+        if tokenizer.config.context_length > clip.config.context_length:
+            tokenizer = CLIPTokenizer(
+                tokenizer.backend,
+                dataclasses.replace(tokenizer.config, context_length=clip.config.context_length),
+            )
+        self.clip = clip
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: SourceName,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        cache_dir: SourceName | None = None,
+        local_files_only: bool = False,
+        token: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        tokenizer: CLIPTokenizer | None = None,
+    ) -> Self:
+        """Load model and tokenizer from a local folder, a file, a bundled name or a Hub id.
+
+        Args:
+            source: local path, `owner/name` on the Hub, or a bundled name.
+            subfolder: folder inside the source that holds this part.
+            revision: branch, tag or commit on the Hub.
+            cache_dir: the Hub's cache folder, instead of the user's.
+            local_files_only: never ask the network.
+            token: Hub access token, instead of the stored one.
+            device: where the weights go.
+            dtype: of the weights; float32 when None.
+            tokenizer: for sources that hold weights only, such as OpenAI's `.pt` files.
+
+        Raises:
+            MissingFileError: the source, its weights or its vocabulary does not exist.
+            HubError: the Hub could not be reached or refused.
+            CheckpointError: a file is corrupt, unsafe or disagrees with its configuration.
+            ConfigError: vocabulary and model do not fit.
+        """
+        # The small file first: without it the large one would be downloaded for nothing.
+        if tokenizer is None:
+            tokenizer = CLIPTokenizer.from_pretrained(
+                source,
+                subfolder=subfolder,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        clip = CLIP.from_pretrained(
+            source,
+            subfolder=subfolder,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            device=device,
+            dtype=dtype,
+        )
+        return cls(clip, tokenizer)
+
+    def save_pretrained(self, directory: SourceName) -> None:
+        """Write model and tokenizer in the native layout; `from_pretrained(directory)` reads it.
+
+        Raises:
+            StorageError: the folder cannot be made or written.
+        """
+        self.clip.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Publish the scorer on the Hugging Face Hub and return the address of the commit.
+
+        Raises:
+            HubError: the Hub could not be reached or refused.
+        """
+        return push_saved(
+            self.save_pretrained,
+            repo_id,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
+
+    def to(
+        self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Move the model, in place, and return the scorer."""
+        self.clip.to(device=device, dtype=dtype)
+        return self
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Say how well each picture fits its prompt.
+
+        Args:
+            images: f[N,3,H,W] in [0,1].
+            prompts: N prompts, one a picture; equal ones are read once.
+
+        Returns:
+            f32[N], CLIP's own logit `exp(logit_scale) * cosine` (100 * cosine for the released
+            models), on the device of the model.
+
+        Raises:
+            InputTypeError: the images are not a floating-point tensor, or a prompt is no string.
+            InputError: wrong shape, values outside [0,1], or another number of prompts.
+        """
+        _check_images(images)
+        if isinstance(prompts, str):
+            raise InputTypeError("prompts must be a sequence with one prompt a picture, not a str.")
+        if len(prompts) != len(images):
+            raise InputError(
+                f"Every picture needs its prompt: {len(images)} images, {len(prompts)} prompts."
+            )
+        known = {prompt: row for row, prompt in enumerate(dict.fromkeys(check_prompts(prompts)))}
+        rows = torch.tensor([known[prompt] for prompt in prompts], device=self.clip.device)
+        with torch.no_grad():
+            texts = self.encode_prompts(list(known))[rows]
+            pictures = self.encode_images(images)
+            scale = self.clip.logit_scale.float().exp()
+            return scale * F.cosine_similarity(pictures.float(), texts.float(), dim=-1)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Return CLIP's features f[N,E], not normalised, of images f[N,3,H,W] in [0,1].
+
+        Raises:
+            InputTypeError: the images are not a floating-point tensor.
+            InputError: wrong shape, or values outside [0,1].
+        """
+        _check_images(images)
+        chunks = torch.split(images.to(self.clip.device), _IMAGES_AT_ONCE)
+        return torch.cat(
+            [self.clip.encode_image(preprocess(chunk, self.clip.config)) for chunk in chunks]
+        )
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Return CLIP's features f[B,E], not normalised, of B prompts.
+
+        Raises:
+            InputTypeError: a prompt is not a string.
+            InputError: there is no prompt.
+        """
+        input_ids = self.tokenizer(prompts)
+        ends = (input_ids == self.tokenizer.end_token_id).int().argmax(dim=-1)
+        return self.clip.encode_text(input_ids[:, : int(ends.max()) + 1].to(self.clip.device))
+
+
+def preprocess(images: Tensor, config: CLIPConfig) -> Tensor:
+    """Resize, crop and normalise as the released models' preprocessing does with PIL images.
+
+    Bicubic with antialiasing to `image_size` on the short side, centre crop, mean and deviation.
+    The picture is rounded to 256 levels before and after each pass, as in PIL, whose result is met
+    almost always exactly.
+
+    Args:
+        images: f[N,3,H,W] in [0,1].
+        config: of the CLIP model.
+
+    Returns:
+        f32[N,3,S,S], normalised.
+    """
+    size, (height, width) = config.image_size, images.shape[-2:]
+    short = min(height, width)
+    new_height, new_width = int(size * height / short), int(size * width / short)
+    levels = images.float().mul(255).round()
+    # Pillow 13 resizes tall pictures vertically first; the order shows in the rounding.
+    vertical_first = height - new_height > max(0, 2 * (width - new_width))
+    between = (new_height, width) if vertical_first else (height, new_width)
+    for target in (between, (new_height, new_width)):
+        if target != tuple(levels.shape[-2:]):
+            levels = F.interpolate(levels, target, mode="bicubic", antialias=True)
+            levels = levels.add(0.5).floor().clamp(0, 255)
+    top, left = (_margin(extent - size, config) for extent in (new_height, new_width))
+    levels = levels[..., top : top + size, left : left + size]
+    mean, std = (levels.new_tensor(values) for values in (config.image_mean, config.image_std))
+    return (levels / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def _margin(excess: int, config: CLIPConfig) -> int:
+    return excess // 2 if config.crop_rounding == "down" else round(excess / 2)
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise InputTypeError(f"images must be a floating-point tensor in [0, 1], not {kind}.")
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+        raise InputError(f"images must have the shape [N, 3, H, W], not {list(images.shape)}.")
+    low, high = (float(bound) for bound in torch.aminmax(images))
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"images must lie in [0, 1], but hold {low:.3g} to {high:.3g}.")
+
+
+def _check_fit(config: CLIPConfig, tokenizer: CLIPTokenizer) -> None:
+    end = tokenizer.end_token_id
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {tokenizer.vocab_size} ids, this CLIP only {config.vocab_size}; "
+            "use the tokenizer it was trained with."
+        )
+    if config.pooling == "argmax" and end != tokenizer.vocab_size - 1:
+        raise ConfigError(
+            f"This CLIP reads a sentence off at its highest id, but the tokenizer's end token "
+            f"{end} is not its highest id {tokenizer.vocab_size - 1}."
+        )
+    if config.pooling == "first_eos" and end != config.eos_token_id:
+        raise ConfigError(
+            f"This CLIP reads a sentence off at token {config.eos_token_id}, but the tokenizer "
+            f"ends it with {end}."
+        )

@@ -1,0 +1,22 @@
+"""Training of every part: one loop, one task per network.
+
+A task knows its loss, the loop knows steps, rates, checkpoints and logs. Data come as a function
+from the step number to a batch, so that a resumed run sees what an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+from .clip import CLIPBatch, CLIPTask
+from .loop import TrainingConfig, run
+from .transformer import TransformerBatch, TransformerTask
+from .vqgan import VQGANTask
+
+__all__ = [
+    "CLIPBatch",
+    "CLIPTask",
+    "TrainingConfig",
+    "TransformerBatch",
+    "TransformerTask",
+    "VQGANTask",
+    "run",
+]

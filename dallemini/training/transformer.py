@@ -1,0 +1,109 @@
+"""Training the transformer: cross-entropy on image tokens, with corrupted decoder inputs.
+
+The inputs are corrupted because of teacher forcing: on a small data set the tokens before a
+position already tell which picture it is, and the text would be ignored. The measure of that is
+the text gap, the loss with a blank caption less the loss with the caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.transformer import Transformer
+from ..tokenizer import TextTokens
+
+
+@dataclass(frozen=True)
+class TransformerBatch:
+    """Captions and the codes of their pictures.
+
+    Attributes:
+        tokens: input_ids i64[B,T] and attention_mask bool[B,T].
+        image_tokens: i64[B,L].
+    """
+
+    tokens: TextTokens
+    image_tokens: Tensor
+
+
+class TransformerTask:
+    """Loss of the transformer on batches of captions and codes.
+
+    Args:
+        transformer: trained in place.
+        batches: step number to a batch, with captions dropped as the caller likes.
+        evaluation: name to batch, for `evaluate`; the one called "train" also gives the text gap.
+        blank: tokens of the empty prompt, one row.
+        codebook_size: corrupted inputs are drawn below it.
+        corruption: highest share of decoder inputs replaced by random codes; each row draws its
+            own share between 0 and this.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        *,
+        batches: Callable[[int], TransformerBatch],
+        evaluation: dict[str, TransformerBatch],
+        blank: TextTokens,
+        codebook_size: int,
+        corruption: float = 0.8,
+        seed: int = 0,
+    ) -> None:
+        self.transformer, self.batches, self.evaluation = transformer, batches, evaluation
+        self.blank, self.codebook_size = blank, codebook_size
+        self.corruption, self.seed = corruption, seed
+
+    @property
+    def module(self) -> nn.Module:
+        """The transformer."""
+        return self.transformer
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        """Compute the losses of a step."""
+        batch = self.batches(step)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        inputs = corrupt(
+            batch.image_tokens, self.codebook_size, highest=self.corruption, generator=generator
+        )
+        logits = self.transformer(batch.tokens, inputs)
+        return {"loss": token_loss(logits, batch.image_tokens)}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Measure the loss per token on each evaluation batch, and the text gap on "train"."""
+        measured = {
+            f"{name}_loss": self._clean_loss(batch.tokens, batch.image_tokens)
+            for name, batch in self.evaluation.items()
+        }
+        if "train" in self.evaluation:
+            batch = self.evaluation["train"]
+            rows = batch.image_tokens.shape[0]
+            blank = TextTokens(
+                self.blank.input_ids.expand(rows, -1), self.blank.attention_mask.expand(rows, -1)
+            )
+            without = self._clean_loss(blank, batch.image_tokens)
+            measured["text_gap"] = without - measured["train_loss"]
+        return measured
+
+    def _clean_loss(self, tokens: TextTokens, image_tokens: Tensor) -> float:
+        return float(token_loss(self.transformer(tokens, image_tokens), image_tokens))
+
+
+def token_loss(logits: Tensor, image_tokens: Tensor) -> Tensor:
+    """Mean cross-entropy in nats per token of f[B,L,V] against i64[B,L]."""
+    return F.cross_entropy(logits.float().flatten(0, 1), image_tokens.flatten())
+
+
+def corrupt(
+    image_tokens: Tensor, codebook_size: int, *, highest: float, generator: torch.Generator
+) -> Tensor:
+    """Replace a random share of i64[B,L] by random codes; each row's share is its own."""
+    share = torch.rand(image_tokens.shape[0], 1, generator=generator) * highest
+    hit = torch.rand(image_tokens.shape, generator=generator) < share
+    noise = torch.randint(codebook_size, image_tokens.shape, generator=generator)
+    return torch.where(hit, noise, image_tokens)

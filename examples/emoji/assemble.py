@@ -1,0 +1,49 @@
+"""Put the trained parts together into one pipeline folder, in half precision.
+
+    python examples/emoji/assemble.py MODEL OUTPUT --card CARD --notice DATA/NOTICE
+
+MODEL holds tokenizer/, transformer/, vqgan/ and scorer/ as the training scripts left them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from dallemini import VQGAN, CLIPScorer, GenerationConfig, Pipeline, Tokenizer, Transformer
+
+SETTINGS = GenerationConfig(guidance_scale=3.0, temperature=0.5, top_k=None)
+LIMIT = 30_000_000
+
+
+def main() -> None:
+    """Read the arguments, load, save, check the size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("output")
+    parser.add_argument("--card", required=True)
+    parser.add_argument("--notice", required=True)
+    arguments = parser.parse_args()
+    model, output = Path(arguments.model), Path(arguments.output)
+    pipe = Pipeline(
+        tokenizer=Tokenizer.from_pretrained(model / "tokenizer"),
+        transformer=Transformer.from_pretrained(model / "transformer"),
+        vqgan=VQGAN.from_pretrained(model / "vqgan"),
+        scorer=CLIPScorer.from_pretrained(model / "scorer"),
+        config=SETTINGS,
+        name="dallemini/emoji",
+    )
+    pipe.to(dtype=torch.float16).save_pretrained(output)
+    shutil.copyfile(arguments.card, output / "README.md")
+    shutil.copyfile(arguments.notice, output / "NOTICE")
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"{output}: {size / 1e6:.2f} MB")
+    if size > LIMIT:
+        raise SystemExit(f"That is over the limit of {LIMIT / 1e6:.0f} MB.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Train the CLIP scorer of the bundled model on the emoji pictures.
+
+    python examples/emoji/train_clip.py DATA RUN --output MODEL/scorer
+
+Interrupted, the same command goes on from the last checkpoint in RUN.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from dallemini.models.clip import CLIP, CLIPConfig
+from dallemini.scorer import CLIPScorer, CLIPTokenizer, preprocess
+from dallemini.training import CLIPBatch, CLIPTask, TrainingConfig, run
+from dataset import Drawing, Emojis, caption, caption_texts, color_table, draw_captions
+
+VOCABULARY = 2000
+CONFIG = CLIPConfig(
+    embed_dim=128,
+    image_size=64,
+    patch_size=8,
+    vision_width=160,
+    vision_layers=4,
+    vision_heads=5,
+    vision_mlp_dim=640,
+    text_width=160,
+    text_layers=2,
+    text_heads=5,
+    text_mlp_dim=640,
+    context_length=32,
+    vocab_size=VOCABULARY,
+    activation="gelu",
+    pooling="first_eos",
+    eos_token_id=VOCABULARY - 1,
+    pad_token_id=0,
+)
+
+
+class Pairs:
+    """Makes batches of pictures and captions."""
+
+    def __init__(self, emojis: Emojis, tokenizer: CLIPTokenizer, *, batch_size: int) -> None:
+        self.emojis, self.tokenizer, self.batch_size = emojis, tokenizer, batch_size
+        self.table = color_table()
+        concepts = {row.hex: number for number, row in enumerate(emojis.rows)}
+        styles = {row.style: number for number, row in enumerate(emojis.rows)}
+        self.concepts = torch.tensor([concepts[row.hex] for row in emojis.rows])
+        self.styles = torch.tensor([styles[row.style] for row in emojis.rows])
+
+    def __call__(self, step: int) -> CLIPBatch:
+        """Return the batch of a step: pictures shifted a little, captions of every form."""
+        drawing = draw_captions(self.emojis, self.batch_size, seed=step, white=0.6)
+        pixels = self.emojis.draw(drawing.indices, self.table[drawing.colors])
+        generator = torch.Generator().manual_seed(step)
+        rows, columns = torch.randint(-3, 4, (2,), generator=generator).tolist()
+        pixels = torch.roll(pixels, (rows, columns), dims=(2, 3))
+        ids = self.tokenizer(drawing.captions)
+        longest = int((ids == CONFIG.eos_token_id).int().argmax(dim=1).max()) + 1
+        return CLIPBatch(preprocess(pixels, CONFIG), ids[:, :longest], self._same(drawing))
+
+    def ranking(self, count: int, *, seed: int) -> CLIPBatch:
+        """Return pictures of one style on white, captions that name it: whom does each find?"""
+        generator = torch.Generator().manual_seed(seed)
+        style = self.styles[int(torch.randint(len(self.emojis), (1,), generator=generator))]
+        among = (self.styles == style).nonzero()[:, 0]
+        indices = among[torch.randperm(len(among), generator=generator)[:count]]
+        rows = [self.emojis.rows[index] for index in indices.tolist()]
+        captions = [caption(row.label, row.style, "white") for row in rows]
+        white = torch.full((len(rows), 3), 255, dtype=torch.uint8)
+        pixels = preprocess(self.emojis.draw(indices, white), CONFIG)
+        return CLIPBatch(pixels, self.tokenizer(captions), torch.eye(len(rows), dtype=torch.bool))
+
+    def _same(self, drawing: Drawing) -> Tensor:
+        concepts, styles = self.concepts[drawing.indices], self.styles[drawing.indices]
+        style_fits = (styles[:, None] == styles) | ~drawing.named_style[None, :]
+        color_fits = drawing.colors[:, None] == drawing.colors
+        return (concepts[:, None] == concepts) & style_fits & color_fits
+
+
+def main() -> None:
+    """Read the arguments, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("run")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--bfloat16", action="store_true")
+    arguments = parser.parse_args()
+    train, unseen = (Emojis(arguments.data, split=name) for name in ("train", "test_style"))
+    tokenizer = CLIPTokenizer.train(caption_texts(train), vocab_size=VOCABULARY, context_length=32)
+    pairs = Pairs(train, tokenizer, batch_size=arguments.batch_size)
+    held_out = Pairs(unseen, tokenizer, batch_size=arguments.batch_size)
+    clip = CLIP.from_config(CONFIG)
+    task = CLIPTask(
+        clip,
+        batches=pairs,
+        evaluation={"train": pairs.ranking(100, seed=1), "unseen": held_out.ranking(100, seed=1)},
+    )
+    config = TrainingConfig(
+        steps=arguments.steps,
+        learning_rate=1e-3,
+        matrix_learning_rate=0.01,
+        bfloat16=arguments.bfloat16,
+        evaluate_every=250,
+    )
+    run(task, config, folder=arguments.run)
+    with torch.no_grad():
+        clip.logit_scale.clamp_(max=4.6052)
+    CLIPScorer(clip.eval(), tokenizer).save_pretrained(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

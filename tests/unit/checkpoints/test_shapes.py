@@ -1,0 +1,152 @@
+"""Tests of `dallemini.checkpoints.shapes`: the lists agree with the models, both ways."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dallemini.checkpoints.lazy import LazyTensor
+from dallemini.checkpoints.shapes import (
+    clip_shapes,
+    count,
+    infer_transformer,
+    infer_vqgan,
+    shape_of,
+    transformer_shapes,
+    vqgan_shapes,
+)
+from dallemini.errors import CheckpointError
+from dallemini.models.clip import CLIP, CLIPConfig
+from dallemini.models.transformer import Transformer, TransformerConfig
+from dallemini.models.vqgan import VQGAN, VQGANConfig
+
+TRANSFORMERS: list[dict[str, Any]] = [
+    {},
+    {
+        "d_model": 128,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "encoder_ffn_dim": 7,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 9,
+        "image_vocab_size": 40,
+        "decoder_start_token_id": 40,
+        "text_vocab_size": 11,
+    },
+]
+VQGANS: list[dict[str, Any]] = [
+    {},
+    {"has_encoder": False},
+    {
+        "ch": 32,
+        "ch_mult": (2, 1, 4),
+        "num_res_blocks": 1,
+        "attn_resolutions": (128, 64),
+        "z_channels": 8,
+        "embed_dim": 5,
+        "n_embed": 7,
+    },
+]
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def lazy(shapes: dict[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
+    return {
+        name: LazyTensor.of(name, torch.empty(shape, device="meta"))
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize("fields", TRANSFORMERS)
+def test_transformer_shapes_are_those_of_the_model(fields: dict[str, Any]) -> None:
+    config = TransformerConfig(**fields)
+    assert transformer_shapes(config.to_dict()) == shapes_of(Transformer(config))
+
+
+@pytest.mark.parametrize("fields", VQGANS)
+def test_vqgan_shapes_are_those_of_the_model(fields: dict[str, Any]) -> None:
+    config = VQGANConfig(**fields)
+    assert vqgan_shapes(config.to_dict()) == shapes_of(VQGAN(config))
+
+
+@pytest.mark.parametrize("fields", [{}, {"embed_dim": 8, "text_layers": 2, "image_size": 64}])
+def test_clip_shapes_are_those_of_the_model(fields: dict[str, Any]) -> None:
+    config = CLIPConfig(**fields)
+    assert clip_shapes(config.to_dict()) == shapes_of(CLIP(config))
+
+
+def test_shapes_count_the_parameters_of_the_released_models() -> None:
+    mega = {
+        "d_model": 2048,
+        "encoder_layers": 24,
+        "decoder_layers": 24,
+        "encoder_ffn_dim": 4096,
+        "decoder_ffn_dim": 4096,
+        "text_vocab_size": 50272,
+        "image_vocab_size": 16415,
+    }
+    for shapes, expected in (
+        (transformer_shapes(TransformerConfig().to_dict()), 437_833_712),
+        (transformer_shapes(TransformerConfig(**mega).to_dict()), 2_587_521_024),
+        (vqgan_shapes(VQGANConfig().to_dict()), 76_073_859),
+    ):
+        assert sum(map(math.prod, shapes.values())) == expected
+
+
+@pytest.mark.parametrize("fields", TRANSFORMERS)
+def test_transformer_is_inferred_from_its_shapes(fields: dict[str, Any]) -> None:
+    config = TransformerConfig(**fields).to_dict()
+    assert infer_transformer(lazy(transformer_shapes(config)), origin="x") == config
+
+
+def test_mega_starts_from_16384_although_its_vocabulary_is_larger() -> None:
+    config = TransformerConfig(image_vocab_size=16415).to_dict()
+    inferred = infer_transformer(lazy(transformer_shapes(config)), origin="x")
+    assert inferred["decoder_start_token_id"] == 16384
+
+
+@pytest.mark.parametrize("fields", VQGANS)
+def test_vqgan_is_inferred_from_its_shapes(fields: dict[str, Any]) -> None:
+    if fields.get("ch_mult", (1,))[0] != 1:  # only an encoder tells them apart
+        fields = {**fields, "has_encoder": True}
+    config = VQGANConfig(**fields)
+    inferred = infer_vqgan(lazy(vqgan_shapes(config.to_dict())), origin="x")
+    found = VQGANConfig.from_dict(inferred)
+    assert sorted(found.attn_resolutions) == sorted(config.attn_resolutions)
+    assert vqgan_shapes(inferred) == vqgan_shapes(config.to_dict())
+    assert found.has_encoder == config.has_encoder
+
+
+def test_width_that_is_no_multiple_of_64_needs_a_configuration() -> None:
+    config = TransformerConfig(
+        d_model=96, encoder_attention_heads=2, decoder_attention_heads=2
+    ).to_dict()
+    tensors = lazy(transformer_shapes(config))
+    with pytest.raises(
+        CheckpointError, match="width 96 is not a multiple of 64. Put the DalleBart"
+    ):
+        infer_transformer(tensors, origin="folder")
+    assert infer_transformer(tensors, origin="folder", heads_known=True)["d_model"] == 96
+
+
+def test_missing_and_misshapen_tensors_are_named() -> None:
+    with pytest.raises(CheckpointError, match="folder lacks the tensor that becomes 'a'"):
+        shape_of({}, "a", 2, origin="folder")
+    with pytest.raises(
+        CheckpointError, match=r"folder: 'a' has the shape \(3,\), but 'a' has 2 axes"
+    ):
+        shape_of(lazy({"a": (3,)}), "a", 2, origin="folder")
+
+
+def test_count_needs_a_tensor() -> None:
+    assert count(lazy({"x.3.y": (1,)}), r"x\.(\d+)\.y", origin="folder") == 4
+    with pytest.raises(CheckpointError, match="folder has no tensors like"):
+        count({}, r"x\.(\d+)\.y", origin="folder")

@@ -1,0 +1,295 @@
+"""Tests of `dallemini.checkpoints.vqgan`: Flax and Lightning files, YAML, refused variants."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from dallemini.checkpoints.formats import Format, LazyCheckpoint
+from dallemini.checkpoints.shapes import vqgan_shapes
+from dallemini.checkpoints.vqgan import Taming, VQGANJax
+from dallemini.errors import CheckpointError, ConfigError, UnsupportedModelError
+from dallemini.hub import open_source
+from random_checkpoints import nested, write_flax
+
+CONFIG: dict[str, Any] = {
+    "ch": 32,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [8],
+    "resolution": 16,
+    "in_channels": 3,
+    "out_ch": 3,
+    "z_channels": 8,
+    "embed_dim": 4,
+    "n_embed": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = vqgan_shapes({**CONFIG, "has_encoder": True})
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def flax_leaves(state: dict[str, Tensor], *, old_norms: bool = False) -> dict[str, Any]:
+    """Undo the native names: what vqgan-jax would have stored."""
+    leaves = {}
+    for name, tensor in state.items():
+        key = re.sub(r"\b(down|up|block|attn)\.(\d)", r"\1_\2", name).replace(".", "/")
+        if name == "quantize.embedding.weight":
+            key = "quantize/embedding/embedding"
+        elif tensor.ndim == 4:
+            key, tensor = key.replace("weight", "kernel"), tensor.permute(2, 3, 1, 0)
+        elif "norm" in name:
+            key = key.replace("weight", "scale")
+            tensor = tensor.reshape(1, 1, 1, -1) if old_norms else tensor
+        leaves[key] = tensor.contiguous().numpy()
+    return leaves
+
+
+def save_flax(folder: Path, state: dict[str, Tensor], **changes: Any) -> Path:
+    config = CONFIG | {"num_resolutions": 2, "double_z": False, "architectures": ["del"]} | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    write_flax(folder / "flax_model.msgpack", nested(flax_leaves(state)))
+    return folder
+
+
+def save_taming(folder: Path, state: dict[str, Tensor], **changes: Any) -> Path:
+    params = {key: CONFIG[key] for key in ("embed_dim", "n_embed")} | changes.pop("params", {})
+    ddconfig = {key: value for key, value in CONFIG.items() if key not in params} | changes
+    model = {"target": "taming.models.vqgan.VQModel", "params": params | {"ddconfig": ddconfig}}
+    (folder / "model.yaml").write_text(yaml.safe_dump({"model": model}))
+    extra = {"loss.discriminator.main.0.weight": torch.ones(2)}
+    torch.save({"epoch": 1, "state_dict": state | extra}, folder / "last.ckpt")
+    return folder
+
+
+def read(path: Path, kind: Format) -> LazyCheckpoint:
+    source = open_source(path)
+    names = kind.detect(source)
+    assert names is not None
+    return kind.read(source, source.fetch(names))
+
+
+def assert_holds(found: LazyCheckpoint, state: dict[str, Tensor]) -> None:
+    assert found.tensors.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(found.tensors[name].load(), tensor), name
+
+
+# vqgan-jax
+
+
+def test_flax_folder_becomes_the_names_of_taming(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    found = read(save_flax(tmp_path, state), VQGANJax())
+    assert_holds(found, state)
+    assert found.config == CONFIG | {"has_encoder": True, "value_range": [0.0, 1.0]}
+
+
+def test_old_norms_lose_their_leading_axes(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_flax(tmp_path, state)
+    leaves = flax_leaves(state, old_norms=True)
+    assert leaves["decoder/norm_out/scale"].shape == (1, 1, 1, 32)
+    write_flax(tmp_path / "flax_model.msgpack", nested(leaves))
+    assert_holds(read(tmp_path, VQGANJax()), state)
+
+
+def test_flax_folder_without_configuration_is_inferred(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    save_flax(tmp_path, state)
+    (tmp_path / "config.json").unlink()
+    found = read(tmp_path, VQGANJax())
+    assert found.config["attn_resolutions"] == [128]  # half of the resolution assumed, 256
+    assert (found.config["n_embed"], found.config["value_range"]) == (16, [0.0, 1.0])
+
+
+def test_absent_sizes_take_the_defaults_of_the_original(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    save_flax(tmp_path, state)
+    (tmp_path / "config.json").write_text(json.dumps({"ch_mult": [1, 2]}))
+    with pytest.raises(CheckpointError, match=r"asks for \(1024, 256\)"):
+        read(tmp_path, VQGANJax())
+
+
+def test_codebook_of_another_size_names_both_shapes(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    message = (
+        r"'quantize/embedding/embedding' gives .* the shape \(16, 4\), .* asks for \(1024, 4\)"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        read(save_flax(tmp_path, state, n_embed=1024), VQGANJax())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("double_z", True),
+        ("resamp_with_conv", False),
+        ("give_pre_end", True),
+        ("use_gumbel", True),
+        ("attn_type", "linear"),
+        ("tanh_out", True),
+        ("remap", "used.npy"),
+    ],
+)
+def test_other_architectures_are_refused(
+    tmp_path: Path, state: dict[str, Tensor], key: str, value: Any
+) -> None:
+    save_flax(tmp_path, state, **{key: value})
+    with pytest.raises(UnsupportedModelError, match=f"has {key} {value!r}, but only"):
+        VQGANJax().detect(open_source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ch": "32"}, "ch must be a whole number, not '32'"),
+        ({"ch_mult": 2}, "ch_mult must be a list of whole numbers, not 2"),
+        ({"attn_resolutions": [True]}, "attn_resolutions must be a list of whole numbers"),
+        ({"num_resolutions": 5}, r"num_resolutions is 5, but ch_mult is \[1, 2\]"),
+        ({"ch_mult": [], "num_resolutions": 0}, r"num_resolutions is 0, but ch_mult is \[\]"),
+    ],
+)
+def test_damaged_configuration_is_refused(
+    tmp_path: Path, state: dict[str, Tensor], changes: dict[str, Any], message: str
+) -> None:
+    save_flax(tmp_path, state, **changes)
+    with pytest.raises(ConfigError, match=message):
+        VQGANJax().detect(open_source(tmp_path))
+
+
+def test_folder_of_a_transformer_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_flax(tmp_path, state, model_type="dallebart")
+    with pytest.raises(CheckpointError, match="holds a Transformer, not a VQGAN"):
+        VQGANJax().detect(open_source(tmp_path))
+
+
+def test_flax_array_that_is_no_norm_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    leaves = flax_leaves(state) | {"decoder/norm_out/scale": np.ones((2, 16), np.float32)}
+    save_flax(tmp_path, state)
+    write_flax(tmp_path / "flax_model.msgpack", nested(leaves))
+    with pytest.raises(CheckpointError, match=r"'decoder/norm_out/scale' has the shape \(2, 16\)"):
+        read(tmp_path, VQGANJax())
+
+
+# taming-transformers
+
+
+def test_lightning_checkpoint_is_read_without_its_loss(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    found = read(save_taming(tmp_path, state), Taming())
+    assert_holds(found, state)
+    assert found.config == CONFIG | {"has_encoder": True, "value_range": [-1.0, 1.0]}
+
+
+def test_block_style_yaml_with_comments_is_read(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_taming(tmp_path, state)
+    (tmp_path / "model.yaml").write_text("""
+model:
+  base_learning_rate: 4.5e-06  # a comment
+  target: taming.models.vqgan.VQModel
+  params:
+    embed_dim: 4
+    n_embed: 16
+    ddconfig: {double_z: False, z_channels: 8, resolution: 16, in_channels: 3, out_ch: 3, ch: 32,
+      ch_mult: [1, 2], num_res_blocks: 1, attn_resolutions: [8], dropout: 0.0}
+    lossconfig:
+      target: taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator
+      params: {disc_start: 0}
+""")
+    assert_holds(read(tmp_path, Taming()), state)
+
+
+def test_checkpoint_without_yaml_is_inferred(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_taming(tmp_path, state)
+    (tmp_path / "model.yaml").unlink()
+    found = read(tmp_path, Taming())
+    assert_holds(found, state)
+    assert found.config["value_range"] == [-1.0, 1.0]
+
+
+def test_yaml_is_found_by_its_name(tmp_path: Path) -> None:
+    for name in ("last.ckpt", "imagenet.ckpt", "imagenet.yaml", "project.yml"):
+        (tmp_path / name).write_text("model: {params: {ddconfig: {}}}")
+    assert Taming().detect(open_source(tmp_path)) == ("last.ckpt",)
+    named = Taming().detect(open_source(tmp_path / "imagenet.ckpt"))
+    assert named == ("imagenet.ckpt", "imagenet.yaml")
+    (tmp_path / "project.yml").unlink()
+    assert Taming().detect(open_source(tmp_path)) == ("last.ckpt", "imagenet.yaml")
+
+
+def test_checkpoint_one_folder_down_is_found(tmp_path: Path) -> None:
+    for name in ("checkpoints/last.ckpt", "configs/model.yaml"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("model: {params: {ddconfig: {}}}")
+    found = Taming().detect(open_source(tmp_path))
+    assert found == ("checkpoints/last.ckpt", "configs/model.yaml")
+
+
+def test_several_checkpoints_need_a_choice(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").touch()
+    assert Taming().detect(open_source(tmp_path)) == ("a.ckpt",)
+    (tmp_path / "b.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"several checkpoints: a.ckpt, b.ckpt. Name one"):
+        Taming().detect(open_source(tmp_path))
+    assert Taming().detect(open_source(tmp_path / "b.ckpt")) == ("b.ckpt",)
+
+
+def test_other_files_are_another_format(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").touch()
+    assert Taming().detect(open_source(tmp_path)) is None
+    assert Taming().detect(open_source(tmp_path / "model.yaml")) is None
+
+
+def test_other_taming_models_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").touch()
+    model = {"target": "taming.models.vqgan.GumbelVQ", "params": {"ddconfig": {}}}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": model}))
+    with pytest.raises(UnsupportedModelError, match=r"is a taming.models.vqgan.GumbelVQ, but only"):
+        Taming().detect(open_source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model: {params: {embed_dim: 4}}", r"has no model\.params\.ddconfig"),
+        ("- 1", r"has no model\.params\.ddconfig"),
+        ("", r"has no model\.params\.ddconfig"),
+        ("model: [", "is not valid YAML"),
+        ("!!python/object/apply:os.system [ls]", "is not valid YAML"),
+    ],
+)
+def test_damaged_yaml_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "last.ckpt").touch()
+    (tmp_path / "model.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        Taming().detect(open_source(tmp_path))
+
+
+def test_remapped_codes_are_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_taming(tmp_path, state, params={"remap": "used.npy"})
+    with pytest.raises(UnsupportedModelError, match="has remap 'used.npy'"):
+        Taming().detect(open_source(tmp_path))
+
+
+def test_yaml_of_other_weights_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_taming(tmp_path, state, attn_resolutions=[16])
+    with pytest.raises(
+        CheckpointError,
+        match="Use the configuration that belongs to these weights|belongs to other weights",
+    ):
+        read(tmp_path, Taming())
