@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import hub
+from .checkpoints import refuse_older_model
 from .config import read_json
 from .errors import (
     CheckpointError,
@@ -88,7 +89,8 @@ class PartsLoader:
 
     @cached_property
     def opened(self) -> hub.Source:
-        """The source as a whole."""
+        """The source as a whole; models that are known by name to be others are refused first."""
+        refuse_older_model(str(self.source), None)
         return hub.open_source(
             self.source,
             revision=self.revision,
@@ -159,9 +161,9 @@ class PartsLoader:
         raise first
 
     def _where(self, part: str) -> dict[str, Any]:
-        native = self.index is not None
-        revision = self.opened.revision_key or self.revision
-        return {**self._elsewhere(), "subfolder": part if native else None, "revision": revision}
+        # The branch and not its commit: the cache then also knows the branch when offline.
+        subfolder = part if self.index is not None else None
+        return {**self._elsewhere(), "subfolder": subfolder, "revision": self.revision}
 
     def _elsewhere(self) -> dict[str, Any]:
         return {

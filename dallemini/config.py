@@ -116,7 +116,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def suggest(name: str, known: typing.Iterable[str]) -> str:
     """Return ' Did you mean ...?' with the nearest known name, or the list of known names."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=1)
     if near:
         return f" Did you mean {near[0]!r}?"
     return f" Known: {', '.join(names)}." if names else ""

@@ -48,6 +48,7 @@ __all__ = [
     "describe",
     "known_formats",
     "read_checkpoint",
+    "refuse_older_model",
     "register_format",
     "save_checkpoint",
 ]
@@ -196,7 +197,7 @@ def _map(config: Path, weights: Path, name: str) -> Checkpoint:
 def _is_usable(folder: Path) -> bool:
     try:
         _map(folder / CONFIG_NAME, folder / WEIGHTS_FILE, "")
-    except (CheckpointError, ConfigError, MissingFileError):
+    except (CheckpointError, ConfigError, OSError):
         return False
     return True
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 from ..errors import DalleMiniError, DalleMiniWarning, StorageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_temporary: dict[str, Path] = {}
+_temporary: dict[Path, Path] = {}
 
 
 def convert_once(
@@ -45,7 +45,7 @@ def convert_once(
     """
     if is_usable(folder):
         return folder
-    if (made := _temporary.get(folder.name)) and is_usable(made):
+    if (made := _temporary.get(folder)) and is_usable(made):
         return made
     try:
         _convert_into(folder, is_usable, convert)
@@ -67,7 +67,8 @@ def convert_once(
         DalleMiniWarning,
         stacklevel=2,
     )
-    return _convert_for_this_process(folder.name, convert)
+    _temporary[folder] = _convert_for_this_process(convert)
+    return _temporary[folder]
 
 
 def _convert_into(
@@ -108,7 +109,7 @@ def _locked(path: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _convert_for_this_process(name: str, convert: Callable[[Path], None]) -> Path:
+def _convert_for_this_process(convert: Callable[[Path], None]) -> Path:
     try:
         folder = Path(tempfile.mkdtemp(prefix="dallemini-"))
     except OSError as error:
@@ -117,5 +118,4 @@ def _convert_for_this_process(name: str, convert: Callable[[Path], None]) -> Pat
         ) from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     convert(folder)
-    _temporary[name] = folder
     return folder

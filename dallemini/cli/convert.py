@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -17,9 +17,10 @@ from .. import checkpoints, hub
 from .._parts import CLASSES, GENERATION_CONFIG_NAME, INDEX_NAME, check_parts
 from .._version import __version__
 from ..errors import DalleMiniError, InputError, MissingFileError, StorageError
-from ..models.clip import CLIPConfig
-from ..models.transformer import Transformer, TransformerConfig
-from ..models.vqgan import VQGAN, VQGANConfig
+from ..models.clip import CLIP
+from ..models.transformer import Transformer
+from ..models.vqgan import VQGAN
+from ..pretrained import PretrainedModule
 from ..scorer import CLIPTokenizer
 from ..tokenizer import Tokenizer
 from .options import DtypeName, Location, SourceOptions, Where, to_dtype
@@ -27,6 +28,11 @@ from .parts import COMPONENT_OF, PARTS, describe, find_parts, loader_of
 
 _NOTES = ("README.md", "NOTICE", "LICENSE")
 _PIPELINE = ("tokenizer", "transformer", "vqgan")
+_MODELS: dict[str, type[PretrainedModule[Any]]] = {
+    "transformer": Transformer,
+    "vqgan": VQGAN,
+    "scorer": CLIP,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class Convert:
     scorer: str | None = None
     subfolder: str | None = None
     dtype: DtypeName | None = None
-    where: Where = SourceOptions()
+    where: Where
 
     def run(self) -> None:
         """Convert everything into a folder beside OUTPUT, then put it in place.
@@ -63,11 +69,11 @@ class Convert:
         """
         _check_output(self.output)
         parts = self._parts()
-        _check_fit(parts)
         with _unfinished(self.output) as folder:
+            folders = {part: folder if len(parts) == 1 else folder / part for part in parts}
             for part, location in parts.items():
-                place = folder if len(parts) == 1 else folder / part
-                self._convert(part, location, place)
+                self._convert(part, location, folders[part])
+            _check_result(folders)
             if set(_PIPELINE) <= parts.keys():
                 self._write_index(folder, parts)
         for part in parts:
@@ -86,7 +92,7 @@ class Convert:
 
     def _convert(self, part: str, location: Location, folder: Path) -> None:
         if part == "tokenizer":
-            _load_tokenizer(location).save_pretrained(folder)
+            Tokenizer.from_pretrained(location.name, **location.keywords).save_pretrained(folder)
             return
         checkpoints.convert(
             location.open(), folder, component=COMPONENT_OF[part], dtype=to_dtype(self.dtype)
@@ -123,32 +129,24 @@ def _check_output(output: Path) -> None:
         raise InputError(f"{output} exists and is not an empty folder; name a new one.")
 
 
-def _check_fit(parts: Mapping[str, Location]) -> None:
-    """Compare the sizes of the parts before anything is written.
+def _check_result(folders: Mapping[str, Path]) -> None:
+    """Load what was written, mapped from its files, and compare the sizes of the parts.
 
     Raises:
         InputError: they do not belong together.
-        CheckpointError: one is damaged.
+        CheckpointError: weights and configuration disagree.
         ConfigError: a configuration makes no model.
     """
-    configs = {
-        part: describe(location.open(), part)[1].config
-        for part, location in parts.items()
-        if part != "tokenizer"
-    }
-    transformer = vqgan = None
-    if "transformer" in configs:
-        transformer = Transformer(TransformerConfig.from_dict(configs["transformer"]))
-    if "vqgan" in configs:
-        vqgan = VQGAN(VQGANConfig.from_dict(configs["vqgan"]))
-    if "scorer" in configs:
-        CLIPConfig.from_dict(configs["scorer"])
-    if transformer is not None and vqgan is not None and "tokenizer" in parts:
-        check_parts(_load_tokenizer(parts["tokenizer"]), transformer, vqgan)
-
-
-def _load_tokenizer(location: Location) -> Tokenizer:
-    return Tokenizer.from_pretrained(location.name, **location.keywords)
+    loaded: dict[str, Any] = {}
+    for part, folder in folders.items():
+        if part == "tokenizer":
+            loaded[part] = Tokenizer.from_pretrained(folder)
+        else:
+            tensors = describe(hub.open_source(folder), part)[1].tensors.values()
+            dtype = next(tensor.dtype for tensor in tensors)
+            loaded[part] = _MODELS[part].from_pretrained(folder, dtype=dtype)
+    if set(_PIPELINE) <= loaded.keys():
+        check_parts(loaded["tokenizer"], loaded["transformer"], loaded["vqgan"])
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from ..generation import GenerationConfig, GenerationOverrides
 from ..hub import BUNDLED_MODEL
 from ..outputs import GenerationOutput
 from ..pipeline import Pipeline
-from .options import DtypeName, SourceOptions, Where, attribute_help, check_device, to_dtype
+from ..pretrained import check_device
+from .options import DtypeName, Where, attribute_help, to_dtype
 
 _GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 _ALIASES = {"num_images_per_prompt": ("--num-images",)}
@@ -62,7 +63,9 @@ class Generate:
         where: of the model.
     """
 
-    prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")]
+    prompts: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")
+    ]
     model: str = BUNDLED_MODEL
     output: Path | None = None
     grid: Path | None = None
@@ -70,7 +73,7 @@ class Generate:
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     device: str = "cpu"
     dtype: DtypeName = "float32"
-    where: Where = SourceOptions()
+    where: Where
 
     def run(self) -> None:
         """Draw, save, and print the path of every file.
@@ -80,17 +83,17 @@ class Generate:
                 the drawing is.
         """
         settings = self._checked_settings()
+        device = check_device(self.device)
         folder = Path() if self.output is None and self.grid is None else self.output
         for place in (folder, self.grid and self.grid.parent):
             if place is not None:
                 _make_folder(place)
-        check_device(self.device)
         pipe = Pipeline.from_pretrained(
             self.model,
             revision=self.where.revision,
             cache_dir=self.where.cache_dir,
             local_files_only=self.where.offline,
-            device=self.device,
+            device=device,
             dtype=to_dtype(self.dtype),
         )
         drawn = pipe(self.prompts, **settings)

@@ -12,8 +12,10 @@ import tyro
 from ..errors import HubError, MissingFileError
 from ..hub import BUNDLED_MODEL
 from ..tokenizer import Tokenizer
-from .options import Location, SourceOptions, Where
+from .options import Location, Where
 from .parts import describe, find_parts, format_of
+
+_TITLES = {"scorer": "scorer (CLIP)"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Info:
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")] = BUNDLED_MODEL
     subfolder: str | None = None
-    where: Where = SourceOptions()
+    where: Where
 
     def run(self) -> None:
         """Print a block for each part.
@@ -41,7 +43,7 @@ class Info:
         commit = location.open().revision_key
         print(f"{self.source} at commit {commit}" if commit else self.source)
         for part, lines in blocks.items():
-            print(f"\n{part}")
+            print(f"\n{_TITLES.get(part, part)}")
             for key, value in lines:
                 print(f"  {key:<11} {value}")
 

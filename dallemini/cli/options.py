@@ -12,7 +12,6 @@ import torch
 import tyro
 
 from .. import hub
-from ..errors import InputError
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -81,19 +80,6 @@ def to_dtype(name: DtypeName | None) -> torch.dtype | None:
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
-
-
-def check_device(name: str) -> None:
-    """Make sure that this machine can compute on a device.
-
-    Raises:
-        InputError: torch knows no such device, or has no use for it here.
-    """
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"The device {name!r} cannot be used here ({reason}); try cpu.") from error
 
 
 def attribute_help(cls: type) -> dict[str, str]:

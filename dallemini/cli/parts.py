@@ -142,6 +142,6 @@ def _unknown(source: hub.Source) -> MissingFileError:
     files = source.files()
     shown = ", ".join(files[:12]) + (", ..." if len(files) > 12 else "") if files else "no files"
     return MissingFileError(
-        f"{source.selected or source.name} is not a pipeline, transformer, tokenizer, VQGAN or CLIP "
-        f"in a known format. There lie: {shown}."
+        f"{source.selected or source.name} is not a pipeline, transformer, tokenizer, VQGAN or "
+        f"CLIP in a known format. There lie: {shown}."
     )

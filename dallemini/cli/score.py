@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from ..errors import InputError
 from ..hub import BUNDLED_MODEL
 from ..outputs import read_image
+from ..pretrained import check_device
 from ..scorer import CLIPScorer
-from .options import DtypeName, Location, SourceOptions, Where, check_device, to_dtype
+from .options import DtypeName, Location, Where, to_dtype
 from .parts import find_parts
 
 
@@ -29,12 +31,14 @@ class Score:
         where: of the model.
     """
 
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
+    images: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")
+    ]
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]]
     model: str = BUNDLED_MODEL
     device: str = "cpu"
     dtype: DtypeName = "float32"
-    where: Where = SourceOptions()
+    where: Where
 
     def run(self) -> None:
         """Print the scores, higher is better; they compare only within one model.
@@ -43,17 +47,19 @@ class Score:
             DalleMiniError: a file is no picture, or the model has no scorer.
         """
         if not self.images or not self.prompt:
-            raise InputError('There is nothing to score; try: dallemini score a.png --prompt "a cat".')
+            raise InputError(
+                'There is nothing to score; try: dallemini score a.png --prompt "a cat".'
+            )
+        device = check_device(self.device)
         pictures = [read_image(path) for path in self.images]
-        scorer = self._scorer()
+        scorer = self._scorer(device)
         for path, picture in zip(self.images, pictures, strict=True):
             copies = picture.expand(len(self.prompt), -1, -1, -1)
             scores = scorer.score(copies, self.prompt).tolist()
             for score, prompt in zip(scores, self.prompt, strict=True):
                 print(f"{score:.4f}\t{path}\t{prompt}")
 
-    def _scorer(self) -> CLIPScorer:
-        check_device(self.device)
+    def _scorer(self, device: torch.device) -> CLIPScorer:
         place = find_parts(Location(self.model, self.where)).get("scorer")
         if place is None:
             raise InputError(
@@ -61,5 +67,5 @@ class Score:
                 "--model openai/clip-vit-base-patch32."
             )
         return CLIPScorer.from_pretrained(
-            place.name, **place.keywords, device=self.device, dtype=to_dtype(self.dtype)
+            place.name, **place.keywords, device=device, dtype=to_dtype(self.dtype)
         )

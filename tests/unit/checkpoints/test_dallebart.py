@@ -110,7 +110,7 @@ def test_shards_give_the_same(tmp_path: Path, folder: Path) -> None:
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     index = {"weight_map": {"lm_head/kernel": "flax_model-00001-of-00001.msgpack"}}
     (tmp_path / "flax_model.msgpack.index.json").write_text(json.dumps(index))
-    with pytest.raises(MissingFileError, match="has no flax_model-00001-of-00001.msgpack"):
+    with pytest.raises(MissingFileError, match=r"has no flax_model-00001-of-00001.msgpack"):
         read(tmp_path)
 
 
@@ -236,7 +236,7 @@ def test_configuration_of_a_vqgan_is_refused() -> None:
         ({"d_model": 32}, r"gives 'lm_head.weight' the shape \(129, 64\), .* asks for \(129, 32\)"),
         (
             {"encoder_layers": 1},
-            r"'encoder.layers.1.self_attn.*', which the configuration does not",
+            r"'encoder.layers.1\.\S+' \(64,\), which the configuration does not",
         ),
         ({"decoder_layers": 3}, r"lacks the tensor that becomes 'decoder.layers.2"),
         ({"image_length": 257}, r"'model/decoder/embed_positions/embedding' gives .* \(257, 64\)"),
@@ -269,6 +269,6 @@ def test_incomplete_group_is_named(tmp_path: Path) -> None:
     leaves = {name: Leaf(name, shape) for name, shape in shapes.items()}
     write_flax(tmp_path / "flax_model.msgpack", nested(leaves))
     with pytest.raises(
-        CheckpointError, match="lacks .*Attention_0/k_proj/kernel, which belongs with"
+        CheckpointError, match=r"lacks .*Attention_0/k_proj/kernel, which belongs with"
     ):
         read(tmp_path)

@@ -45,7 +45,10 @@ def original(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for here, parts in FUSED.items():
             if here in name:
                 pieces = tensor.chunk(len(parts))
-                stored |= {name.replace(here, part): x.clone() for part, x in zip(parts, pieces, strict=True)}
+                stored |= {
+                    name.replace(here, part): x.clone()
+                    for part, x in zip(parts, pieces, strict=True)
+                }
                 break
         else:
             stored[name] = tensor
@@ -59,7 +62,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> LazyCheckpoint:
     return DalleBart().read(source, source.fetch(["config.json", "flax_model.msgpack"]))
 
 
-def save(folder: Path, native: LazyCheckpoint, suffix: str = "", **changes: Tensor) -> Path:
+def save(folder: Path, native: LazyCheckpoint, **changes: Tensor) -> Path:
     folder.mkdir(exist_ok=True)
     stored = original({name: tensor.load() for name, tensor in native.tensors.items()})
     stored["decoder.lm_head.weight"] = stored.pop("lm_head.weight")
@@ -69,7 +72,7 @@ def save(folder: Path, native: LazyCheckpoint, suffix: str = "", **changes: Tens
             for k, v in (stored | changes).items()
             if k.startswith(side + ".")
         }
-        torch.save(part, folder / f"{side}{suffix}.pt")
+        torch.save(part, folder / f"{side}.pt")
     return folder
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dallemini.checkpoints.lazy import LazyTensor, transpose
-from dallemini.checkpoints.rules import Ignore, Rule, assemble, check_targets
+from dallemini.checkpoints.rules import Ignore, Rule, Table, assemble, check_targets
 from dallemini.errors import CheckpointError, UnsupportedModelError
 
-TABLE = [
+TABLE: Table = [
     Rule("layers.{i}.fused.weight", ("layer_{i}/q", "layer_{i}/k"), transpose),
     Rule("layers.{i}.fused.weight", ("layers/q", "layers/k"), transpose, unstack=True),
     Rule("rest.{rest}", ("rest/{rest}",)),

@@ -142,9 +142,13 @@ except StorageError as error:
 
 
 def test_replacing_passes_other_errors_on(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), replacing(tmp_path / "file") as file:
-        file.write(b"half")
-        raise KeyError
+    def half(path: Path) -> None:
+        with replacing(path) as file:
+            file.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        half(tmp_path / "file")
     assert os.listdir(tmp_path) == []
 
 

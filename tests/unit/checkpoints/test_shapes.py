@@ -84,7 +84,7 @@ def test_clip_shapes_are_those_of_the_model(fields: dict[str, Any]) -> None:
 
 
 def test_shapes_count_the_parameters_of_the_released_models() -> None:
-    mega = {
+    mega: dict[str, Any] = {
         "d_model": 2048,
         "encoder_layers": 24,
         "decoder_layers": 24,
@@ -131,7 +131,7 @@ def test_width_that_is_no_multiple_of_64_needs_a_configuration() -> None:
     ).to_dict()
     tensors = lazy(transformer_shapes(config))
     with pytest.raises(
-        CheckpointError, match="width 96 is not a multiple of 64. Put the DalleBart"
+        CheckpointError, match=r"width 96 is not a multiple of 64. Put the DalleBart"
     ):
         infer_transformer(tensors, origin="folder")
     assert infer_transformer(tensors, origin="folder", heads_known=True)["d_model"] == 96

@@ -282,7 +282,7 @@ def test_damaged_yaml_is_refused(tmp_path: Path, content: str, message: str) -> 
 
 def test_remapped_codes_are_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_taming(tmp_path, state, params={"remap": "used.npy"})
-    with pytest.raises(UnsupportedModelError, match="has remap 'used.npy'"):
+    with pytest.raises(UnsupportedModelError, match=r"has remap 'used.npy'"):
         Taming().detect(open_source(tmp_path))
 
 
@@ -290,6 +290,6 @@ def test_yaml_of_other_weights_is_refused(tmp_path: Path, state: dict[str, Tenso
     save_taming(tmp_path, state, attn_resolutions=[16])
     with pytest.raises(
         CheckpointError,
-        match="Use the configuration that belongs to these weights|belongs to other weights",
+        match=r"Use the configuration that belongs to these weights|belongs to other weights",
     ):
         read(tmp_path, Taming())

@@ -1,0 +1,71 @@
+"""The scripts and the notebook in examples/ run as they are, with the bundled model, offline."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+NOTEBOOK = EXAMPLES / "quickstart.ipynb"
+FILES = {
+    "draw.py": ["grid.png", "best of rocket.png", "step 64 of 64.png"],
+    "parts_from_different_places.py": ["reddest first.png", "vqgan/model.safetensors"],
+    "own_sampler.py": ["min-p 0.02.png", "min-p 0.2.png", "min-p 1.0.png"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
+def test_every_script_is_run_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_script_writes_its_pictures(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), str(tmp_path / "made")]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for made in FILES[name]:
+        path = tmp_path / "made" / made
+        assert path.is_file(), sorted(tmp_path.rglob("*"))
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+    assert "the same: False" not in done.stdout
+
+
+# The kernel's own packages warn about event loops and sockets.
+@pytest.mark.filterwarnings("ignore")
+def test_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    client.execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in shown) >= 4
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 8
+
+
+def test_notebook_is_stored_without_outputs() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)

@@ -1,0 +1,163 @@
+"""Tests of `dallemini.checkpoints.clip`: the layout of Hugging Face transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dallemini.checkpoints.clip import HuggingFaceCLIP
+from dallemini.checkpoints.formats import LazyCheckpoint
+from dallemini.errors import CheckpointError, ConfigError, UnsupportedModelError
+from dallemini.hub import open_source
+from dallemini.models.clip import CLIP, CLIPConfig
+
+
+@pytest.fixture
+def folder(tmp_path: Path, fixtures: Path) -> Path:
+    return Path(shutil.copytree(fixtures / "clip-hf-tiny/model", tmp_path / "model"))
+
+
+def read(path: Path) -> LazyCheckpoint:
+    source = open_source(path)
+    names = HuggingFaceCLIP().detect(source)
+    assert names is not None
+    return HuggingFaceCLIP().read(source, source.fetch(names))
+
+
+def change(folder: Path, name: str = "config.json", **changes: Any) -> None:
+    values = json.loads((folder / name).read_text())
+    for key, value in changes.items():
+        place = values
+        *towers, last = key.split("__")
+        for tower in towers:
+            place = place[tower]
+        place[last] = value
+    (folder / name).write_text(json.dumps(values))
+
+
+def test_fields_are_those_of_the_configuration(folder: Path) -> None:
+    config = CLIPConfig.from_dict(read(folder).config)
+    assert (config.embed_dim, config.text_width, config.vision_width) == (24, 32, 48)
+    assert (config.text_heads, config.vision_heads, config.context_length) == (4, 3, 16)
+    assert (config.activation, config.image_size, config.patch_size) == ("quick_gelu", 32, 8)
+
+
+def test_wrong_end_token_of_the_released_files_means_the_highest_id(folder: Path) -> None:
+    config = read(folder).config
+    assert (config["pooling"], config["eos_token_id"]) == ("argmax", 599)
+
+
+def test_right_end_token_is_looked_for(fixtures: Path) -> None:
+    config = read(fixtures / "clip-hf-tiny-modern-eos/model").config
+    assert (config["pooling"], config["eos_token_id"]) == ("first_eos", 599)
+    assert config["activation"] == "gelu"
+
+
+def test_projections_are_fused_in_the_order_query_key_value(folder: Path) -> None:
+    stored, found = load_file(folder / "model.safetensors"), read(folder).tensors
+    prefix = "text_model.encoder.layers.1.self_attn"
+    for part in ("weight", "bias"):
+        expected = torch.cat([stored[f"{prefix}.{x}_proj.{part}"] for x in "qkv"])
+        assert torch.equal(found[f"text.layers.1.attn.qkv_proj.{part}"].load(), expected)
+
+
+def test_pickled_file_gives_the_same(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    positions = {"text_model.embeddings.position_ids": torch.arange(16)[None]}
+    torch.save(state | positions, folder / "pytorch_model.bin")
+    safe, pickled = read(folder), read(folder / "pytorch_model.bin")
+    assert safe.config == pickled.config
+    for name, tensor in safe.tensors.items():
+        assert torch.equal(pickled.tensors[name].load(), tensor.load())
+
+
+def test_safetensors_are_preferred(folder: Path) -> None:
+    (folder / "pytorch_model.bin").touch()
+    names = ("config.json", "model.safetensors", "preprocessor_config.json")
+    assert HuggingFaceCLIP().detect(open_source(folder)) == names
+    (folder / "model.safetensors").rename(folder / "open_clip_model.safetensors")
+    assert HuggingFaceCLIP().detect(open_source(folder)) is None
+
+
+def test_pickled_file_is_the_last_choice(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    names = HuggingFaceCLIP().detect(open_source(folder))
+    assert names is not None
+    assert names[1] == "pytorch_model.bin"
+
+
+def test_preprocessor_tells_mean_and_deviation(folder: Path) -> None:
+    change(folder, "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3])
+    assert read(folder).config["image_mean"] == [0.1, 0.2, 0.3]
+    (folder / "preprocessor_config.json").unlink()
+    assert CLIPConfig.from_dict(read(folder).config).image_mean == CLIPConfig().image_mean
+
+
+def test_bare_configuration_is_vit_b_32(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    shapes = CLIP(CLIPConfig()).state_dict()
+    torch.save({"logit_scale": torch.tensor(1.0)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        CheckpointError, match=r"lacks the tensor that becomes 'text.token_embedding"
+    ):
+        read(tmp_path)
+    assert shapes["text.token_embedding.weight"].shape == (49408, 512)
+
+
+def test_settings_repeated_by_older_files_win(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    change(folder, text_config={"hidden_size": 1}, text_config_dict=text, vision_config_dict=None)
+    assert read(folder).config["text_width"] == 32
+
+
+def test_sources_without_clip_are_another_format(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    assert HuggingFaceCLIP().detect(open_source(tmp_path)) is None
+    (tmp_path / "config.json").write_text('{"architecture": "vit_base_patch32_clip_224"}')
+    assert HuggingFaceCLIP().detect(open_source(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vision_config__hidden_act": "gelu"}, "hidden_act 'quick_gelu' for text and 'gelu' for"),
+        ({"text_config__layer_norm_eps": 1e-6}, "layer_norm_eps 1e-06 for text and 1e-05 for"),
+        ({"vision_config__num_channels": 1}, "num_channels 1, but only 3"),
+    ],
+)
+def test_other_architectures_are_refused(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    change(folder, **changes)
+    with pytest.raises(UnsupportedModelError, match=message):
+        HuggingFaceCLIP().detect(open_source(folder))
+
+
+def test_other_activations_are_refused(folder: Path) -> None:
+    change(folder, vision_config__hidden_act="relu", text_config__hidden_act="relu")
+    with pytest.raises(UnsupportedModelError, match="hidden_act 'relu', but only"):
+        HuggingFaceCLIP().detect(open_source(folder))
+
+
+def test_other_resampling_is_refused(folder: Path) -> None:
+    change(folder, "preprocessor_config.json", resample=2)
+    with pytest.raises(UnsupportedModelError, match="resample 2, but only 3"):
+        read(folder)
+
+
+def test_size_that_is_no_number_is_refused(folder: Path) -> None:
+    change(folder, projection_dim="24")
+    with pytest.raises(ConfigError, match="projection_dim must be a whole number, not '24'"):
+        HuggingFaceCLIP().detect(open_source(folder))
+
+
+def test_disagreement_names_tensor_and_shapes(folder: Path) -> None:
+    change(folder, vision_config__patch_size=4)
+    with pytest.raises(CheckpointError, match=r"\(48, 3, 8, 8\), but .* asks for \(48, 3, 4, 4\)"):
+        read(folder)

@@ -1,0 +1,107 @@
+"""The settings of a drawing: defaults, overrides, and every value that is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dallemini import GenerationConfig
+from dallemini.errors import ConfigError
+
+MAX_SEED = 2**63 - 1
+
+
+def test_defaults_are_those_of_the_released_models() -> None:
+    assert GenerationConfig().to_dict() == {
+        "num_images_per_prompt": 1,
+        "guidance_scale": 10.0,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": None,
+        "batch_size": None,
+        "seed": None,
+        "rank": False,
+    }
+
+
+def test_override_changes_a_copy() -> None:
+    config = GenerationConfig(seed=1)
+    assert config.override(top_k=None, guidance_scale=3) == GenerationConfig(
+        seed=1, top_k=None, guidance_scale=3.0
+    )
+    assert config == GenerationConfig(seed=1)
+
+
+def test_a_list_of_seeds_becomes_a_tuple() -> None:
+    assert GenerationConfig().override(seed=[3, 1]).seed == (3, 1)
+
+
+def test_settings_survive_json() -> None:
+    config = GenerationConfig(seed=(1, 2), top_p=0.5, top_k=None, rank=True)
+    assert GenerationConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("seed", [0, MAX_SEED, (0, MAX_SEED), None])
+def test_every_seed_of_63_bits_is_accepted(seed: Any) -> None:
+    assert GenerationConfig(seed=seed).seed == seed
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        *[
+            (field, value, f"{field} must be at least 1, not {value}")
+            for field in ("num_images_per_prompt", "top_k", "batch_size")
+            for value in (0, -1)
+        ],
+        *[
+            (field, value, rf"{field} must be int.*, not ")
+            for field in ("num_images_per_prompt", "top_k", "batch_size")
+            for value in (1.5, 2.0, True, "2", float("nan"), [1])
+        ],
+        ("num_images_per_prompt", None, "num_images_per_prompt must be int, not None"),
+        ("top_k", 0, "use None for no limit"),
+        ("guidance_scale", float("nan"), "guidance_scale must be a finite number from 0, not nan"),
+        ("guidance_scale", float("inf"), "guidance_scale must be a finite number from 0, not inf"),
+        ("guidance_scale", -1, r"guidance_scale must be a finite number from 0, not -1\.0"),
+        ("guidance_scale", "10", "guidance_scale must be float, not '10'"),
+        ("guidance_scale", None, "guidance_scale must be float, not None"),
+        ("guidance_scale", True, "guidance_scale must be float, not True"),
+        ("temperature", 0, r"temperature must be a finite number from 1e-6, not 0\.0; use top_k=1"),
+        ("temperature", -1, "temperature must be a finite number from 1e-6"),
+        ("temperature", 1e-30, "temperature must be a finite number from 1e-6, not 1e-30"),
+        ("temperature", float("nan"), "temperature must be a finite number"),
+        ("temperature", float("inf"), "temperature must be a finite number"),
+        ("temperature", b"1", "temperature must be float, not b'1'"),
+        ("top_p", 0, r"top_p must be above 0 and at most 1, not 0\.0"),
+        ("top_p", 1.1, r"top_p must be above 0 and at most 1, not 1\.1"),
+        ("top_p", -0.1, "top_p must be above 0"),
+        ("top_p", float("nan"), "top_p must be above 0 and at most 1, not nan"),
+        ("top_p", False, r"top_p must be float \| None, not False"),
+        ("seed", -1, r"seed must be from 0 to 2\*\*63 - 1, not -1"),
+        ("seed", MAX_SEED + 1, r"seed must be from 0 to 2\*\*63 - 1"),
+        ("seed", (3, -1), r"seed must be from 0 to 2\*\*63 - 1, not -1"),
+        ("seed", 1.0, r"seed must be int \| tuple.*, not 1\.0"),
+        ("seed", "0", "seed must be int"),
+        ("seed", True, "seed must be int"),
+        ("seed", [0, None], "seed must be int"),
+        ("seed", range(3), "seed must be int"),
+        ("rank", 1, "rank must be bool, not 1"),
+        ("rank", None, "rank must be bool, not None"),
+    ],
+)
+def test_impossible_setting_is_refused(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GenerationConfig(**{field: value})
+    with pytest.raises(ConfigError, match=message):
+        GenerationConfig().override(**{field: value})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("topk", "top_k"), ("guidance", "guidance_scale"), ("num_images", "num_images_per_prompt")],
+)
+def test_unknown_keyword_suggests_the_nearest(typo: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"no field '{typo}'. Did you mean '{meant}'?"):
+        GenerationConfig().override(**{typo: 3})  # type: ignore[misc]

@@ -1,0 +1,160 @@
+"""Configurations: strict JSON in, the same values out, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from dallemini.config import Config, read_json, suggest
+from dallemini.errors import ConfigError, MissingFileError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example(Config):
+    """One field of every kind that the package uses."""
+
+    layers: int
+    rate: float = 0.5
+    name: str = "tiny"
+    flag: bool = False
+    limit: int | None = None
+    sizes: tuple[int, ...] = (1, 2)
+    weights: tuple[float, ...] = (0.0,)
+    seed: int | tuple[int, ...] | None = None
+    kind: Literal["small", "large"] = "small"
+
+    def __post_init__(self) -> None:
+        self.check_types()
+
+
+EXAMPLE = Example(layers=3, rate=0.25, sizes=(4,), seed=(5, 6), kind="large")
+
+
+def test_json_round_trip_is_identity(tmp_path: Path) -> None:
+    EXAMPLE.save(tmp_path / "config.json")
+    assert Example.from_file(tmp_path / "config.json") == EXAMPLE
+    assert Example.from_dict(json.loads(json.dumps(EXAMPLE.to_dict()))) == EXAMPLE
+
+
+def test_absent_fields_take_their_defaults() -> None:
+    assert Example.from_dict({"layers": 1}) == Example(layers=1)
+
+
+def test_lists_become_tuples() -> None:
+    config = Example.from_dict({"layers": 1, "sizes": [7, 8], "seed": [1]})
+    assert (config.sizes, config.seed) == ((7, 8), (1,))
+
+
+def test_whole_numbers_become_floats() -> None:
+    rate = Example.from_dict({"layers": 1, "rate": 2}).rate
+    assert isinstance(rate, float)
+    assert rate == 2.0
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign"):
+        EXAMPLE.layers = 4  # type: ignore[misc]
+
+
+def test_fields_are_keywords_only() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        Example(3)  # type: ignore[misc]
+
+
+def test_unknown_key_suggests_the_nearest() -> None:
+    with pytest.raises(
+        ConfigError, match=r"Example has no field 'layer'\. Did you mean 'layers'\?"
+    ):
+        Example.from_dict({"layer": 3})
+
+
+def test_unknown_key_far_from_all_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"no field 'zzz'\. Known: flag, kind, layers,"):
+        Example.from_dict({"layers": 3, "zzz": 3})
+
+
+def test_a_key_that_is_not_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Example has no field 3"):
+        Example.from_dict({3: "three"})  # type: ignore[dict-item]
+
+
+def test_missing_field_is_named() -> None:
+    with pytest.raises(ConfigError, match="Example needs the field 'layers', which is missing"):
+        Example.from_dict({})
+
+
+@pytest.mark.parametrize("values", [None, [], "layers", 3, [("layers", 3)]])
+def test_only_an_object_makes_a_configuration(values: Any) -> None:
+    with pytest.raises(ConfigError, match="Example is made from a JSON object, not "):
+        Example.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("layers", 1.5, "int"),
+        ("layers", True, "int"),
+        ("layers", "3", "int"),
+        ("layers", None, "int"),
+        ("layers", [3], "int"),
+        ("rate", "0.5", "float"),
+        ("rate", True, "float"),
+        ("rate", None, "float"),
+        ("name", 3, "str"),
+        ("name", b"tiny", "str"),
+        ("flag", 1, "bool"),
+        ("flag", "yes", "bool"),
+        ("limit", 1.0, "int | None"),
+        ("sizes", 3, "tuple"),
+        ("sizes", [1, "2"], "tuple"),
+        ("sizes", [True], "tuple"),
+        ("sizes", {1: 2}, "tuple"),
+        ("seed", [1.5], "int | tuple"),
+        ("seed", [None], "int | tuple"),
+        ("kind", "medium", "small"),
+    ],
+)
+def test_wrong_type_names_field_type_and_value(field: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"Example\.{field} must be .*{wanted}") as caught:
+        Example.from_dict({"layers": 3, field: value})
+    assert repr(value) in str(caught.value)
+    with pytest.raises(ConfigError, match=rf"Example\.{field} must be"):
+        Example(**{"layers": 3, field: value})
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"There is no file .*config\.json"):
+        Example.from_file(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{'layers': 3}", b"\xff\xfe", b'{"layers": 3'])
+def test_broken_json_names_the_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.json is not valid JSON .*download or write"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"layers"'])
+def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json must hold a JSON object, not "):
+        read_json(tmp_path / "config.json")
+
+
+def test_error_in_a_file_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"layer": 3}')
+    with pytest.raises(ConfigError, match=r"config\.json: Example has no field 'layer'"):
+        Example.from_file(tmp_path / "config.json")
+
+
+def test_nan_is_kept_for_the_configuration_to_judge() -> None:
+    assert math.isnan(Example.from_dict({"layers": 1, "rate": float("nan")}).rate)
+
+
+def test_suggest_says_nothing_about_nothing() -> None:
+    assert suggest("name", []) == ""

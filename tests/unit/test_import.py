@@ -1,0 +1,111 @@
+"""What `import dallemini` offers, and that it changes nothing, seen from a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import dallemini
+
+# Whatever other packages do when they are imported is theirs: they come first.
+PROGRAM = """
+import contextlib, io, json, os, random, socket, sys, threading, warnings
+import huggingface_hub, msgpack, numpy, PIL.Image, PIL.PngImagePlugin, safetensors.torch
+import tokenizers, torch, tqdm, yaml
+
+def state():
+    return {
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "running": threading.active_count(),
+        "dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "environment": dict(os.environ),
+        "warnings": list(warnings.filters),
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": numpy.random.get_state()[1].tolist(),
+        "random": random.getstate(),
+        "folder": os.getcwd(),
+        "path": list(sys.path),
+    }
+
+asked = []
+def refuse(*args, **kwargs):
+    asked.append(repr(args))
+    raise OSError("no network here")
+socket.socket.connect = socket.getaddrinfo = refuse
+
+before, printed = state(), io.StringIO()
+with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    import dallemini
+after = state()
+optional = {"tyro", "ftfy", "emoji", "unidecode", "efficientnet_lite_pytorch", "resvg_py"}
+loaded = sorted(optional & set(sys.modules))
+
+from dallemini.testing import tiny_pipeline
+tiny_pipeline()("a red apple", seed=0, rank=True, progress=False)
+print(json.dumps({
+    "changed": [name for name in before if before[name] != after[name]],
+    "printed": printed.getvalue(),
+    "optional": loaded,
+    "compiler": "torch._dynamo" in sys.modules,
+    "asked": asked,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def report() -> Any:
+    """What a fresh interpreter that sees this package says about importing it."""
+    root = os.path.dirname(os.path.dirname(dallemini.__file__))
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_public_names_are_these() -> None:
+    assert dallemini.__all__ == [
+        *("CLIP", "VQGAN"),
+        *("CLIPScorer", "GenerationConfig", "GenerationOutput", "GenerationStep", "Pipeline"),
+        *("TextTokens", "Tokenizer", "Transformer", "__version__"),
+    ]
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in dallemini.__all__:
+        assert getattr(dallemini, name)
+        assert name == "__version__" or getattr(dallemini, name).__doc__
+
+
+def test_import_changes_nothing(report: Any) -> None:
+    assert report["changed"] == []
+
+
+def test_import_prints_nothing(report: Any) -> None:
+    assert report["printed"] == ""
+
+
+def test_import_leaves_optional_packages_alone(report: Any) -> None:
+    assert report["optional"] == []
+
+
+def test_import_and_drawing_ask_no_network(report: Any) -> None:
+    assert report["asked"] == []
+
+
+def test_drawing_needs_no_compiler(report: Any) -> None:
+    # torch's compiler takes seconds to import, and building on `meta` easily does so by accident
+    assert not report["compiler"]
