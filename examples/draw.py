@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
 
     # Any picture can be drawn again alone by its own seed.
     again = pipe(PROMPTS[0], seed=out.seeds[0])
-    print("drawn again, the same:", again.images[0].tobytes() == out.images[0].tobytes())
+    print("drawn again, the same:", again.image_tokens[0].equal(out.image_tokens[0]))
 
     # Previews while it draws. Leaving the loop early cancels the rest.
     for step in pipe.stream("a red apple", every=16, seed=out.seeds[0]):

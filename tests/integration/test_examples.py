@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"
 FILES = {
-    "draw.py": ["grid.png", "best of rocket.png", "step 64 of 64.png"],
+    "draw.py": ["grid.png", "best of rocket.png"],
     "parts_from_different_places.py": ["reddest first.png", "vqgan/model.safetensors"],
     "own_sampler.py": ["min-p 0.02.png", "min-p 0.2.png", "min-p 1.0.png"],
 }

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import HubServer
 
 from dallemini import CLIPScorer, Pipeline, Tokenizer
 from dallemini.checkpoints.safetensors_file import WEIGHTS_FILE
@@ -16,6 +15,7 @@ from dallemini.errors import DalleMiniWarning, HubError, UnsupportedModelError
 from dallemini.models import VQGANConfig
 from dallemini.models.vqgan import VQGAN
 from dallemini.testing import tiny_clip_scorer, tiny_tokenizer
+from hub_server import HubServer
 
 MINI = "dalle-mini/dalle-mini"
 MIN_DALLE = "kuprel/min-dalle"

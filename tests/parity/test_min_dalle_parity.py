@@ -91,7 +91,7 @@ def detokenizer_state(manifest: dict[str, Any], scale: float) -> dict[str, torch
         digest.update(name.encode() + values.tobytes())
         state[name] = torch.from_numpy(values)
     assert digest.hexdigest() == manifest["sha256_before_conv_out_rescale"]
-    state["decoder.conv_out.weight"] *= np.float32(scale)
+    state["decoder.conv_out.weight"] *= float(np.float32(scale))
     state["decoder.conv_out.bias"].fill_(0.5)
     return state
 

@@ -209,7 +209,7 @@ def test_dropping_the_iterator_frees_its_cache(
     transformer: Transformer, prompts: TextTokens
 ) -> None:
     def caches() -> int:
-        return sum(isinstance(thing, DecoderCache) for thing in gc.get_objects())
+        return sum(type(thing) is DecoderCache for thing in gc.get_objects())
 
     gc.collect()
     before = caches()

@@ -332,7 +332,7 @@ def test_decode_step_refuses_to_go_beyond_the_picture(
 def test_init_cache_refuses_a_prompt_that_there_is_not(
     transformer: Transformer, tokens: TextTokens, rows: list[int]
 ) -> None:
-    with pytest.raises(InputError, match="rows .* are outside 0 to 2: one number for each prompt"):
+    with pytest.raises(InputError, match=r"rows .* are outside 0 to 2: one number for each prompt"):
         transformer.init_cache(transformer.encode(tokens), rows=torch.tensor(rows))
 
 

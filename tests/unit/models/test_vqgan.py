@@ -188,7 +188,7 @@ def test_encode_refuses_a_wrong_shape(vqgan: VQGAN, shape: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("shape", [(1, 3, 15, 16), (1, 3, 16, 18), (1, 3, 1, 1)])
 def test_encode_refuses_a_size_that_codes_do_not_fill(vqgan: VQGAN, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="Height and width must be multiples of 4, not .*resize"):
+    with pytest.raises(InputError, match=r"Height and width must be multiples of 4, not .*resize"):
         vqgan.encode(torch.zeros(shape))
 
 

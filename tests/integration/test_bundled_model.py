@@ -1,0 +1,71 @@
+"""The model that comes inside the package: it is small, draws at once, and follows the prompt."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from importlib import resources
+
+import pytest
+import torch
+
+from dallemini import Pipeline
+from dallemini.outputs import image_to_tensor
+
+GROUNDS = {
+    "red": (222, 40, 40),
+    "blue": (45, 95, 215),
+    "green": (50, 165, 70),
+    "black": (20, 20, 20),
+}
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Pipeline:
+    return Pipeline.from_pretrained()
+
+
+def test_bundled_model_is_at_most_30_mb() -> None:
+    folder = resources.files("dallemini") / "assets" / "emoji"
+    with resources.as_file(folder) as path:
+        assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) <= 30_000_000
+
+
+def test_bundled_model_carries_card_and_notice() -> None:
+    folder = resources.files("dallemini") / "assets" / "emoji"
+    assert "license: apache-2.0" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "Noto" in (folder / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_same_seed_draws_the_same_picture(bundled: Pipeline) -> None:
+    first, second = (bundled("red apple", seed=5) for _ in range(2))
+    assert torch.equal(first.image_tokens, second.image_tokens)
+    assert first.images[0].tobytes() == second.images[0].tobytes()
+
+
+@pytest.mark.parametrize("color", GROUNDS)
+def test_background_asked_for_is_drawn(bundled: Pipeline, color: str) -> None:
+    prompts = [f"{thing}, noto emoji, on a {color} background" for thing in ("rocket", "cat face")]
+    out = bundled(prompts, num_images_per_prompt=4, seed=0)
+    table = torch.tensor([*GROUNDS.values(), (255, 255, 255)]) / 255
+    edges = [image_to_tensor(image)[:, :3].flatten(1).median(dim=1).values for image in out.images]
+    nearest = [int((table - edge).square().sum(1).argmin()) for edge in edges]
+    assert nearest.count(list(GROUNDS).index(color)) >= 6
+
+
+def test_best_of_eight_is_nearer_to_its_prompt_than_to_others(bundled: Pipeline) -> None:
+    prompts = ["red apple, noto emoji", "rocket, noto emoji", "cat face, noto emoji"]
+    best = bundled(prompts, num_images_per_prompt=8, seed=0, rank=True).best()
+    pixels = torch.stack([image_to_tensor(image) for image in best])
+    for index, picture in enumerate(pixels):
+        scores = bundled.scorer.score(picture.expand(3, -1, -1, -1), prompts)
+        assert int(scores.argmax()) == index
+
+
+@pytest.mark.benchmark
+def test_first_picture_in_a_fresh_process_takes_less_than_ten_seconds() -> None:
+    code = "from dallemini import Pipeline; Pipeline.from_pretrained()('a red apple', seed=0)"
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.monotonic() - started < 10

