@@ -13,11 +13,12 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ._repository import OutageError, Repository, cache_folder, endpoint, is_offline
+from ._model_card import model_card as model_card
 from .errors import (
     DalleMiniError,
     DalleMiniWarning,
@@ -26,6 +27,11 @@ from .errors import (
     InputTypeError,
     MissingFileError,
 )
+
+# Inside the functions that need the Hub, because its client is slow to import and what lies on
+# this machine does without.
+if TYPE_CHECKING:
+    from ._repository import Repository
 
 BUNDLED_MODEL = "dallemini/emoji"
 """Name of the model that comes inside the package."""
@@ -138,7 +144,8 @@ def open_source(
     """Find the files of a model: the bundled one, then a local folder or file, then the Hub.
 
     Args:
-        source: `BUNDLED_MODEL`, a folder, a single weight file, or a Hub id "owner/name".
+        source: `BUNDLED_MODEL`, a folder, a single weight file, a Hub id "owner/name", or one
+            file of it, "owner/name/encoder_mini.pt".
         subfolder: folder of the component inside the model, such as "transformer".
         revision: branch, tag or commit on the Hub; the default is its main branch.
         cache_dir: the Hub's cache folder; the default is the one of huggingface_hub.
@@ -170,17 +177,20 @@ def open_source(
         if revision is not None:
             raise InputError(f"{name} is not on the Hub: leave out revision={revision!r}.")
         return _open_local(path, name, subfolder)
+    name, selected = _split_hub_file(name)
     if not isinstance(source, str) or _looks_like_path(name):
         raise MissingFileError(
             f"There is no file or folder {name!r} (seen from {os.getcwd()}). Check the path; a "
             "model on the Hub is written 'owner/name'."
         )
     repository = _repository(name, revision, cache_dir=cache_dir, token=token)
-    return _open_hub(repository, subfolder, offline=local_files_only or is_offline())
+    return _open_hub(repository, subfolder, selected, offline=local_files_only)
 
 
 def conversion_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder for converted weights in the Hub's cache folder; it may not exist yet."""
+    from ._repository import cache_folder
+
     return cache_folder(cache_dir) / _CONVERSIONS
 
 
@@ -236,54 +246,13 @@ def upload_folder(
         raise MissingFileError(
             f"There is no folder {os.fspath(directory)!r} to upload: save first."
         )
+    from ._repository import is_offline
+
     repository = _repository(repo_id, revision, token=token)
     if is_offline():
         raise HubError(f"Offline: {repo_id} cannot be uploaded. Unset HF_HUB_OFFLINE first.")
     message = commit_message or "Upload with dallemini"
     return repository.upload(directory, private=private, message=message)
-
-
-def model_card(
-    title: str,
-    *,
-    summary: str = "",
-    license: str | None = None,
-    tags: Sequence[str] = (),
-    pipeline_tag: str = "text-to-image",
-    datasets: Sequence[str] = (),
-    base_model: str | None = None,
-    sections: Mapping[str, str] | None = None,
-) -> str:
-    """Return the text of a `README.md` with the header that the Hub reads.
-
-    Args:
-        title: name of the model, the heading of the card.
-        summary: Markdown below the heading.
-        license: identifier such as "apache-2.0"; left out when unknown.
-        tags: tags beside the library's name and `pipeline_tag`.
-        pipeline_tag: the Hub's name of the task.
-        datasets: ids of the data that the model was trained on.
-        base_model: id of the model that this one was made from.
-        sections: heading to Markdown text, in order.
-
-    Example:
-        >>> from dallemini.hub import model_card
-        >>> print(model_card("Tiny", license="apache-2.0").splitlines()[1])
-        license: "apache-2.0"
-    """
-    header: dict[str, object] = {
-        "license": license,
-        "library_name": "dallemini",
-        "pipeline_tag": pipeline_tag,
-        "tags": list(dict.fromkeys([pipeline_tag, "dallemini", *tags])),
-        "datasets": list(datasets),
-        "base_model": base_model,
-    }
-    # A JSON value is a YAML value, so no YAML writer is needed.
-    lines = [f"{key}: {json.dumps(value)}" for key, value in header.items() if value]
-    parts = ["\n".join(["---", *lines, "---"]), f"# {title}", summary]
-    parts += [f"## {heading}\n\n{text}" for heading, text in (sections or {}).items()]
-    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
 def _open_local(path: Path, name: str, subfolder: str | None) -> LocalSource:
@@ -299,10 +268,14 @@ def _open_local(path: Path, name: str, subfolder: str | None) -> LocalSource:
     return LocalSource(name=name, folder=folder)
 
 
-def _open_hub(repository: Repository, subfolder: str | None, *, offline: bool) -> HubSource:
+def _open_hub(
+    repository: Repository, subfolder: str | None, selected: str | None, *, offline: bool
+) -> HubSource:
     """Ask the Hub for commit and files; offline, or when it does not answer, ask the cache."""
+    from ._repository import OutageError, is_offline
+
     commit, names = repository.cached_commit(), None
-    if not offline:
+    if not (offline or is_offline()):
         try:
             commit, names = repository.list_files()
         except OutageError as error:
@@ -321,9 +294,13 @@ def _open_hub(repository: Repository, subfolder: str | None, *, offline: bool) -
     if subfolder and not inside:
         problem = f"{repository.repo_id} has no folder {subfolder}; it holds {list_files(names)}."
         raise (_not_cached(repository, problem) if offline else MissingFileError(problem))
+    if selected and selected not in inside:
+        problem = f"{repository.repo_id} has no file {selected}; it holds {list_files(inside)}."
+        raise (_not_cached(repository, problem) if offline else MissingFileError(problem))
     return HubSource(
         name=repository.repo_id,
         revision_key=commit,
+        selected=selected,
         repository=repository,
         subfolder=subfolder,
         names=inside,
@@ -338,6 +315,8 @@ def _repository(
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
 ) -> Repository:
+    from ._repository import Repository, cache_folder, endpoint
+
     return Repository(
         repo_id=repo_id,
         revision="main" if revision is None else revision,
@@ -376,6 +355,15 @@ def _visible(names: Iterable[str]) -> tuple[str, ...]:
             if len(path) <= 2 and not any(part.startswith(".") for part in path)
         )
     )
+
+
+def _split_hub_file(name: str) -> tuple[str, str | None]:
+    """Split "owner/name/file.pt" into the model and its file; a path from a folder here is none."""
+    owner, _, rest = name.partition("/")
+    model, _, file = rest.partition("/")
+    if not _FILE_ENDING.fullmatch(file) or "/" in file or _looks_like_path(f"{owner}/{model}"):
+        return name, None
+    return (name, None) if Path(owner).exists() else (f"{owner}/{model}", file)
 
 
 def _looks_like_path(name: str) -> bool:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ._version import __version__
-from .errors import InputError, InputTypeError, StorageError
+from .errors import InputError, InputTypeError, MissingFileError, StorageError
 from .generation.config import GenerationConfig
 
 GRID_GAP = 4
@@ -216,6 +216,26 @@ def tensor_to_images(pixels: Tensor) -> list[Image.Image]:
     levels = (pixels.detach().float().clamp(0, 1) * 255).to(torch.uint8)
     array = levels.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in array]
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """Read a picture file into f[3,H,W] in [0, 1].
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it is no picture that Pillow can read, or it is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            return image_to_tensor(image)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"There is no file {os.fspath(path)}. Check the path.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{os.fspath(path)} cannot be read as a picture: its format is not known."
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{os.fspath(path)} cannot be read as a picture: {error}.") from error
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

@@ -37,7 +37,7 @@ from .pretrained import SourceName, check_device, check_dtype, push_saved, save_
 from .scorer import Scorer
 from .tokenizer import TextTokens, Tokenizer
 
-DECODE_BATCH = 4
+PIXEL_BATCH = 16
 UNDRAWN_GRAY = 0.9
 
 
@@ -159,8 +159,8 @@ class Pipeline:
         drawn = [tokens for _, tokens in self._draw(request, every=None)]
         image_tokens = torch.cat(drawn).cpu()
         images, scores = [], []
-        for start in range(0, len(request.seeds), DECODE_BATCH):
-            pixels = self.vqgan.decode(image_tokens[start : start + DECODE_BATCH])
+        for start in range(0, len(request.seeds), PIXEL_BATCH):
+            pixels = self._decode(image_tokens[start : start + PIXEL_BATCH])
             images += tensor_to_images(pixels)
             if scorer is not None:
                 part = range(start, start + pixels.shape[0])
@@ -347,10 +347,14 @@ class Pipeline:
             num_codes=self.vqgan.codebook_size,
         )
 
+    def _decode(self, image_tokens: Tensor) -> Tensor:
+        """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
+        return torch.cat([self.vqgan.decode(one).cpu() for one in image_tokens.split(1)])
+
     def _look(self, request: Request, part: range, tokens: Tensor) -> GenerationStep:
         length, position = self.transformer.config.image_length, tokens.shape[1]
         padded = torch.cat([tokens, tokens[:, -1:].expand(-1, length - position)], dim=1)
-        pixels = torch.cat([self.vqgan.decode(few).cpu() for few in padded.split(DECODE_BATCH)])
+        pixels = self._decode(padded)
         side = round(length**0.5)
         drawn = (torch.arange(length) < position).view(1, 1, side, side).float()
         drawn = torch.nn.functional.interpolate(drawn, size=pixels.shape[2:])

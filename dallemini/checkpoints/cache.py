@@ -17,8 +17,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..errors import DalleMiniError, DalleMiniWarning, StorageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -97,6 +95,8 @@ def _convert_into(
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Hold a lock file, or tell that the file system knows none."""
+    from filelock import FileLock  # here, so that only a conversion waits for it
+
     lock = FileLock(path)
     try:
         lock.acquire()

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from ..config import CONFIG_NAME
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
 from ..hub import Source
@@ -185,6 +183,8 @@ def _read_yaml(path: Path, *, origin: str) -> dict[str, Any]:
         ConfigError: the file is not YAML, or describes no model.
         UnsupportedModelError: it describes another model.
     """
+    import yaml  # here, so that only those who read such a file wait for it
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -24,6 +24,15 @@ from .optimizer import make_optimizers, rate_factor
 
 STATE_NAME = "training_state.pt"
 LOG_NAME = "log.jsonl"
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    pickle.UnpicklingError,
+)
 _NOT_NEGATIVE = "learning_rate", "matrix_learning_rate", "weight_decay", "clip_norm", "save_minutes"
 
 
@@ -98,7 +107,7 @@ def run(
         seconds: stop after this time with a checkpoint, to go on later.
 
     Raises:
-        StorageError: the folder or the checkpoint cannot be written.
+        StorageError: the folder, the checkpoint or the log cannot be written.
         CheckpointError: the folder's checkpoint is corrupt or belongs to another run.
         InputError: the loss is not a finite number; the weights and the checkpoint stay as before.
     """
@@ -197,8 +206,12 @@ class _Loop:
 
     def _write(self, row: dict[str, Any]) -> None:
         rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}
-        with (self.folder / LOG_NAME).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(rounded) + "\n")
+        path = self.folder / LOG_NAME
+        try:
+            with path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(rounded) + "\n")
+        except OSError as error:
+            raise StorageError(f"Could not write {path}: {error}. Free some space.") from error
 
     def save(self) -> None:
         """Write the state of the run, atomically."""
@@ -230,7 +243,7 @@ class _Loop:
                 optimizer.load_state_dict(saved)
             self.average, self.step = state["average"], state["step"]
             self.sums = state.get("sums", {})
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        except _UNREADABLE as error:
             raise CheckpointError(
                 f"{target} is corrupt or of another run ({error}); move it away to start anew."
             ) from error

@@ -14,6 +14,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 # Quintic iteration of the source: steep at zero, so that five steps suffice in bfloat16.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -87,7 +89,11 @@ def make_optimizers(
     matrix_learning_rate: float,
     weight_decay: float,
 ) -> list[torch.optim.Optimizer]:
-    """Give matrices and convolutions to Muon, embeddings, heads, norms and biases to AdamW."""
+    """Give matrices and convolutions to Muon, embeddings, heads, norms and biases to AdamW.
+
+    Raises:
+        InputError: no parameter wants a gradient.
+    """
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     embeddings = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
@@ -96,10 +102,17 @@ def make_optimizers(
             continue
         hidden = parameter.ndim >= 2 and id(parameter) not in embeddings and "lm_head" not in name
         (matrices if hidden else others).append(parameter)
-    return [
-        Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay),
-        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
-    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimizers.append(Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay))
+    if others:
+        adam = torch.optim.AdamW(
+            others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay
+        )
+        optimizers.append(adam)
+    if not optimizers:
+        raise InputError("There is nothing to train: no parameter wants a gradient.")
+    return optimizers
 
 
 def rate_factor(step: int, *, steps: int, warmup_steps: int) -> float:

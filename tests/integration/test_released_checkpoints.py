@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dallemini import CLIPScorer, Pipeline, Tokenizer
+from dallemini import CLIPScorer, Pipeline, Tokenizer, Transformer
 from dallemini.checkpoints.safetensors_file import WEIGHTS_FILE
-from dallemini.errors import DalleMiniWarning, HubError, UnsupportedModelError
+from dallemini.errors import (
+    DalleMiniWarning,
+    HubError,
+    MissingFileError,
+    UnsupportedModelError,
+)
 from dallemini.models import VQGANConfig
 from dallemini.models.vqgan import VQGAN
 from dallemini.testing import tiny_clip_scorer, tiny_tokenizer
@@ -160,3 +165,24 @@ def min_dalle_folder(fixtures: Path, folder: Path) -> Path:
     merges = [" ".join(pair) for pair in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
     return folder
+
+
+def test_one_file_of_a_hub_model_selects_the_smaller_min_dalle(
+    hub: HubServer, fixtures: Path, tmp_path: Path
+) -> None:
+    folder = min_dalle_folder(fixtures, tmp_path / "min-dalle")
+    for name in ("encoder.pt", "decoder.pt", "vocab.json", "merges.txt"):
+        stem, ending = name.split(".")
+        shutil.copy(folder / name, folder / f"{stem}_mini.{ending}")
+    hub.add(MIN_DALLE, folder)
+    transformer = Transformer.from_pretrained(f"{MIN_DALLE}/encoder_mini.pt")
+    assert transformer.config.image_vocab_size == 159
+    downloaded = " ".join(request for request in hub.requests if "HEAD" in request)
+    assert "decoder_mini.pt" in downloaded
+    assert "/decoder.pt" not in downloaded
+
+
+def test_missing_file_of_a_hub_model_is_named(hub: HubServer, fixtures: Path) -> None:
+    hub.add(MIN_DALLE, fixtures / "min-dalle-tiny-fp16")
+    with pytest.raises(MissingFileError, match=r"kuprel/min-dalle has no file encoder_max\.pt"):
+        Transformer.from_pretrained(f"{MIN_DALLE}/encoder_max.pt")

@@ -63,7 +63,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 def test_fields_are_keywords_only() -> None:
     with pytest.raises(TypeError, match="positional"):
-        Example(3)  # type: ignore[misc]
+        Example(3)  # type: ignore[call-arg]
 
 
 def test_unknown_key_suggests_the_nearest() -> None:

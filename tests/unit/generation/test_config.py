@@ -95,7 +95,7 @@ def test_impossible_setting_is_refused(field: str, value: Any, message: str) -> 
     with pytest.raises(ConfigError, match=message):
         GenerationConfig(**{field: value})
     with pytest.raises(ConfigError, match=message):
-        GenerationConfig().override(**{field: value})  # type: ignore[misc]
+        GenerationConfig().override(**{field: value})
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_impossible_setting_is_refused(field: str, value: Any, message: str) -> 
 )
 def test_unknown_keyword_suggests_the_nearest(typo: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"no field '{typo}'. Did you mean '{meant}'?"):
-        GenerationConfig().override(**{typo: 3})  # type: ignore[misc]
+        GenerationConfig().override(**{typo: 3})  # type: ignore[arg-type]

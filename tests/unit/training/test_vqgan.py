@@ -1,0 +1,146 @@
+"""Training the VQGAN: its phases, its state, and a few pictures that it learns to copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dallemini.errors import ConfigError
+from dallemini.testing import tiny_vqgan
+from dallemini.training import TrainingConfig, VQGANTask, run
+from dallemini.training.loop import read_log
+from dallemini.training.vqgan import VQGANLossConfig
+
+pytest.importorskip("efficientnet_lite_pytorch")
+
+
+def pictures(step: int = 0, count: int = 4) -> Tensor:
+    """Pictures of 16x16 with one soft edge each."""
+    generator = torch.Generator().manual_seed(step)
+    direction = torch.rand(count, 2, 1, 1, generator=generator) * 2 - 1
+    colours = torch.rand(2, count, 3, 1, 1, generator=generator)
+    grid = torch.linspace(-1, 1, 16)
+    edge = direction[:, 0] * grid[:, None] + direction[:, 1] * grid
+    share = torch.sigmoid(8 * edge)[:, None]
+    return colours[0] * share + colours[1] * (1 - share)
+
+
+def make_task(**changes: Any) -> VQGANTask:
+    settings = {"quantize_from": 4, "adversarial_from": 6, "kmeans_batches": 2, **changes}
+    return VQGANTask(
+        tiny_vqgan(),
+        batches=pictures,
+        held_out=pictures(10**6),
+        config=VQGANLossConfig(**settings),
+    )
+
+
+def test_losses_join_one_after_the_other() -> None:
+    task = make_task()
+    plain = {"l1", "perceptual", "loss"}
+    assert set(task.losses(0)) == plain
+    assert set(task.losses(4)) == plain | {"commitment"}
+    assert set(task.losses(6)) == plain | {"commitment", "generator", "discriminator"}
+
+
+def test_the_loss_is_the_weighted_sum() -> None:
+    losses = make_task(perceptual_weight=3.0, adversarial_weight=5.0).losses(4)
+    expected = losses["l1"] + 3.0 * losses["perceptual"] + 0.25 * losses["commitment"]
+    torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_the_generator_leaves_the_discriminator_alone() -> None:
+    task = make_task(quantize_from=0, adversarial_from=0)
+    critic = task.trained["discriminator"]
+    losses = task.losses(1)
+    losses["generator"].backward(retain_graph=True)
+    assert all(parameter.grad is None for parameter in critic.parameters())
+    assert task.vqgan.decoder.conv_out.weight.grad is not None
+    task.zero_grad(set_to_none=True)
+    losses["discriminator"].backward()
+    assert task.vqgan.decoder.conv_out.weight.grad is None
+    assert all(parameter.grad is not None for parameter in critic.parameters())
+
+
+def test_quantising_starts_with_codes_over_the_features() -> None:
+    task = make_task()
+    before = task.vqgan.quantize.embedding.weight.clone()
+    task.losses(3)
+    assert torch.equal(task.vqgan.quantize.embedding.weight, before)
+    task.losses(4)
+    codes = task.vqgan.quantize.embedding.weight
+    assert not torch.equal(codes, before)
+    with torch.no_grad():
+        features = task.vqgan.encode_features(pictures(4)).permute(0, 2, 3, 1).flatten(0, 2)
+    nearest = codes[task.vqgan.quantize.nearest(features)]
+    assert float((nearest - features).square().mean()) < 0.3 * float(features.var())
+
+
+def test_gradients_pass_straight_through_the_codes() -> None:
+    task = make_task(quantize_from=0)
+    losses = task.losses(1)
+    losses["l1"].backward()
+    assert task.vqgan.encoder.conv_in.weight.grad is not None
+    assert task.vqgan.quantize.embedding.weight.grad is None
+
+
+def test_the_frozen_eye_is_not_part_of_the_state() -> None:
+    task = make_task()
+    parts = {name.partition(".")[0] for name in task.module.state_dict()}
+    assert parts == {"vqgan", "codebook", "discriminator"}
+
+
+def test_the_task_follows_from_its_seed_and_takes_no_global_numbers() -> None:
+    state = torch.get_rng_state()
+    first, again, other = make_task(), make_task(), make_task(seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    weights = [
+        next(iter(task.trained["discriminator"].parameters())) for task in (first, again, other)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    losses = [float(task.losses(4)["loss"].detach()) for task in (first, again)]
+    assert losses[0] == losses[1]
+
+
+def test_only_the_decoder_learns_when_asked_for(tmp_path: Path) -> None:
+    task = make_task(decoder_only=True, quantize_from=0)
+    before = {name: value.clone() for name, value in task.vqgan.state_dict().items()}
+    run(task, TrainingConfig(steps=2, warmup_steps=1, ema_decay=0.0), folder=tmp_path)
+    after = task.vqgan.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed <= {"decoder", "post_quant_conv"}
+    assert "decoder" in changed
+
+
+def test_pictures_are_learned_and_the_measures_say_so(tmp_path: Path) -> None:
+    task = make_task(quantize_from=15, adversarial_from=1000)
+    config = TrainingConfig(
+        steps=30,
+        warmup_steps=5,
+        learning_rate=0.003,
+        matrix_learning_rate=0.02,
+        ema_decay=0.5,
+        evaluate_every=10,
+    )
+    run(task, config, folder=tmp_path)
+    rows = [row for row in read_log(tmp_path) if "psnr" in row]
+    assert "codes_used" not in rows[0]
+    assert rows[-1]["codes_used"] > 0.2
+    assert rows[-1]["psnr"] > rows[0]["psnr"] + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantise_from": 1}, "Did you mean 'quantize_from'"),
+        ({"quantize_from": "1"}, "quantize_from must be int, not '1'"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        VQGANLossConfig.from_dict({"quantize_from": 1, "adversarial_from": 2, **changes})
