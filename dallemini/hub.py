@@ -154,7 +154,7 @@ def open_source(
         token: access token for the Hub; the default is `HF_TOKEN` or the stored login.
 
     Raises:
-        InputTypeError: `source` is neither a string nor a path.
+        InputTypeError: `source` or another argument is of the wrong type.
         InputError: `source`, `subfolder` or `revision` is malformed, or they do not go together.
         MissingFileError: a path, or the subfolder, does not exist.
         HubError: the Hub cannot be reached, refuses, or has no such model or revision; or offline,
@@ -169,6 +169,11 @@ def open_source(
     """
     if not isinstance(source, str | os.PathLike):
         raise InputTypeError(f"A model is named by a string or a path, not {source!r}.")
+    for label, value in (("subfolder", subfolder), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise InputTypeError(f"{label} must be a string, not {value!r}.")
+    if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
+        raise InputTypeError(f"cache_dir must be a string or a path, not {cache_dir!r}.")
     name = os.fspath(source)
     if subfolder is not None and not _SUBFOLDER.fullmatch(subfolder):
         raise InputError(f"subfolder must be a folder inside the model, not {subfolder!r}.")

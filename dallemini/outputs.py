@@ -56,7 +56,16 @@ class GenerationOutput:
         return len(self.images) // len(self.prompts)
 
     def prompt_of(self, index: int) -> str:
-        """Return the prompt of picture `index`."""
+        """Return the prompt of picture `index`.
+
+        Raises:
+            InputTypeError: `index` is not a whole number.
+            InputError: there is no such picture.
+        """
+        if not isinstance(index, int):
+            raise InputTypeError(f"A picture is numbered by a whole number, not {index!r}.")
+        if not -len(self.images) <= index < len(self.images):
+            raise InputError(f"There is no picture {index} among these {len(self.images)}.")
         return self.prompts[index // self.images_per_prompt]
 
     def grid(self, *, columns: int | None = None) -> Image.Image:
@@ -114,13 +123,19 @@ class GenerationOutput:
             raise StorageError(f"Could not write pictures to {folder}: {error}.") from error
 
     def metadata(self, index: int) -> dict[str, str]:
-        """Return the text chunks of picture `index`."""
+        """Return the text chunks of picture `index`.
+
+        Raises:
+            InputTypeError: `index` is not a whole number.
+            InputError: there is no such picture.
+        """
+        prompt = self.prompt_of(index)
         alone = self.config.override(
             seed=self.seeds[index], num_images_per_prompt=1, batch_size=None, rank=False
         )
         chunks = {
             # a prompt may hold half a surrogate pair, a file cannot
-            "prompt": self.prompt_of(index).encode(errors="replace").decode(),
+            "prompt": prompt.encode(errors="replace").decode(),
             "seed": str(self.seeds[index]),
             "config": json.dumps(alone.to_dict()),
             "model": self.model,
@@ -224,7 +239,10 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         MissingFileError: there is no such file.
         InputError: it is no picture that Pillow can read, or it is damaged.
+        InputTypeError: `path` is neither a string nor a path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputTypeError(f"A picture is named by a string or a path, not {path!r}.")
     try:
         with Image.open(path) as image:
             return image_to_tensor(image)
@@ -247,6 +265,8 @@ def image_to_tensor(image: Image.Image) -> Tensor:
         >>> image_to_tensor(Image.new("L", (2, 1), 255)).shape
         torch.Size([3, 1, 2])
     """
+    if image.mode == "I" or image.mode.startswith("I;16"):  # PNG with 16 bits of gray
+        image = image.convert("I").point(lambda level: level * (1 / 257)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -18,6 +18,8 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_TOKEN_PATH"] = os.devnull
 
+from huggingface_hub import constants as constants  # read now, not while a test is offline
+
 from hub_server import LARGE, HubServer
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -40,7 +40,11 @@ class Request:
 
 
 def choose_seeds(config: GenerationConfig, count: int) -> tuple[int, ...]:
-    """Return one seed for each image."""
+    """Return one seed for each image.
+
+    Raises:
+        InputError: another number of seeds than images, or no room to count up from the one.
+    """
     if isinstance(config.seed, tuple):
         if len(config.seed) != count:
             raise InputError(
@@ -49,7 +53,7 @@ def choose_seeds(config: GenerationConfig, count: int) -> tuple[int, ...]:
             )
         return config.seed
     first = secrets.randbelow(2**32) if config.seed is None else config.seed
-    if first > MAX_SEED - count:
+    if first + count - 1 > MAX_SEED:
         raise InputError(
             f"seed {first} leaves no room to count up {count} pictures; take a lower one."
         )

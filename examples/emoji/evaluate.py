@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,8 +26,22 @@ from dallemini.outputs import image_to_tensor
 from dallemini.training.perceptual import EfficientNetFeatures
 from dataset import COLORS, Emojis, caption, color_table
 
-GALLERY = 100
+GALLERY_SIZE = 100
 EYE_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Real pictures with their features f[M,1280]."""
+
+    emojis: Emojis
+    features: Tensor
+
+    @classmethod
+    def load(cls, data: str, eye: EfficientNetFeatures, *, split: str) -> Gallery:
+        """Read a split; its features are computed once and kept beside the data."""
+        emojis = Emojis(data, split=split)
+        return cls(emojis, real_features(eye, emojis, Path(data) / f"{split}_features.npy"))
 
 
 def features(eye: EfficientNetFeatures, images: Tensor) -> Tensor:
@@ -36,6 +52,13 @@ def features(eye: EfficientNetFeatures, images: Tensor) -> Tensor:
             for part in images.split(16)
         ]
     return torch.cat(parts)
+
+
+def real_features(eye: EfficientNetFeatures, emojis: Emojis, path: Path) -> Tensor:
+    """Return the features f[M,1280] of every real picture on white, kept in a file."""
+    if not path.exists():
+        np.save(path, features(eye, _on_white(emojis, range(len(emojis)))).numpy())
+    return torch.from_numpy(np.load(path))
 
 
 def rank_of(drawn: Tensor, gallery: Tensor, right: int) -> int:
@@ -67,24 +90,27 @@ def draw_best(pipe: Pipeline, captions: Sequence[str], *, seed: int) -> Tensor:
     return torch.stack(best)
 
 
-def concepts(pipe: Pipeline, emojis: Emojis, rivals: Emojis, *, count: int) -> dict[str, object]:
+def concepts(
+    pipe: Pipeline, asked: Gallery, rivals: Gallery, eye: EfficientNetFeatures, *, count: int
+) -> dict[str, object]:
     """Measure captions of concept and style: are the drawn pictures nearest to the real ones?"""
     generator = torch.Generator().manual_seed(0)
+    emojis = asked.emojis
     chosen = torch.randperm(len(emojis), generator=generator)[:count].tolist()
     rows = [emojis.rows[index] for index in chosen]
-    eye = EfficientNetFeatures()
     drawn = features(
         eye, draw_best(pipe, [caption(r.label, r.style, "white") for r in rows], seed=0)
     )
-    real = features(eye, _on_white(emojis, chosen))
     ranks = []
     for number, row in enumerate(rows):
-        others = [i for i, rival in enumerate(rivals.rows) if _is_rival(rival.set, rival.hex, row)]
-        order = torch.randperm(len(others), generator=generator)[: GALLERY - 1].tolist()
-        rival_features = features(eye, _on_white(rivals, [others[i] for i in order]))
-        ranks.append(
-            rank_of(drawn[number], torch.cat([real[number : number + 1], rival_features]), 0)
-        )
+        others = [
+            index
+            for index, rival in enumerate(rivals.emojis.rows)
+            if rival.set == row.set and rival.hex != row.hex
+        ]
+        order = torch.randperm(len(others), generator=generator)[: GALLERY_SIZE - 1].tolist()
+        gallery = [asked.features[chosen[number]], *(rivals.features[others[i]] for i in order)]
+        ranks.append(rank_of(drawn[number], torch.stack(gallery), 0))
     return {"first": share([r < 1 for r in ranks]), "among_five": share([r < 5 for r in ranks])}
 
 
@@ -105,10 +131,6 @@ def colors(pipe: Pipeline, emojis: Emojis, *, count: int) -> dict[str, object]:
     return {"right": share(hits)}
 
 
-def _is_rival(rival_set: str, rival_hex: str, row: object) -> bool:
-    return rival_set == getattr(row, "set", "") and rival_hex != getattr(row, "hex", "")
-
-
 def _on_white(emojis: Emojis, indices: Sequence[int]) -> Tensor:
     white = torch.full((len(indices), 3), 255, dtype=torch.uint8)
     return emojis.draw(torch.tensor(indices), white)
@@ -123,15 +145,18 @@ def main() -> None:
     parser.add_argument("--output")
     arguments = parser.parse_args()
     pipe = Pipeline.from_pretrained(*([arguments.model] if arguments.model else []))
-    train, unseen = (Emojis(arguments.data, split=name) for name in ("train", "test_style"))
+    eye = EfficientNetFeatures()
+    train, unseen = (
+        Gallery.load(arguments.data, eye, split=name) for name in ("train", "test_style")
+    )
     report = {
         "model": pipe.name,
         "settings": pipe.config.to_dict(),
-        "known_concept_and_style": concepts(pipe, train, train, count=arguments.captions),
+        "known_concept_and_style": concepts(pipe, train, train, eye, count=arguments.captions),
         "known_concept_in_unseen_style": concepts(
-            pipe, unseen, train, count=min(arguments.captions, len(unseen))
+            pipe, unseen, train, eye, count=min(arguments.captions, len(unseen.emojis))
         ),
-        "background_color": colors(pipe, train, count=arguments.captions),
+        "background_color": colors(pipe, train.emojis, count=arguments.captions),
     }
     text = json.dumps(report, indent=2)
     print(text)

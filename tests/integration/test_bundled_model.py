@@ -44,6 +44,12 @@ def test_same_seed_draws_the_same_picture(bundled: Pipeline) -> None:
     assert first.images[0].tobytes() == second.images[0].tobytes()
 
 
+def test_picture_of_a_batch_equals_its_seed_drawn_alone(bundled: Pipeline) -> None:
+    together = bundled(["red apple", "rocket"], num_images_per_prompt=3, seed=0)
+    alone = bundled("rocket", seed=together.seeds[4])
+    assert alone.images[0].tobytes() == together.images[4].tobytes()
+
+
 @pytest.mark.parametrize("color", GROUNDS)
 def test_background_asked_for_is_drawn(bundled: Pipeline, color: str) -> None:
     prompts = [f"{thing}, noto emoji, on a {color} background" for thing in ("rocket", "cat face")]

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from dallemini import GenerationConfig, GenerationOutput, GenerationStep, Pipeline, __version__
-from dallemini.errors import InputError, InputTypeError, StorageError
-from dallemini.outputs import image_to_tensor, make_grid, tensor_to_images
+from dallemini.errors import InputError, InputTypeError, MissingFileError, StorageError
+from dallemini.outputs import image_to_tensor, make_grid, read_image, tensor_to_images
 from dallemini.testing import tiny_pipeline
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "purple"]
@@ -45,6 +45,28 @@ def test_pictures_belong_to_prompts_in_order() -> None:
     out = output()
     assert out.images_per_prompt == 3
     assert [out.prompt_of(index) for index in range(6)] == ["a red apple"] * 3 + ["a blue bird"] * 3
+
+
+def test_pictures_are_counted_from_the_end_too() -> None:
+    out = output()
+    assert [out.prompt_of(index) for index in (-1, -3, -4, -6)] == [
+        *("a blue bird", "a blue bird", "a red apple", "a red apple")
+    ]
+    assert out.metadata(-1) == out.metadata(5)
+
+
+@pytest.mark.parametrize("index", [6, -7, 10**9])
+def test_a_picture_that_there_is_not_is_refused(index: int) -> None:
+    for ask in (output().prompt_of, output().metadata):
+        with pytest.raises(InputError, match=f"There is no picture {index} among these 6"):
+            ask(index)
+
+
+@pytest.mark.parametrize("index", ["0", 1.5, None, [0]])
+def test_a_picture_is_numbered_by_a_whole_number(index: Any) -> None:
+    for ask in (output().prompt_of, output().metadata):
+        with pytest.raises(InputTypeError, match="A picture is numbered by a whole number, not "):
+            ask(index)
 
 
 def test_results_are_frozen_and_compared_by_identity() -> None:
@@ -288,3 +310,50 @@ def test_transparent_palette_becomes_white() -> None:
     image.putpalette([10, 20, 30])
     image.info["transparency"] = 0
     assert torch.equal(image_to_tensor(image), torch.ones(3, 1, 1))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+@pytest.mark.parametrize(("level", "expected"), [(0, 0), (32896, 128), (65535, 255)])
+def test_16_bits_of_gray_become_8(mode: str, level: int, expected: int) -> None:
+    found = image_to_tensor(Image.new(mode, (1, 1), level))
+    assert (found * 255).tolist() == [[[expected]]] * 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
+def test_pictures_are_read_from_files(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"picture.{kind.lower()}"
+    Image.new("RGB", (5, 4), "white").save(path, format=kind)
+    assert torch.equal(read_image(path), torch.ones(3, 4, 5))
+    assert torch.equal(read_image(str(path)), torch.ones(3, 4, 5))
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"There is no file .*nowhere\.png\. Check the path"):
+        read_image(tmp_path / "nowhere.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"%PDF-1.7"])
+def test_a_file_that_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"file\.png cannot be read as a picture: "):
+        read_image(tmp_path / "file.png")
+
+
+def test_a_truncated_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tensor_to_images(noise)[0].save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"picture\.png cannot be read as a picture: "):
+        read_image(path)
+
+
+def test_a_folder_is_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("path", [None, 3.5, ["picture.png"]])
+def test_what_names_no_file_is_refused(path: Any) -> None:
+    with pytest.raises(InputTypeError, match="A picture is named by a string or a path, not "):
+        read_image(path)

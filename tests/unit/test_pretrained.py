@@ -212,6 +212,13 @@ def test_a_source_that_is_no_name_is_refused(source: Any) -> None:
             part.from_pretrained(source)
 
 
+@pytest.mark.parametrize("name", ["subfolder", "revision", "cache_dir"])
+@pytest.mark.parametrize("value", [3, True, ["name"]])
+def test_a_place_that_is_no_name_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InputTypeError, match=f"{name} must be a string.*, not "):
+        Transformer.from_pretrained("someone/nowhere", **{name: value})
+
+
 @pytest.mark.parametrize("dtype", ["float16", torch.int8, torch.complex64, 16, float, "x"])
 def test_a_dtype_that_is_none_of_weights_is_told_before_loading(dtype: Any) -> None:
     message = r"dtype must be one of torch\.float32, torch\.float16, .*, not "

@@ -1,0 +1,69 @@
+"""One call, checked: batches, owners, seeds, ranking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dallemini.errors import InputError
+from dallemini.generation import GenerationConfig, TopSampler
+from dallemini.generation.request import Request, choose_seeds
+from dallemini.tokenizer import TextTokens
+
+
+def request(count: int, **settings: Any) -> Request:
+    """A request for so many images of two prompts."""
+    config = GenerationConfig(num_images_per_prompt=count // 2, seed=5, **settings)
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    return Request(
+        prompts=("first", "second"),
+        tokens=TextTokens(tokens, tokens == 0),
+        config=config,
+        seeds=choose_seeds(config, count),
+        sampler=TopSampler(),
+        progress=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(None, [6]), (6, [6]), (4, [4, 2]), (1, [1] * 6), (99, [6])]
+)
+def test_batches_cover_every_image_once(batch_size: int | None, sizes: list[int]) -> None:
+    batches = request(6, batch_size=batch_size).batches
+    assert [len(batch) for batch in batches] == sizes
+    assert [image for batch in batches for image in batch] == list(range(6))
+
+
+def test_images_belong_to_prompts_in_order() -> None:
+    assert [request(6).prompt_of(image) for image in range(6)] == [0, 0, 0, 1, 1, 1]
+
+
+def test_ranking_sorts_within_a_prompt_and_keeps_ties_in_order() -> None:
+    assert request(6).ranking([1.0, 3.0, 2.0, 5.0, 5.0, 9.0]) == [1, 2, 0, 5, 3, 4]
+
+
+def test_a_single_seed_counts_up_and_a_list_is_taken_as_it_is() -> None:
+    assert choose_seeds(GenerationConfig(seed=3), 3) == (3, 4, 5)
+    assert choose_seeds(GenerationConfig(seed=(9, 9, 1)), 3) == (9, 9, 1)
+
+
+def test_seeds_are_chosen_freshly_without_one() -> None:
+    state = torch.get_rng_state()
+    first, second = (choose_seeds(GenerationConfig(), 2) for _ in range(2))
+    assert first != second
+    assert first[1] == first[0] + 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_last_seeds_still_count_up() -> None:
+    assert choose_seeds(GenerationConfig(seed=2**63 - 3), 2) == (2**63 - 3, 2**63 - 2)
+    assert choose_seeds(GenerationConfig(seed=2**63 - 1), 1) == (2**63 - 1,)
+    with pytest.raises(InputError, match="leaves no room to count up 3 pictures; take a lower"):
+        choose_seeds(GenerationConfig(seed=2**63 - 2), 3)
+
+
+def test_another_number_of_seeds_is_refused() -> None:
+    with pytest.raises(InputError, match="3 pictures need 3 seeds, one each, not 2; or give a"):
+        choose_seeds(GenerationConfig(seed=(1, 2)), 3)
