@@ -32,6 +32,7 @@ from .scorer import CLIPScorer, Scorer
 from .tokenizer import Tokenizer
 
 INDEX_NAME = "model_index.json"
+NOTES = ("README.md", "NOTICE", "LICENSE")
 GENERATION_CONFIG_NAME = "generation_config.json"
 DEFAULT_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
 # OpenAI's ViT-B/32 twice: as safetensors, and where that is missing as OpenAI published it.
@@ -140,6 +141,14 @@ class PartsLoader:
         return CLIPScorer.from_pretrained(
             self.source, **self._where("scorer"), device=self.device, dtype=self.dtype
         )
+
+    def notes(self) -> dict[str, str]:
+        """Read the card and the notices that go with a native source's weights."""
+        if self.index is None:
+            return {}
+        names = [name for name in NOTES if name in self.opened.files()]
+        paths = self.opened.fetch(names)
+        return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
 
     def generation_config(self) -> GenerationConfig:
         """Read the source's settings, or the defaults of the released models."""

@@ -104,7 +104,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingFileError(f"There is no file {path}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not valid JSON ({error}); download or write it again."
         ) from error
@@ -134,7 +134,10 @@ def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and _wants_float(hint):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{cls.__name__}.{key} is too large for a number.") from error
     return value
 
 

@@ -80,7 +80,9 @@ class Pipeline:
         self.config = config or GenerationConfig()
         self.name = name
         self._scorer = scorer
+        self._moved: dict[str, Any] = {}
         self._load_scorer: Callable[[], Scorer | None] | None = None
+        self._origin: PartsLoader | None = None
 
     @classmethod
     def from_pretrained(
@@ -130,7 +132,7 @@ class Pipeline:
             config=loader.generation_config(),
             name=loader.name,
         )
-        pipe._load_scorer = loader.scorer
+        pipe._load_scorer, pipe._origin = loader.scorer, loader
         return pipe
 
     def __call__(
@@ -235,11 +237,13 @@ class Pipeline:
             StorageError: the folder cannot be made or written.
             InputTypeError: a part of one's own cannot save itself.
         """
+        completed = self._origin is not None and self._origin.index is None
         parts: dict[str, Any] = {
             "tokenizer": self.tokenizer,
             "transformer": self.transformer,
             "vqgan": self.vqgan,
-            "scorer": self._find_scorer(),
+            # a released model's default scorer only if it was used
+            "scorer": self._scorer if completed else self._find_scorer(),
         }
         for name, part in parts.items():
             if part is not None and type(part) is not CLASSES[name]:
@@ -283,13 +287,13 @@ class Pipeline:
             device = check_device(device)
         if dtype is not None:
             dtype = check_dtype(dtype)
-        parts: list[Any] = [self.transformer, self.vqgan, self._scorer]
+        parts: list[Any] = [self.transformer, self.vqgan, *filter(None, [self._scorer])]
         for part in parts:
-            if part is not None and not hasattr(part, "to"):
+            if not hasattr(part, "to"):
                 raise InputTypeError(f"{type(part).__name__} has no method `to`; move it alone.")
         for part in parts:
-            if part is not None:
-                part.to(device=device, dtype=dtype)
+            part.to(device=device, dtype=dtype)
+        self._moved |= {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
         return self
 
     def _request(
@@ -349,7 +353,8 @@ class Pipeline:
 
     def _decode(self, image_tokens: Tensor) -> Tensor:
         """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
-        return torch.cat([self.vqgan.decode(one).cpu() for one in image_tokens.split(1)])
+        decoded = [self.vqgan.decode(one).cpu() for one in image_tokens.split(1)]
+        return torch.cat(decoded).clamp(0, 1)
 
     def _look(self, request: Request, part: range, tokens: Tensor) -> GenerationStep:
         length, position = self.transformer.config.image_length, tokens.shape[1]
@@ -372,7 +377,10 @@ class Pipeline:
 
     def _find_scorer(self) -> Scorer | None:
         if self._scorer is None and self._load_scorer is not None:
-            self._scorer = self._load_scorer()
+            scorer: Any = self._load_scorer()
+            if scorer is not None and self._moved:  # to where the others went meanwhile
+                scorer.to(**self._moved)
+            self._scorer = scorer
         return self._scorer
 
     def _save(self, folder: Path, parts: dict[str, Any]) -> None:
@@ -385,8 +393,9 @@ class Pipeline:
         text = json.dumps({"dallemini": {"version": __version__}, **index}, indent=2) + "\n"
         (folder / INDEX_NAME).write_text(text, encoding="utf-8")
         self.config.save(folder / GENERATION_CONFIG_NAME)
-        card = hub.model_card(
-            folder.name,
-            summary=f"A text-to-image pipeline for dallemini, saved from `{self.name}`.",
-        )
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        notes = {} if self._origin is None else self._origin.notes()
+        name = Path(self.name).name if Path(self.name).exists() else self.name
+        summary = f"A text-to-image pipeline for dallemini, saved from `{name}`."
+        for file, text in {"README.md": hub.model_card(name, summary=summary), **notes}.items():
+            if not (folder / file).exists():
+                (folder / file).write_text(text, encoding="utf-8")

@@ -90,6 +90,7 @@ class TokenizerConfig(Config):
     normalize_text: bool = True
 
     def __post_init__(self) -> None:
+        self.check_types()
         if self.max_length < 2:
             raise ConfigError(f"max_length must be 2 or more, not {self.max_length}.")
 

@@ -180,7 +180,7 @@ def _nothing_found(source: Source, component: Component) -> Exception:
     if "model_index.json" in files:
         return MissingFileError(
             f"{source.name} is a whole pipeline. Load it with Pipeline.from_pretrained, or pass "
-            f"subfolder={component!r}."
+            f"subfolder={'scorer' if component == 'clip' else component!r}."
         )
     what = f"{source.selected} of {source.name}" if source.selected else source.name
     formats = ", ".join(entry.name for entry in known_formats(component))

@@ -26,7 +26,6 @@ from ..tokenizer import Tokenizer
 from .options import DtypeName, Location, SourceOptions, Where, to_dtype
 from .parts import COMPONENT_OF, PARTS, describe, find_parts, loader_of
 
-_NOTES = ("README.md", "NOTICE", "LICENSE")
 _PIPELINE = ("tokenizer", "transformer", "vqgan")
 _MODELS: dict[str, type[PretrainedModule[Any]]] = {
     "transformer": Transformer,
@@ -113,10 +112,8 @@ class Convert:
             summary=f"A text-to-image pipeline for dallemini, converted from `{loader.name}`.",
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-        if loader.index is not None:  # its own card and notices go with the weights
-            notes = [name for name in _NOTES if name in loader.opened.files()]
-            for name, path in loader.opened.fetch(notes).items():
-                shutil.copyfile(path, folder / name)
+        for name, text in loader.notes().items():  # its own card and notices go with the weights
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def _check_output(output: Path) -> None:

@@ -74,7 +74,7 @@ def _start(
     unconditional: TextTokens | None,
     prompt_of_image: Tensor,
 ) -> DecoderCache:
-    """Encode the prompts, the empty one as a last row, in one batch without needless padding."""
+    """Encode the prompts, the empty one as a last row, in one batch."""
     rows = prompt_of_image
     if unconditional is not None:
         rows = torch.cat([rows, torch.full_like(rows, prompts.input_ids.shape[0])])
@@ -82,7 +82,9 @@ def _start(
             torch.cat([prompts.input_ids, unconditional.input_ids]),
             torch.cat([prompts.attention_mask, unconditional.attention_mask]),
         )
-    return transformer.init_cache(transformer.encode(prompts.trim()), rows=rows)
+    if transformer.dtype == torch.float32:
+        prompts = prompts.trim()  # in half precision the padding shows in the rounding
+    return transformer.init_cache(transformer.encode(prompts), rows=rows)
 
 
 def _checked(tokens: Tensor, logits: Tensor) -> Tensor:

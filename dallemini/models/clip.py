@@ -44,8 +44,7 @@ class CLIPConfig(Config):
     to "even".
 
     Raises:
-        ConfigError: a size is not positive, the heads do not divide a width, or a value is outside
-            its range.
+        ConfigError: a size is not positive, or a value has the wrong type or range.
 
     Example:
         >>> from dallemini.models.clip import CLIPConfig
@@ -76,6 +75,7 @@ class CLIPConfig(Config):
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        self.check_types()
         towers = [f"{tower}_{size}" for tower in ("vision", "text") for size in _TOWER_SIZES]
         for name in (*_SIZES, *towers):
             size = getattr(self, name)

@@ -324,7 +324,7 @@ class Transformer(PretrainedModule[TransformerConfig]):
         index = torch.arange(states.shape[0]) if rows is None else rows
         check_ids("rows", index, shape="[R]", axes=1)
         check_range("rows", index, limit=states.shape[0], hint="one number for each prompt")
-        index = index.to(states.device)
+        index = index.to(states.device, torch.int64)
         heads = self.config.decoder_attention_heads
         shape = (index.numel(), heads, self.config.image_length, self.config.d_model // heads)
         projected = [layer.cross_attn.project_states(states) for layer in self._decoder_layers()]

@@ -153,7 +153,12 @@ class _Loop:
                 "or look at this batch. The last checkpoint is still good."
             )
         losses["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        if not math.isfinite(norm.item()):
+            raise InputError(
+                f"The gradient of step {self.step} has the norm {norm.item()}; lower the learning "
+                "rate or look at this batch. The last checkpoint is still good."
+            )
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -14,6 +14,7 @@ from dallemini.checkpoints.safetensors_file import WEIGHTS_FILE
 from dallemini.errors import (
     DalleMiniWarning,
     HubError,
+    InputError,
     MissingFileError,
     UnsupportedModelError,
 )
@@ -186,3 +187,10 @@ def test_missing_file_of_a_hub_model_is_named(hub: HubServer, fixtures: Path) ->
     hub.add(MIN_DALLE, fixtures / "min-dalle-tiny-fp16")
     with pytest.raises(MissingFileError, match=r"kuprel/min-dalle has no file encoder_max\.pt"):
         Transformer.from_pretrained(f"{MIN_DALLE}/encoder_max.pt")
+
+
+def test_saving_a_released_model_fetches_no_scorer(released: HubServer, tmp_path: Path) -> None:
+    Pipeline.from_pretrained(MINI).save_pretrained(tmp_path / "saved")
+    assert CLIP_NAME not in " ".join(released.requests)
+    with pytest.raises(InputError, match="has no scorer"):
+        Pipeline.from_pretrained(tmp_path / "saved")("a lake", rank=True)

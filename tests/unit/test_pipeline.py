@@ -696,3 +696,29 @@ def test_a_part_that_cannot_be_moved_is_named(pipe: Pipeline) -> None:
     with pytest.raises(InputTypeError, match="Palette has no method `to`; move it alone"):
         own.to("cpu", dtype=torch.float64)
     assert pipe.transformer.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_batch_size_changes_no_token_in_half_precision(dtype: torch.dtype) -> None:
+    pipe = tiny_pipeline().to(dtype=dtype)
+    prompts = ["a red apple", "a rocket", "an armchair in the shape of an avocado on black", "x"]
+    whole = pipe(prompts, num_images_per_prompt=2, seed=0).image_tokens
+    for size in (1, 3):
+        parts = pipe(prompts, num_images_per_prompt=2, seed=0, batch_size=size).image_tokens
+        assert torch.equal(parts, whole)
+
+
+def test_scorer_follows_a_move_made_before_it_was_loaded(tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path)
+    scorer = Pipeline.from_pretrained(tmp_path).to(dtype=torch.float64).scorer
+    assert isinstance(scorer, CLIPScorer)
+    assert scorer.clip.dtype == torch.float64
+
+
+def test_saving_keeps_card_and_notice_of_the_source(tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "first")
+    for name in ("README.md", "NOTICE"):
+        (tmp_path / "first" / name).write_text(f"the {name}")
+    Pipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    for name in ("README.md", "NOTICE"):
+        assert (tmp_path / "second" / name).read_text() == f"the {name}"
