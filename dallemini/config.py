@@ -130,6 +130,8 @@ def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
     """Check one JSON value against its type hint; lists become tuples, whole numbers floats."""
     if not _fits(value, hint):
         name = getattr(hint, "__name__", str(hint)) if not typing.get_origin(hint) else str(hint)
+        if typing.get_origin(hint) is typing.Literal:
+            name = "one of " + ", ".join(repr(option) for option in typing.get_args(hint))
         raise ConfigError(f"{cls.__name__}.{key} must be {name}, not {value!r}.")
     if isinstance(value, list):
         return tuple(value)

@@ -43,7 +43,6 @@ UNDRAWN_GRAY = 0.9
 
 class Pipeline:
     """Text to image with a DALL-E Mini model.
-
     Args:
         tokenizer: prompts to ids.
         transformer: ids to image tokens.
@@ -242,7 +241,7 @@ class Pipeline:
             "tokenizer": self.tokenizer,
             "transformer": self.transformer,
             "vqgan": self.vqgan,
-            # a released model's default scorer only if it was used
+            # the default scorer only if it was used
             "scorer": self._scorer if completed else self._find_scorer(),
         }
         for name, part in parts.items():
