@@ -43,6 +43,7 @@ UNDRAWN_GRAY = 0.9
 
 class Pipeline:
     """Text to image with a DALL-E Mini model.
+
     Args:
         tokenizer: prompts to ids.
         transformer: ids to image tokens.
@@ -241,7 +242,6 @@ class Pipeline:
             "tokenizer": self.tokenizer,
             "transformer": self.transformer,
             "vqgan": self.vqgan,
-            # the default scorer only if it was used
             "scorer": self._scorer if completed else self._find_scorer(),
         }
         for name, part in parts.items():

@@ -15,7 +15,7 @@ import torch
 
 from dallemini import VQGAN, CLIPScorer, GenerationConfig, Pipeline, Tokenizer, Transformer
 
-# Chosen on captions that the evaluation does not use: guidance blurs what this model knows by heart.
+# Chosen on captions that the evaluation does not use; guidance blurs what is known by heart.
 SETTINGS = GenerationConfig(guidance_scale=1.0, temperature=0.5, top_k=None)
 LIMIT = 30_000_000
 
