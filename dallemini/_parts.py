@@ -212,6 +212,12 @@ def check_kinds(
             f"scorer must have a method `score`, such as CLIPScorer; {type(scorer).__name__} "
             "has none."
         )
+    for name, loaded in (("vqgan", vqgan), ("scorer", scorer)):
+        if isinstance(loaded, type):
+            raise InputTypeError(
+                f"{name} is the class {loaded.__name__} itself; pass a loaded one, such as "
+                f"{loaded.__name__}.from_pretrained(...)."
+            )
 
 
 def check_parts(tokenizer: Tokenizer, transformer: Transformer, vqgan: ImageTokenizer) -> None:

@@ -40,6 +40,8 @@ class GenerationOutput:
         config: the settings of the call.
         scores: N scores if they were ranked, higher is better.
         model: name of the model that drew them.
+        sampler: name of the caller's own sampler, if there was one; the settings of sampling in
+            `config` then played no part.
     """
 
     prompts: tuple[str, ...]
@@ -49,6 +51,7 @@ class GenerationOutput:
     config: GenerationConfig
     scores: tuple[float, ...] | None = None
     model: str = ""
+    sampler: str | None = None
 
     @property
     def images_per_prompt(self) -> int:
@@ -119,7 +122,7 @@ class GenerationOutput:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return [self._save_one(folder, index) for index in range(len(self.images))]
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise StorageError(f"Could not write pictures to {folder}: {error}.") from error
 
     def metadata(self, index: int) -> dict[str, str]:
@@ -141,6 +144,8 @@ class GenerationOutput:
             "model": self.model,
             "version": __version__,
         }
+        if self.sampler is not None:
+            chunks["sampler"] = self.sampler
         if self.scores is not None:
             chunks["score"] = f"{self.scores[index]:.4f}"
         return chunks

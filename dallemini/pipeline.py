@@ -178,6 +178,7 @@ class Pipeline:
             config=request.config,
             scores=tuple(scores[index] for index in order) if scores else None,
             model=self.name,
+            sampler=getattr(sampler, "__name__", type(sampler).__name__) if sampler else None,
         )
 
     def stream(
@@ -209,9 +210,7 @@ class Pipeline:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
         if request.config.rank:
-            raise InputError(
-                "stream cannot rank, as pictures are shown unfinished; call the pipeline."
-            )
+            raise InputError("stream cannot rank unfinished pictures; call the pipeline.")
         steps = self._draw(request, every=every)
         return (self._look(request, part, tokens) for part, tokens in steps)
 
@@ -350,10 +349,9 @@ class Pipeline:
             num_codes=self.vqgan.codebook_size,
         )
 
-    def _decode(self, image_tokens: Tensor) -> Tensor:
+    def _decode(self, tokens: Tensor) -> Tensor:
         """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
-        decoded = [self.vqgan.decode(one).cpu() for one in image_tokens.split(1)]
-        return torch.cat(decoded).clamp(0, 1)
+        return torch.cat([self.vqgan.decode(one).cpu() for one in tokens.split(1)]).clamp(0, 1)
 
     def _look(self, request: Request, part: range, tokens: Tensor) -> GenerationStep:
         length, position = self.transformer.config.image_length, tokens.shape[1]

@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from . import checkpoints, hub
 from ._version import __version__
 from .config import CONFIG_NAME, Config
-from .errors import CheckpointError, InputError, InputTypeError, StorageError
+from .errors import (
+    CheckpointError,
+    DalleMiniError,
+    InputError,
+    InputTypeError,
+    StorageError,
+)
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 SourceName = str | os.PathLike[str]
@@ -270,9 +276,9 @@ def save_into(directory: SourceName, write: Callable[[Path], None]) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         write(path)
-    except StorageError:
+    except DalleMiniError:
         raise
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
         raise StorageError(f"Could not write to {path}: {error}. Choose another folder.") from error
 
 

@@ -7,6 +7,7 @@ of their own, which need the `cli` extra and are imported when `main` is called.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG_USE
     try:
         with _plain_warnings():
-            return run(sys.argv[1:] if argv is None else argv)
+            code = run(sys.argv[1:] if argv is None else argv)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - python flushes it at exit
+        return FAILED
     except DalleMiniError as error:
         _complain(str(error))
         return FAILED

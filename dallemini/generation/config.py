@@ -13,6 +13,7 @@ from ..config import Config
 from ..errors import ConfigError
 
 MAX_SEED = 2**63 - 1
+MAX_IMAGES = 100_000
 MIN_TEMPERATURE = 1e-6  # logits divided by less leave the range of float32
 
 
@@ -69,6 +70,11 @@ class GenerationConfig(Config):
             if value is not None and value < 1:
                 hint = "; use None for no limit" if name != "num_images_per_prompt" else ""
                 raise ConfigError(f"{name} must be at least 1, not {value}{hint}.")
+        if self.num_images_per_prompt > MAX_IMAGES:
+            raise ConfigError(
+                f"num_images_per_prompt must be at most {MAX_IMAGES}, not "
+                f"{self.num_images_per_prompt}; make several calls."
+            )
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
             raise ConfigError(
                 f"guidance_scale must be a finite number from 0, not {self.guidance_scale}."

@@ -722,3 +722,33 @@ def test_saving_keeps_card_and_notice_of_the_source(tmp_path: Path) -> None:
     Pipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
     for name in ("README.md", "NOTICE"):
         assert (tmp_path / "second" / name).read_text() == f"the {name}"
+
+
+@pytest.mark.parametrize(("name", "part"), [("vqgan", VQGAN), ("scorer", CLIPScorer)])
+def test_class_in_place_of_a_part_is_refused(name: str, part: Any) -> None:
+    pipe = tiny_pipeline()
+    parts: dict[str, Any] = {"vqgan": pipe.vqgan, name: part}
+    with pytest.raises(InputTypeError, match=rf"{name} is the class {part.__name__} itself"):
+        Pipeline(tokenizer=pipe.tokenizer, transformer=pipe.transformer, **parts)
+
+
+def test_own_sampler_is_named_in_the_file(tmp_path: Path) -> None:
+    def greedy(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return logits.argmax(dim=-1)
+
+    out = tiny_pipeline()("a cat", seed=0, sampler=greedy)
+    assert out.metadata(0)["sampler"] == "greedy"
+    assert "sampler" not in tiny_pipeline()("a cat", seed=0).metadata(0)
+
+
+def test_impossible_folder_name_is_refused_and_loses_nothing() -> None:
+    out = tiny_pipeline()("a cat", seed=0)
+    with pytest.raises(StorageError, match="Could not write pictures"):
+        out.save("a\0b")
+    with pytest.raises(StorageError, match="Could not write to"):
+        tiny_pipeline().save_pretrained("a\0b")
+
+
+def test_absurd_number_of_pictures_is_refused() -> None:
+    with pytest.raises(ConfigError, match="num_images_per_prompt must be at most 100000"):
+        tiny_pipeline()("a cat", num_images_per_prompt=10**12)
