@@ -233,6 +233,7 @@ class _Scanner:
         raise self.corrupt(f"has the invalid type code 0x{code:02x}")
 
     def mapping(self, count: int) -> dict[str, Any] | _Leaf:
+        """Read a map of `count` entries; a chunked array becomes one `_Leaf`."""
         values: dict[str, Any] = {}
         for _ in range(count):
             key = self.value()
@@ -246,23 +247,27 @@ class _Scanner:
         return self.join_chunks(values) if values.get(_CHUNKED) else values
 
     def sequence(self, count: int) -> list[Any]:
+        """Read a list of `count` values."""
         self.keys.append("[]")
         values = [self.value() for _ in range(count)]
         self.keys.pop()
         return values
 
     def text(self, size: int) -> str:
+        """Read `size` bytes of UTF-8."""
         try:
             return self.take(size).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.corrupt("has text that is not UTF-8") from error
 
     def binary(self, size: int) -> _Span:
+        """Pass over `size` bytes and say where they are."""
         start = self.at
         self.skip(size)
         return _Span(self.path, start, size)
 
     def extension(self, size: int) -> Any:
+        """Read an array or scalar of Flax; pass over any other extension."""
         kind = self.take(1)[0]
         end = self.at + size
         if kind not in (_ARRAY, _SCALAR):
@@ -276,6 +281,7 @@ class _Scanner:
         return leaf
 
     def array(self) -> _Leaf:
+        """Read shape and dtype of an array, and where its bytes are."""
         packed = self.value()
         match packed:
             case [list(shape), str(name), _Span() as span]:
@@ -305,6 +311,7 @@ class _Scanner:
         return self.check_size(_Leaf(leaves[0].dtype, tuple(sizes), spans))
 
     def check_size(self, leaf: _Leaf) -> _Leaf:
+        """Return an array whose bytes are as many as shape and dtype ask for."""
         wanted = math.prod(leaf.shape) * leaf.dtype.itemsize
         found = sum(span.size for span in leaf.spans)
         if wanted != found:
@@ -312,25 +319,30 @@ class _Scanner:
         return leaf
 
     def number(self, form: str) -> Any:
+        """Read one number in a `struct` format."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def take(self, size: int) -> bytes:
+        """Return the next bytes."""
         start = self.at
         self.skip(size)
         return self.view[start : self.at]
 
     def skip(self, size: int) -> None:
+        """Pass over the next bytes."""
         if self.at + size > self.end:
             raise self.truncated(self.at + size - self.end)
         self.at += size
 
     def truncated(self, lacking: int) -> CheckpointError:
+        """Return the error for a file that ends too early."""
         return CheckpointError(
             f"{self.path} is cut off after {self.end} bytes{self.place()}: at least {lacking} "
             "bytes are missing. Delete it and download it again."
         )
 
     def corrupt(self, problem: str) -> CheckpointError:
+        """Return the error for a file that is no Flax checkpoint."""
         return CheckpointError(
             f"{self.path} {problem}, at byte {self.at}{self.place()}. It is not a Flax checkpoint, "
             "or it is damaged; delete it and download it again."
