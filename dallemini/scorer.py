@@ -176,8 +176,11 @@ class CLIPScorer:
             InputError: wrong shape, values outside [0,1], or another number of prompts.
         """
         _check_images(images)
-        if isinstance(prompts, str):
-            raise InputTypeError("prompts must be a sequence with one prompt a picture, not a str.")
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+            kind = type(prompts).__name__
+            raise InputTypeError(
+                f"prompts must be a sequence with one prompt a picture, not a {kind}."
+            )
         if len(prompts) != len(images):
             raise InputError(
                 f"Every picture needs its prompt: {len(images)} images, {len(prompts)} prompts."

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -63,8 +65,10 @@ def _load(path: Path) -> Any:
     if is_zip and _is_torchscript(path):
         return _read_archive(path)
     try:
-        # Only the zip format can be mapped; older files are small enough to be read.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # refused or not below
+            # Only the zip format can be mapped; older files are small enough to be read.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
     except pickle.UnpicklingError as error:
         if is_zip:
             return _read_archive(path)
@@ -188,7 +192,26 @@ def _flatten(value: Any, prefix: str = "") -> list[tuple[str, LazyTensor]]:
 
 def _refused_or_damaged(path: Path, error: Exception) -> CheckpointError:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return _refused(path, found[1]) if found else _damaged(path, error)
+    name = found[1] if found else _foreign_name(path)
+    return _refused(path, name) if name else _damaged(path, error)
+
+
+def _foreign_name(path: Path) -> str | None:
+    """Return the first name outside torch that a pickle asks for, without running any of it."""
+    strings: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for opcode, argument, _ in pickletools.genops(file):
+                if isinstance(argument, str):
+                    strings.append(argument)
+                if opcode.name in ("GLOBAL", "STACK_GLOBAL"):
+                    parts = strings[-1:] if opcode.name == "GLOBAL" else strings[-2:]
+                    name = ".".join(parts).replace(" ", ".")
+                    if not name.startswith(("torch.", "collections.", "numpy.")):
+                        return name
+    except Exception:  # a damaged pickle can fail in any way
+        return None
+    return None
 
 
 def _refused(path: Path, name: str) -> CheckpointError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from dallemini.errors import ConfigError, InputError, InputTypeError, MissingFileError
 from dallemini.models.clip import CLIP, CLIPConfig
 from dallemini.scorer import CLIPScorer, CLIPTokenizer, CLIPTokenizerConfig, Scorer, preprocess
+from dallemini.testing import tiny_clip_scorer
 
 TEXTS = ["a red apple on a white ground", "a blue rocket", "the face of a cat"] * 4
 CONFIG = CLIPConfig(
@@ -223,3 +225,9 @@ def test_preprocess_odd_margins_are_cut_where_the_original_cuts(rounding: str, s
 
 def test_preprocess_half_precision_images_are_computed_in_float32() -> None:
     assert preprocess(torch.rand(1, 3, 20, 20).half(), CONFIG).dtype == torch.float32
+
+
+def test_prompts_of_another_kind_are_refused() -> None:
+    prompts: Any = None
+    with pytest.raises(InputTypeError, match="one prompt a picture, not a NoneType"):
+        tiny_clip_scorer().score(torch.rand(1, 3, 16, 16), prompts)

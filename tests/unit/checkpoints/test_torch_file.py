@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import pickle
 import sys
 import types
@@ -184,3 +185,19 @@ def test_empty_and_missing_files_are_named(tmp_path: Path) -> None:
         read_torch(tmp_path / "empty.pt")
     with pytest.raises(MissingFileError, match=r"no file .*nothing\.pt"):
         read_torch(tmp_path / "nothing.pt")
+
+
+class _Call:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("made-by-a-pickle",)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_pickle_of_any_protocol_is_refused_by_name_and_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("encoder.pt").write_bytes(pickle.dumps(_Call(), protocol=protocol))
+    with pytest.raises(CheckpointError, match=r"was refused: its pickle asks for posix\.mkdir"):
+        read_torch(tmp_path / "encoder.pt")
+    assert not Path("made-by-a-pickle").exists()
