@@ -6,7 +6,7 @@ Composes a tokenizer, a transformer, an image tokenizer and, when ranking is ask
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -81,7 +81,6 @@ class Pipeline:
         self.name = name
         self._scorer = scorer
         self._moved: dict[str, Any] = {}
-        self._load_scorer: Callable[[], Scorer | None] | None = None
         self._origin: PartsLoader | None = None
 
     @classmethod
@@ -132,7 +131,7 @@ class Pipeline:
             config=loader.generation_config(),
             name=loader.name,
         )
-        pipe._load_scorer, pipe._origin = loader.scorer, loader
+        pipe._origin = loader
         return pipe
 
     def __call__(
@@ -373,8 +372,8 @@ class Pipeline:
         )
 
     def _find_scorer(self) -> Scorer | None:
-        if self._scorer is None and self._load_scorer is not None:
-            scorer: Any = self._load_scorer()
+        if self._scorer is None and self._origin is not None:
+            scorer: Any = self._origin.scorer()
             if scorer is not None and self._moved:  # to where the others went meanwhile
                 scorer.to(**self._moved)
             self._scorer = scorer

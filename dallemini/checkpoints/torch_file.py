@@ -127,6 +127,8 @@ class _Storage:
         self.dtype = dtype
 
     def tensor(self, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> LazyTensor:
+        """Describe a tensor that lies in these bytes."""
+
         def load() -> Tensor:
             try:
                 with zipfile.ZipFile(self.path) as archive:
@@ -148,6 +150,7 @@ class _Unpickler(pickle.Unpickler):
         self.folder = folder
 
     def find_class(self, module: str, name: str, /) -> Any:
+        """Return what stands for a name in the pickle; nothing is imported."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
@@ -159,6 +162,7 @@ class _Unpickler(pickle.Unpickler):
         raise _refused(self.path, f"{module}.{name}")
 
     def persistent_load(self, pid: Any, /) -> _Storage:
+        """Return the storage that an entry of the archive holds."""
         match pid:
             case ("storage", torch.dtype() as dtype, str(key), *_):
                 return _Storage(self.path, f"{self.folder}data/{key}", dtype)

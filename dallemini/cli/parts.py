@@ -11,8 +11,7 @@ import dataclasses
 from .. import checkpoints, hub
 from .._parts import INDEX_NAME, PartsLoader
 from .._vocabulary import find_files
-from ..checkpoints import Component, LazyCheckpoint
-from ..checkpoints.dallebart import refuse_older_model
+from ..checkpoints import Component, LazyCheckpoint, refuse_older_model
 from ..checkpoints.formats import COMPONENTS, fetch_json
 from ..errors import CheckpointError, MissingFileError, UnsupportedModelError
 from .options import Location
@@ -139,9 +138,7 @@ def _has_tokenizer(source: hub.Source, found: list[str]) -> bool:
 
 def _unknown(source: hub.Source) -> MissingFileError:
     refuse_older_model(source.name, fetch_json(source))
-    files = source.files()
-    shown = ", ".join(files[:12]) + (", ..." if len(files) > 12 else "") if files else "no files"
     return MissingFileError(
         f"{source.selected or source.name} is not a pipeline, transformer, tokenizer, VQGAN or "
-        f"CLIP in a known format. There lie: {shown}."
+        f"CLIP in a known format. There lie: {hub.list_files(source.files())}."
     )
