@@ -1,4 +1,4 @@
-"""Frozen configuration dataclasses and their strict JSON form.
+"""Frozen configuration dataclasses and their strict JSON form; configurations may nest.
 
 Knows nothing about models or files formats: a component subclasses `Config`, adds its fields with
 defaults, and checks them in `__post_init__`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -77,14 +78,15 @@ class Config:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Read a configuration from a JSON file.
+        """Read a configuration from a JSON file, or from YAML (`.yaml`, `.yml`).
 
         Raises:
             MissingFileError: the file does not exist.
-            ConfigError: it is not valid JSON, or `from_dict` refuses it.
+            ConfigError: it is not valid JSON or YAML, or `from_dict` refuses it.
         """
+        read = read_yaml if Path(path).suffix in (".yaml", ".yml") else read_json
         try:
-            return cls.from_dict(read_json(path))
+            return cls.from_dict(read(path))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
@@ -101,9 +103,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ConfigError: the file does not hold one valid JSON object.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingFileError(f"There is no file {path}.") from error
+        values = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not valid JSON ({error}); download or write it again."
@@ -111,6 +111,48 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a JSON object, not {type(values).__name__}.")
     return values
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        MissingFileError: the file does not exist.
+        ConfigError: the file does not hold one valid YAML mapping.
+    """
+    try:
+        values = _parse_yaml(_read_text(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML ({error}); correct it.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold names with values, not {type(values).__name__}.")
+    return values
+
+
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML 1.1 as PyYAML does, but take `1e-3` for the number that everybody means."""
+    import yaml  # here, because few programs read YAML and all would wait for it
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
+    try:
+        return yaml.load(text, Loader=Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"There is no file {path}.") from error
+    except OSError as error:
+        raise MissingFileError(f"{path} cannot be read: {error}.") from error
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
@@ -123,11 +165,22 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, Config):
+        return value.to_dict()
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
-    """Check one JSON value against its type hint; lists become tuples, whole numbers floats."""
+    """Check one JSON value against its type hint and give it its own type.
+
+    Lists become tuples, whole numbers floats, and objects the configurations that they describe.
+    """
+    nested = _nested_config(hint)
+    if nested is not None and isinstance(value, Mapping):
+        try:
+            return nested.from_dict(value)
+        except ConfigError as error:
+            raise ConfigError(f"{cls.__name__}.{key}: {error}") from error
     if not _fits(value, hint):
         name = getattr(hint, "__name__", str(hint)) if not typing.get_origin(hint) else str(hint)
         if typing.get_origin(hint) is typing.Literal:
@@ -141,6 +194,13 @@ def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
         except OverflowError as error:
             raise ConfigError(f"{cls.__name__}.{key} is too large for a number.") from error
     return value
+
+
+def _nested_config(hint: Any) -> type[Config] | None:
+    for option in typing.get_args(hint) or (hint,):
+        if isinstance(option, type) and issubclass(option, Config):
+            return option
+    return None
 
 
 def _wants_float(hint: Any) -> bool:

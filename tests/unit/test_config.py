@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dallemini.config import Config, read_json, suggest
+from dallemini.config import Config, read_json, read_yaml, suggest
 from dallemini.errors import ConfigError, MissingFileError
 
 
@@ -158,3 +158,44 @@ def test_nan_is_kept_for_the_configuration_to_judge() -> None:
 
 def test_suggest_says_nothing_about_nothing() -> None:
     assert suggest("name", []) == ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer(Config):
+    """A configuration that holds others."""
+
+    inner: Example = EXAMPLE
+    maybe: Example | None = None
+
+    def __post_init__(self) -> None:
+        self.check_types()
+
+
+def test_nested_configurations_survive_the_round_trip(tmp_path: Path) -> None:
+    outer = Outer(maybe=Example(layers=2))
+    outer.save(tmp_path / "config.json")
+    assert Outer.from_file(tmp_path / "config.json") == outer
+
+
+def test_a_mistake_in_a_nested_configuration_is_located() -> None:
+    with pytest.raises(ConfigError, match=r"Outer\.inner: Example has no field 'layer'.*'layers'"):
+        Outer.from_dict({"inner": {"layer": 1}})
+
+
+def test_yaml_gives_the_same_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("inner:\n  layers: 3\n  rate: 2e-3  # as everybody writes it\n  sizes: [7]\n")
+    assert Outer.from_file(path).inner == Example(layers=3, rate=0.002, sizes=(7,))
+
+
+def test_an_empty_yaml_file_gives_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "run.yml").write_text("# nothing yet\n")
+    assert Outer.from_file(tmp_path / "run.yml") == Outer()
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "a: !!python/object:os.system {}"])
+def test_yaml_that_holds_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.yaml"):
+        read_yaml(path)
