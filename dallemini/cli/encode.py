@@ -1,0 +1,156 @@
+"""`dallemini encode`: pictures with captions in, shards of image tokens out."""
+
+from __future__ import annotations
+
+import os
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+import tyro
+
+from ..data import CaptionedImages, DataConfig
+from ..data.encode import EncodeReport, encode_images
+from ..errors import InputError
+from ..hub import BUNDLED_MODEL
+from ..models.vqgan import VQGAN
+from ..pretrained import check_device
+from .options import DtypeName, Location, Where, attribute_help, to_dtype
+from .parts import find_parts
+
+_OWN_HELP = {
+    "crop": '"center" scales the short side to S and keeps the middle; "pad" keeps the whole '
+    "picture, on white."
+}
+
+
+class DataOverrides(TypedDict, total=False):
+    """The settings of `DataConfig` that matter here, where nothing is random."""
+
+    image_size: int
+    crop: Literal["center", "pad"]
+    caption_column: str
+    image_column: str
+    require_captions: bool
+    min_clip_score: float
+    clip_score_column: str
+    min_side: int
+    max_side: int
+    max_pixels: int
+
+
+def _settings_type() -> Any:
+    """Return `DataOverrides` with the help and the defaults of `DataConfig`."""
+    help_of, defaults = attribute_help(DataConfig) | _OWN_HELP, DataConfig()
+    fields = {}
+    for name, hint in typing.get_type_hints(DataOverrides).items():
+        default = "the VQGAN's own" if name == "image_size" else getattr(defaults, name)
+        shown = "(optional)" if default is None else f"(default: {default})"
+        fields[name] = Annotated[hint, tyro.conf.arg(help=help_of[name], help_behavior_hint=shown)]
+    make: Any = TypedDict
+    return make("Settings", fields, total=False)
+
+
+if TYPE_CHECKING:
+    Settings = DataOverrides
+else:
+    Settings = _settings_type()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Turn pictures into image tokens with a VQGAN, and write them with their captions.
+
+    The result is a folder of Parquet shards, for training a transformer. Interrupted, it goes on
+    when it is started again. To share the work between processes, start it with torchrun:
+    torchrun --nproc-per-node 8 -m dallemini.cli encode ...
+
+    Attributes:
+        data: folder, Parquet, CSV or JSON lines files, or tar shards; may be repeated.
+        output: folder for the shards.
+        model: a VQGAN, or a pipeline that has one.
+        filters: such as "width >= 256" or "lang == en"; a record passes all of them or is left out;
+            may be repeated.
+        settings: of the data.
+        shard_size: records of a file; tar shards make a file each.
+        batch_size: pictures that are encoded together.
+        workers: processes that decode pictures ahead, for each process that encodes.
+        device: where to compute: cpu, cuda, cuda:1, mps. Under torchrun, cuda is the GPU of the
+            process's own rank.
+        dtype: floating-point type of the weights.
+        progress: whether to show a bar with pictures per second.
+        where: of the model.
+    """
+
+    data: tyro.conf.UseAppendAction[tuple[str, ...]]
+    output: Path
+    model: str = BUNDLED_MODEL
+    filters: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="where")] = ()
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    shard_size: int = 10_000
+    batch_size: int = 64
+    workers: int = 0
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
+    progress: bool = True
+    where: Where
+
+    def run(self) -> None:
+        """Encode what is not yet there, and print what was done.
+
+        Raises:
+            DalleMiniError: the model, the data, an option or the folder is no good.
+        """
+        if not self.data:
+            raise InputError("There is nothing to encode; try: dallemini encode --data pictures.")
+        rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+        vqgan = self._vqgan()
+        settings: dict[str, Any] = {"image_size": vqgan.config.resolution, **self.settings}
+        config = DataConfig(where=self.filters, **settings)
+        sources = self.data[0] if len(self.data) == 1 else self.data
+        report = encode_images(
+            vqgan,
+            CaptionedImages.open(sources, config=config),
+            self.output,
+            shard_size=self.shard_size,
+            batch_size=self.batch_size,
+            rank=rank,
+            world_size=world_size,
+            workers=self.workers,
+            progress=self.progress,
+        )
+        print(_summary(report, f"process {rank} of {world_size}: " if world_size > 1 else ""))
+
+    def _vqgan(self) -> VQGAN:
+        local = os.environ.get("LOCAL_RANK")
+        device = check_device(f"cuda:{local}" if self.device == "cuda" and local else self.device)
+        place = find_parts(Location(self.model, self.where)).get("vqgan")
+        if place is None:
+            raise InputError(
+                f"{self.model} has no VQGAN; name one, such as "
+                "--model dalle-mini/vqgan_imagenet_f16_16384."
+            )
+        return VQGAN.from_pretrained(
+            place.name, **place.keywords, device=device, dtype=to_dtype(self.dtype)
+        )
+
+
+def _number(name: str, default: int) -> int:
+    """Read what torchrun tells its processes."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise InputError(
+            f"The environment variable {name} is {text!r}, not a number; torchrun sets it."
+        )
+    return int(text)
+
+
+def _summary(report: EncodeReport, process: str) -> str:
+    speed = report.images / report.seconds if report.seconds else 0.0
+    bad = ", ".join(f"{count} {reason}" for reason, count in sorted(report.bad.items()))
+    return (
+        f"{process}{report.images} pictures in {report.seconds:.1f} s ({speed:.1f} a second); "
+        f"shards written: {report.shards}, there already: {report.skipped_shards}"
+        + (f"; left out: {bad}" if bad else "")
+    )

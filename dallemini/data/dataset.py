@@ -1,0 +1,221 @@
+"""`CaptionedImages`: one interface over folders, tables and tar shards."""
+
+from __future__ import annotations
+
+import logging
+import random
+import types
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import InputError, InputTypeError
+from .config import DataConfig
+from .images import decode_image, fit_image
+from .records import BadRecord, BadRecordError, CaptionedImage, DataShard, RawRecord
+from .sources import RowSource, StreamSource, open_source
+
+_DEFAULT = DataConfig()
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_logger = logging.getLogger("dallemini.data")
+
+
+class CaptionedImages:
+    """Pictures with captions, wherever they are.
+
+    A record that cannot be used is never the end: it is counted in `bad`, named in the log
+    "dallemini.data", and skipped.
+
+    Args:
+        source: where records come from; `open` finds it.
+        config: how they are read.
+        name: for messages.
+    """
+
+    def __init__(
+        self, source: RowSource | StreamSource, config: DataConfig = _DEFAULT, *, name: str = "data"
+    ) -> None:
+        self.config, self.name = config, name
+        self._stream = source if isinstance(source, StreamSource) else None
+        self._numbered = None if isinstance(source, StreamSource) else source
+        self._bad: Counter[str] = Counter()
+        self._reported: set[tuple[str, str]] = set()
+
+    @classmethod
+    def open(
+        cls, source: str | Path | Sequence[str | Path], *, config: DataConfig = _DEFAULT
+    ) -> CaptionedImages:
+        """Open a folder, tables or tar shards.
+
+        Args:
+            source: a folder with `metadata.jsonl` or with a .txt file beside each picture; .jsonl,
+                .parquet, .csv or .tsv files; .tar files, http(s):// addresses or pipe: commands.
+                Several by a list, by a pattern such as `a-*.tar`, or by {000..123}.
+            config: which columns are read, which records pass, and how pictures are cropped.
+
+        Raises:
+            MissingFileError: a file does not exist, or a pattern fits none.
+            InputError: there is nothing to read, of several kinds, or without the columns asked
+                for; or no record passes the filters.
+            InputTypeError: `source` is neither a name nor a list of names.
+            MissingDependencyError: the package that reads this kind is not installed.
+        """
+        found = open_source(source, config)
+        name = str(source) if isinstance(source, str | Path) else ", ".join(map(str, source[:3]))
+        return cls(found, config, name=name)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether records are only reached one after the other, shard by shard."""
+        return self._stream is not None
+
+    @property
+    def stream(self) -> StreamSource:
+        """The source, if it is a stream.
+
+        Raises:
+            InputTypeError: it is not.
+        """
+        if self._stream is None:
+            raise InputTypeError(f"{self.name} is no stream; its records have numbers.")
+        return self._stream
+
+    @property
+    def blocks(self) -> Sequence[int] | None:
+        """Sizes of the groups of records that are read together, where it matters for speed."""
+        return self._rows().blocks
+
+    @property
+    def bad(self) -> Mapping[str, int]:
+        """How many records turned out bad so far, by reason; each counts once."""
+        return types.MappingProxyType(self._bad)
+
+    def report(self, record: BadRecord) -> None:
+        """Count and log a bad record, the first time that it is met."""
+        if (record.key, record.reason) not in self._reported:
+            self._reported.add((record.key, record.reason))
+            self._bad[record.reason] += 1
+            _logger.warning("skipped %s: %s (%s)", record.key, record.reason, record.detail)
+
+    def __len__(self) -> int:
+        """Return the number of records that pass the filters, the bad ones included.
+
+        Raises:
+            InputTypeError: it is a stream; how many there are is known after they were read.
+        """
+        return len(self._rows())
+
+    def __getitem__(self, index: int) -> CaptionedImage:
+        """Return a record, cropped in the middle and not mirrored.
+
+        Raises:
+            BadRecordError: it cannot be used; `bad` does not count it.
+            IndexError: there is none of this number.
+            InputTypeError: it is a stream.
+        """
+        length = len(self)
+        if not -length <= index < length:
+            raise IndexError(f"There is no record {index} among the {length} of {self.name}.")
+        return self.prepare(self._rows().row(index % length))
+
+    def prepare(self, record: RawRecord, chance: random.Random | None = None) -> CaptionedImage:
+        """Decode the picture of a record.
+
+        Args:
+            record: as the source gives it.
+            chance: decides on place and mirroring, where the configuration wants that.
+
+        Raises:
+            BadRecordError: the picture cannot be used.
+        """
+        image = decode_image(record.image, key=record.key, config=self.config)
+        return CaptionedImage(
+            key=record.key,
+            image=fit_image(image, config=self.config, chance=chance),
+            captions=record.captions,
+            columns=record.columns,
+        )
+
+    def shards(self, size: int = 10_000) -> list[DataShard]:
+        """Divide the records into consecutive parts of `size`; of a stream, every tar is one.
+
+        Raises:
+            InputError: `size` is below 1.
+        """
+        if size < 1:
+            raise InputError(f"A shard holds at least 1 record, not {size}.")
+        if self._stream is None:
+            parts = [(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+            return [
+                DataShard(number, f"rows {start} to {stop - 1}", start=start, stop=stop)
+                for number, (start, stop) in enumerate(parts)
+            ]
+        return [DataShard(number, url, url=url) for number, url in enumerate(self._stream.urls)]
+
+    def read(self, shard: DataShard, *, workers: int = 0) -> Iterator[CaptionedImage]:
+        """Yield the records of a shard in order, cropped in the middle; bad ones are skipped.
+
+        Args:
+            shard: one of `shards`.
+            workers: threads that decode ahead.
+
+        Raises:
+            InputError: `workers` is negative, or a file cannot be read any more.
+        """
+        if workers < 0:
+            raise InputError(f"workers must be 0 or more, not {workers}.")
+        for outcome in _map_ahead(self._try_to_prepare, self._raw_records(shard), workers):
+            if isinstance(outcome, BadRecord):
+                self.report(outcome)
+            else:
+                yield outcome
+
+    def raw(self, index: int) -> RawRecord | BadRecord:
+        """Return a record before decoding, or what is wrong with it."""
+        try:
+            return self._rows().row(index)
+        except BadRecordError as error:
+            return error.record
+
+    def _raw_records(self, shard: DataShard) -> Iterator[RawRecord | BadRecord]:
+        if shard.url is not None:
+            yield from self.stream.records(shard.url)
+        else:
+            for index in range(shard.start, shard.stop):
+                yield self.raw(index)
+
+    def _try_to_prepare(self, record: RawRecord | BadRecord) -> CaptionedImage | BadRecord:
+        if isinstance(record, BadRecord):
+            return record
+        try:
+            return self.prepare(record)
+        except BadRecordError as error:
+            return error.record
+
+    def _rows(self) -> RowSource:
+        if self._numbered is not None:
+            return self._numbered
+        raise InputTypeError(
+            f"{self.name} is a stream: its records have no numbers and are counted by reading. "
+            "Use Batches, or read() with its shards()."
+        )
+
+
+def _map_ahead(
+    work: Callable[[Item], Result], items: Iterator[Item], workers: int
+) -> Iterator[Result]:
+    """Apply `work` in order, by threads that are a few items ahead."""
+    if not workers:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="dallemini-data") as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,325 @@
+"""Pictures to image tokens, shard by shard: the work that a transformer's training needs once.
+
+Knows what to encode and what is done already; `pieces` reads, `token_shards` knows the files. Every
+batch carries its place in its shard, and the order in which batches arrive plays no part.
+
+Shapes: N pictures, L image tokens, S pixels.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from .._version import __version__
+from ..errors import InputError, StorageError
+from ..models.vqgan import VQGAN
+from ..pretrained import SourceName, as_folder
+from .dataset import CaptionedImages
+from .order import check_split
+from .pieces import Pictures, Piece, PieceEnd, Pieces
+from .records import DataShard
+from .token_shards import (
+    TokenRows,
+    TokenShard,
+    import_parquet,
+    numbers_in,
+    shard_name,
+    token_dtype,
+    write_shard,
+)
+
+_OF_TRAINING = ("mirror", "caption_choice", "caption_dropout", "shuffle_buffer")
+_SAME = ("vqgan", "codebook_size", "image_length", "data", "records", "source")
+_MEANINGS = {
+    "vqgan": "another VQGAN",
+    "data": "other settings of the data",
+    "records": "another number of records",
+    "source": "other records",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeReport:
+    """What one process did.
+
+    Attributes:
+        images: pictures encoded now.
+        bad: records left out now, by reason.
+        shards: files written now.
+        skipped_shards: files that were there already.
+        seconds: the time it took.
+    """
+
+    images: int
+    bad: Mapping[str, int]
+    shards: int
+    skipped_shards: int
+    seconds: float
+
+
+def encode_images(
+    vqgan: VQGAN,
+    dataset: CaptionedImages,
+    output: SourceName,
+    *,
+    shard_size: int = 10_000,
+    batch_size: int = 64,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    progress: bool = True,
+) -> EncodeReport:
+    """Encode every picture and write `output/tokens-00000.parquet` and so on.
+
+    A shard is whole or not there, so that a run that was killed goes on where it was: the same call
+    again skips what is written. Each process writes its own shards and none waits for another.
+
+    The rows of a shard do not depend on `workers`, `rank` and `world_size`. Neither do they on
+    `batch_size`, except where two codes are equally near to within the rounding of floats: a
+    convolution may be summed in another order in a batch of another size, on another device or
+    with another number of threads.
+
+    Args:
+        vqgan: encodes, where its weights are.
+        dataset: pictures with captions. All captions are kept, nothing is mirrored, and what is
+            cropped is cropped in the middle, whatever its settings draw at random in training.
+        output: folder, made if missing.
+        shard_size: records of a file; a stream has one file for each of its tars.
+        batch_size: pictures that are encoded together.
+        rank: number of this process; it makes shards `rank`, `rank + world_size` and so on.
+        world_size: number of processes that share the work.
+        workers: processes that decode pictures ahead; 0 decodes in this one.
+        progress: whether the first process shows a bar with pictures per second.
+
+    Returns:
+        What this process did.
+
+    Raises:
+        InputError: a size or the rank is out of range; the VQGAN does not take pictures of this
+            size; a file in `output` was made by another VQGAN or from other data; or there is one
+            process and no record that can be used.
+        InputTypeError: `output` is no path.
+        UnsupportedOperationError: the VQGAN only decodes.
+        StorageError: `output` cannot be written.
+        MissingDependencyError: pyarrow is not installed.
+        DalleMiniError: as reading `dataset` raises.
+    """
+    started = time.monotonic()
+    check_split(batch_size=batch_size, rank=rank, world_size=world_size, workers=workers)
+    if shard_size < 1:
+        raise InputError(f"shard_size must be at least 1, not {shard_size}.")
+    import_parquet()
+    folder = as_folder(output)
+    _make(folder)
+    shards = dataset.shards(shard_size)
+    plan = _Plan(folder, shards, _describe(vqgan, dataset))
+    mine = shards[rank::world_size]
+    missing = [shard for shard in mine if not plan.is_done(shard)]
+    work = _Work(vqgan, plan, batch_size=batch_size, progress=progress and rank == 0)
+    work.run(Pieces(dataset, missing, batch_size), workers)
+    if world_size == 1 and not work.images and len(missing) == len(mine):
+        counts = ", ".join(f"{count} {reason}" for reason, count in work.bad.most_common())
+        raise InputError(
+            f"None of the records can be used ({counts or 'none passes the filters'}); the log of "
+            "dallemini.data names bad ones. Mend them, or change the settings of the data."
+        )
+    return EncodeReport(
+        images=work.images,
+        bad=dict(work.bad),
+        shards=len(missing),
+        skipped_shards=len(mine) - len(missing),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot make the folder {folder}: {error.strerror}. Choose another one."
+        ) from error
+
+
+def _describe(vqgan: VQGAN, dataset: CaptionedImages) -> dict[str, Any]:
+    """Return what all shards of a set have in common, trying the VQGAN on a picture of its size."""
+    size = dataset.config.image_size
+    length = vqgan.encode(torch.zeros(1, 3, size, size)).shape[1]
+    data = dataset.config.to_dict()
+    data["crop"] = "pad" if data["crop"] == "pad" else "center"  # `read` is never random
+    return {
+        "version": __version__,
+        "vqgan": _fingerprint(vqgan),
+        "vqgan_config": vqgan.config.to_dict(),
+        "codebook_size": vqgan.codebook_size,
+        "image_length": length,
+        "data": {name: value for name, value in data.items() if name not in _OF_TRAINING},
+        "records": None if dataset.is_stream else len(dataset),
+    }
+
+
+def _fingerprint(vqgan: VQGAN) -> str:
+    """Return a digest of all that makes the codes: the decoder has no part in it."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([vqgan.config.value_range, vqgan.config.pixel_shuffle]).encode())
+    for name, weight in sorted(vqgan.state_dict().items()):
+        if not name.startswith(("decoder.", "post_quant_conv.")):
+            digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+            values = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(values.numpy())
+    return digest.hexdigest()[:32]
+
+
+class _Plan:
+    """Which shards there are to be, and which of them there are.
+
+    Args:
+        folder: where.
+        shards: all, of every process.
+        common: the part of the footers that all have in common.
+
+    Raises:
+        InputError: `folder` holds more shards than there are to be.
+    """
+
+    def __init__(
+        self, folder: Path, shards: Sequence[DataShard], common: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.common, self.count = folder, common, len(shards)
+        beyond = [number for number in numbers_in(folder) if number >= self.count]
+        if beyond:
+            raise InputError(
+                f"{folder} holds {shard_name(min(beyond))}, but these data make {self.count} "
+                "shards; choose an empty folder, or the data and shard size of before."
+            )
+
+    def metadata(self, shard: DataShard) -> dict[str, Any]:
+        """Return the footer of a shard, less what was bad in it."""
+        url = (shard.url or "").partition("?")[0]  # the rest may be a signature
+        place = {
+            "source": [url.rpartition("/")[2], shard.start, shard.stop],
+            "shard": shard.number,
+            "shards": self.count,
+        }
+        return {**self.common, **place}
+
+    def is_done(self, shard: DataShard) -> bool:
+        """Tell whether a shard is there.
+
+        One that was cut short, by a connection perhaps, or where all was bad, is tried again.
+
+        Raises:
+            InputError: the file of its name is another one.
+        """
+        path = self.folder / shard_name(shard.number)
+        if not path.exists():
+            return False
+        found, wanted = TokenShard.read(path), self.metadata(shard)
+        for name in _SAME:
+            if found.metadata.get(name) != wanted[name]:
+                raise InputError(
+                    f"{path} was made with {_MEANINGS.get(name, 'another ' + name)}: "
+                    f"{name} is {_short(found.metadata.get(name))} there and "
+                    f"{_short(wanted[name])} now. Choose another folder, or delete the old files."
+                )
+        bad = found.metadata.get("bad", {})
+        return "broken shard" not in bad and (found.rows > 0 or not bad)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+class _Draft:
+    """A shard whose pieces are still coming in, in any order."""
+
+    def __init__(self, parts: int) -> None:
+        self.left = parts
+        self.bad: collections.Counter[str] = collections.Counter()
+        self.batches: dict[tuple[int, int], TokenRows] = {}
+
+    def rows(self, length: int, dtype: np.dtype[Any]) -> TokenRows:
+        """Return everything in the order of the source."""
+        batches = [self.batches[place] for place in sorted(self.batches)]
+        codes = [np.empty((0, length), dtype), *(batch.image_tokens for batch in batches)]
+        return TokenRows(
+            keys=[key for batch in batches for key in batch.keys],
+            captions=[several for batch in batches for several in batch.captions],
+            image_tokens=np.concatenate(codes),
+            columns=[columns for batch in batches for columns in batch.columns],
+        )
+
+
+class _Work:
+    """Encodes what is read and writes the shards that are full."""
+
+    def __init__(self, vqgan: VQGAN, plan: _Plan, *, batch_size: int, progress: bool) -> None:
+        self.vqgan, self.plan, self.progress = vqgan, plan, progress
+        self.images = 0
+        self.bad: collections.Counter[str] = collections.Counter()
+        self._dtype = token_dtype(vqgan.codebook_size)
+        self._drafts: dict[int, _Draft] = {}
+
+    def run(self, pieces: Pieces, workers: int) -> None:
+        """Encode all pieces.
+
+        Raises:
+            DalleMiniError: as reading, encoding and writing raise.
+        """
+        if not pieces.shards:
+            return
+        items: Iterable[Pictures | PieceEnd] = (
+            DataLoader(pieces, batch_size=None, num_workers=workers) if workers else pieces
+        )
+        bar = tqdm(total=pieces.records, desc="encode", unit=" images", disable=not self.progress)
+        with bar:
+            for item in items:
+                if isinstance(item, Pictures):
+                    self._encode(item)
+                    bar.update(len(item.keys))
+                else:
+                    self._end(item)
+                    bar.update(sum(item.bad.values()))
+
+    def _encode(self, pictures: Pictures) -> None:
+        codes = self.vqgan.encode(pictures.images()).cpu().numpy().astype(self._dtype)
+        batches = self._draft(pictures.piece).batches
+        batches[pictures.piece.part, pictures.number] = TokenRows(
+            keys=pictures.keys,
+            captions=pictures.captions,
+            image_tokens=codes,
+            columns=pictures.columns,
+        )
+        self.images += len(codes)
+
+    def _end(self, end: PieceEnd) -> None:
+        if end.error is not None:
+            raise end.error
+        draft = self._draft(end.piece)
+        draft.bad.update(end.bad)
+        self.bad.update(end.bad)
+        draft.left -= 1
+        if not draft.left:
+            self._write(end.piece.shard)
+
+    def _draft(self, piece: Piece) -> _Draft:
+        return self._drafts.setdefault(piece.shard.number, _Draft(piece.parts))
+
+    def _write(self, shard: DataShard) -> None:
+        draft = self._drafts.pop(shard.number)
+        metadata = {**self.plan.metadata(shard), "bad": dict(draft.bad)}
+        rows = draft.rows(metadata["image_length"], self._dtype)
+        write_shard(self.plan.folder / shard_name(shard.number), rows, metadata)

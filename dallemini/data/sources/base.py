@@ -1,0 +1,217 @@
+"""What every source gives, and the columns that they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from ...config import suggest
+from ...errors import InputError, MissingDependencyError
+from ..captions import NotTextError, read_captions
+from ..config import DataConfig
+from ..filters import Filter, parse_filter
+from ..records import BadRecord, BadRecordError, RawRecord
+
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm")
+# Names that datasets, img2dataset and the LAION lists use, in the order in which they are tried.
+_IMAGE_NAMES: tuple[str, ...] = ("image", "file", "file_name", "filename", "path", "image_path")
+_IMAGE_NAMES += IMAGE_ENDINGS
+_CAPTION_NAMES = ("caption", "captions", "text", "txt", "TEXT")
+
+
+class RowSource(Protocol):
+    """Records that are reached by their number."""
+
+    @property
+    def blocks(self) -> Sequence[int] | None:
+        """Sizes of the groups of records that are read together, where it matters."""
+
+    def __len__(self) -> int:
+        """Return the number of records that pass the filters."""
+
+    def row(self, index: int) -> RawRecord:
+        """Return a record; raises BadRecordError."""
+
+
+@runtime_checkable
+class StreamSource(Protocol):
+    """Records that are reached one after the other, from several places."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Files, addresses or commands, one for each shard."""
+
+    def records(self, url: str) -> Iterator[RawRecord | BadRecord]:
+        """Yield the records of a shard that pass the filters, and what is bad."""
+
+    def describe_left_out(self) -> str:
+        """Say how many records did not pass the filters in this process, and why that may be."""
+
+
+def all_filters(config: DataConfig) -> tuple[Filter, ...]:
+    """Return the filters of a configuration, that by score among them."""
+    filters = [parse_filter(text) for text in config.where]
+    if config.min_clip_score is not None:
+        filters.append(Filter(config.clip_score_column, ">=", config.min_clip_score))
+    return tuple(filters)
+
+
+def check_filters(filters: Iterable[Filter], columns: Iterable[str], *, name: str) -> None:
+    """Refuse filters on columns that are not there.
+
+    Raises:
+        InputError: a filter's column is not among those of the source `name`.
+    """
+    known = set(columns)
+    for condition in filters:
+        if condition.column not in known:
+            raise InputError(
+                f"The filter {str(condition)!r} needs the column {condition.column!r}, which "
+                f"{name} does not have.{suggest(condition.column, known)}"
+            )
+
+
+def check_any_left(left: int, total: int, filters: Sequence[Filter], *, name: str) -> None:
+    """Refuse to go on with nothing.
+
+    Raises:
+        InputError: there were no records, or none passed the filters.
+    """
+    if not total:
+        raise InputError(f"{name} holds no records.")
+    if not left:
+        listed = " and ".join(repr(str(condition)) for condition in filters)
+        raise InputError(f"None of the {total} records of {name} passes {listed}; loosen them.")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which columns of a source hold the picture and the captions.
+
+    Attributes:
+        image: the column with the path or the bytes.
+        caption: the column with the captions, if there is one.
+        require_captions: as in `DataConfig`.
+    """
+
+    image: str
+    caption: str | None
+    require_captions: bool
+
+    @classmethod
+    def choose(cls, columns: Iterable[str], config: DataConfig, *, name: str) -> Fields:
+        """Find the columns that a configuration asks for.
+
+        Raises:
+            InputError: one of them is not there.
+        """
+        known = list(columns)
+        listed = ", ".join(known) if known else "none"
+        image = pick_image(known, config)
+        if image is None:
+            raise InputError(
+                f"{name} has no column {config.image_column!r} with pictures; its columns are: "
+                f"{listed}. Set DataConfig.image_column."
+            )
+        caption = pick_caption(known, config)
+        if caption is None and config.require_captions:
+            raise InputError(
+                f"{name} has no column {config.caption_column!r} with captions; its columns are: "
+                f"{listed}. Set DataConfig.caption_column, or require_captions=False."
+            )
+        return cls(image, caption, config.require_captions)
+
+    def record(self, row: Mapping[str, Any], *, folder: Path, place: str) -> RawRecord:
+        """Make a record of a row.
+
+        Args:
+            row: column to value.
+            folder: where relative paths start.
+            place: names the record if nothing in it does.
+
+        Raises:
+            BadRecordError: it has no picture or no caption, or they are of another kind.
+        """
+        value = row.get(self.image)
+        if isinstance(value, Mapping):  # as `datasets` keeps pictures
+            content, path = value.get("bytes"), value.get("path")
+            value = path if content is None else content
+            key = str(row.get("key") or path or place)
+        else:
+            key = str(row.get("key") or (value if isinstance(value, str) else "") or place)
+        return RawRecord(
+            key=key,
+            image=_image(value, key, folder),
+            captions=self.captions(row, key),
+            columns=simple_columns(row, {self.image, self.caption}),
+        )
+
+    def captions(self, row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+        """Return the captions of a row.
+
+        Raises:
+            BadRecordError: there is none, or something else is in their place.
+        """
+        value = None if self.caption is None else row.get(self.caption)
+        return checked_captions(value, key, require=self.require_captions)
+
+
+def checked_captions(value: object, key: str, *, require: bool) -> tuple[str, ...]:
+    """Return the captions in a value.
+
+    Raises:
+        BadRecordError: it is something else, or holds none although one is required.
+    """
+    try:
+        captions = read_captions(value)
+    except NotTextError as error:
+        raise BadRecordError(BadRecord(key, "caption is not text", str(error))) from error
+    if require and not captions:
+        raise BadRecordError(BadRecord(key, "no caption", "the caption is missing or blank"))
+    return captions
+
+
+def pick_image(columns: Sequence[str], config: DataConfig) -> str | None:
+    """Return the column with the picture: the configured one or, by default, a usual one."""
+    return _pick(columns, config.image_column, _IMAGE_NAMES)
+
+
+def pick_caption(columns: Sequence[str], config: DataConfig) -> str | None:
+    """Return the column with the captions, likewise."""
+    return _pick(columns, config.caption_column, _CAPTION_NAMES)
+
+
+def simple_columns(row: Mapping[str, Any], without: Iterable[str | None]) -> dict[str, object]:
+    """Return what is a number, a truth value or a text in a row."""
+    left_out = set(without)
+    return {
+        name: value
+        for name, value in row.items()
+        if name not in left_out and isinstance(value, bool | int | float | str)
+    }
+
+
+def missing_package(package: str, purpose: str) -> MissingDependencyError:
+    """Return the error for an optional package that is not installed."""
+    return MissingDependencyError(
+        f'{purpose} need {package}, which is not installed; run: pip install "dallemini[train]"'
+    )
+
+
+def _pick(columns: Sequence[str], configured: str, usual: Sequence[str]) -> str | None:
+    names = usual if configured == usual[0] else (configured,)
+    return next((name for name in names if name in columns), None)
+
+
+def _image(value: object, key: str, folder: Path) -> bytes | Path:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str) or not value:
+        detail = "the column is empty" if not value else f"it is {type(value).__name__}"
+        raise BadRecordError(BadRecord(key, "no image", detail))
+    if value.startswith(("http://", "https://")):
+        detail = "it is an address; download the pictures first, with img2dataset for example"
+        raise BadRecordError(BadRecord(key, "no image", detail))
+    return folder / value

@@ -1,0 +1,130 @@
+"""From what a user names to the source that reads it."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import InputError, InputTypeError, MissingFileError
+from ..config import DataConfig
+from .base import RowSource, StreamSource
+from .jsonl import JsonLines
+from .pictures import PictureFolder, find_pictures
+from .table import Table
+from .tars import TarShards, import_webdataset
+
+_LISTS = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "metadata.parquet")
+_TAR = re.compile(r"\.(tar|tgz|tar\.gz|tar\.bz2|tar\.xz|tar\.zst)(\?.*)?$", re.IGNORECASE)
+_TABLE = re.compile(r"\.(parquet|pq|csv|tsv)$", re.IGNORECASE)
+_LINES = re.compile(r"\.(jsonl|ndjson)$", re.IGNORECASE)
+_ADDRESS = re.compile(r"^(pipe:|[a-z0-9]+://)", re.IGNORECASE)
+_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?=[-_.]|$)", re.IGNORECASE)
+
+
+def open_source(
+    source: str | Path | Sequence[str | Path], config: DataConfig
+) -> RowSource | StreamSource:
+    """Open a folder, tables or tar shards.
+
+    Raises:
+        MissingFileError: a file does not exist, or a pattern fits none.
+        InputError: the sources are of several kinds or none, or cannot be read.
+        InputTypeError: something else than a name or a list of names came.
+        MissingDependencyError: the package that reads this kind is not installed.
+    """
+    given = [source] if isinstance(source, str | Path) else source
+    if not isinstance(given, Sequence) or not all(isinstance(name, str | Path) for name in given):
+        raise InputTypeError(f"Data are named by a path, or a list of paths, not {source!r}.")
+    names = [name for entry in given for name in _expand(str(entry))]
+    if not names:
+        raise InputError("Data were asked for with an empty list; name a folder or files.")
+    if len(names) == 1 and Path(names[0]).is_dir():
+        return _open_folder(Path(names[0]), config)
+    return _open_files(names, config)
+
+
+def _open_files(names: Sequence[str], config: DataConfig) -> RowSource | StreamSource:
+    if all(_ADDRESS.match(name) or _TAR.search(name) for name in names):
+        return TarShards(tuple(names), config)
+    if all(_TABLE.search(name) for name in names):
+        return Table([Path(name) for name in names], config)
+    if len(names) == 1 and _LINES.search(names[0]):
+        return JsonLines(Path(names[0]), config)
+    raise InputError(
+        f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: data are one folder, one "
+        ".jsonl file, .parquet or .csv files, or .tar files and addresses, of one kind at once."
+    )
+
+
+def _open_folder(folder: Path, config: DataConfig) -> RowSource | StreamSource:
+    """Open a folder by what lies in it, the most telling kind first."""
+    for name in _LISTS:
+        if (folder / name).is_file():
+            return _open_files([str(folder / name)], config)
+    if tars := sorted(path for path in folder.iterdir() if _TAR.search(path.name)):
+        return _open_files([str(path) for path in tars], config)
+    _check_no_list_below(folder)
+    if next(find_pictures(folder), None) is not None:
+        return PictureFolder(folder, config)
+    for ending in (_TAR, _TABLE):
+        if files := sorted(path for path in folder.rglob("*") if ending.search(path.name)):
+            _check_one_split(folder, files)
+            return _open_files([str(path) for path in files], config)
+    raise InputError(
+        f"{folder} holds no data: neither {', '.join(_LISTS)}, nor .tar files, pictures with .txt "
+        "files, .parquet or .csv files."
+    )
+
+
+def _check_no_list_below(folder: Path) -> None:
+    """Refuse to overlook the captions of a folder that is divided into splits."""
+    below = sorted(path for name in _LISTS for path in folder.glob(f"*/{name}"))
+    if below:
+        raise InputError(
+            f"{folder} itself has no list of pictures, but {below[0]} is one; open that folder."
+        )
+
+
+def _check_one_split(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse to mix what is held out into what is trained on."""
+    splits: dict[str, Path] = {}
+    for path in files:
+        for part in path.relative_to(folder).parts:
+            if found := _SPLIT.match(part):
+                splits.setdefault(found[1].lower(), path)
+    if len(splits) > 1:
+        raise InputError(
+            f"{folder} holds several splits ({', '.join(sorted(splits))}); name the files of one, "
+            f"such as {str(next(iter(splits.values())))!r}, by a pattern."
+        )
+
+
+def _expand(name: str) -> list[str]:
+    """Return the files and addresses that a name stands for: itself, {000..123}, or a pattern."""
+    if not name:
+        raise InputError("Data were asked for with an empty name; name a folder or files.")
+    if Path(name).exists():
+        return [name]
+    expanded = []
+    for entry in _expand_braces(name):
+        if _ADDRESS.match(entry) or Path(entry).exists():
+            expanded.append(entry)
+        elif found := sorted(glob.glob(entry, recursive=True)):
+            expanded += found
+        else:
+            raise MissingFileError(f"There is no file or folder {entry!r}.")
+    return expanded
+
+
+def _expand_braces(name: str) -> list[str]:
+    if "{" not in name and "::" not in name:
+        return [name]
+    import_webdataset()
+    from webdataset.shardlists import expand_urls
+
+    try:
+        return [str(entry) for entry in expand_urls(name)]
+    except (ValueError, AssertionError) as error:  # an unset variable is an AssertionError there
+        raise InputError(f"{name!r} cannot be expanded: {error}.") from error

@@ -1,0 +1,308 @@
+"""The files of encoded pictures: Parquet shards whose footers say what their codes mean.
+
+Knows rows and files, not models. A shard is written beside its place and renamed, so that a file
+with its name is whole; the footer holds, as JSON under `METADATA_KEY`, what `encode_images` notes.
+
+Columns: `key` string, `captions` list<string>, `image_tokens` list<uint16 or int32>, then the
+columns of the source that hold a number, a truth value or a text.
+
+Shapes: N pictures, L image tokens.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, MissingDependencyError, MissingFileError, StorageError
+
+METADATA_KEY = b"dallemini"
+_COLUMNS = ("key", "captions", "image_tokens")
+_PATTERN = "tokens-*.parquet"
+_ROWS_OF_A_GROUP = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenShard:
+    """What the footer of a shard says.
+
+    Attributes:
+        path: the file.
+        rows: pictures in it.
+        metadata: the VQGAN, the data, and the shard's place among the others.
+    """
+
+    path: Path
+    rows: int
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> TokenShard:
+        """Read the footer of a file.
+
+        Raises:
+            InputError: it is not a whole Parquet file, or not one of `encode_images`.
+            MissingDependencyError: pyarrow is not installed.
+        """
+        parquet = import_parquet()
+        try:
+            footer = parquet.read_metadata(path)
+            metadata = json.loads((footer.metadata or {}).get(METADATA_KEY, b"null"))
+        except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+            raise InputError(
+                f"{path} cannot be read as Parquet ({error}); delete it and encode again."
+            ) from error
+        needed = {"codebook_size", "image_length", "shard", "shards", "vqgan"}
+        if not isinstance(metadata, dict) or not needed <= metadata.keys():
+            raise InputError(
+                f"{path} was not written by `dallemini encode`; name the folder that it wrote."
+            )
+        return cls(path=path, rows=footer.num_rows, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenRows:
+    """N rows to write.
+
+    Attributes:
+        keys: N names.
+        captions: N times any number of captions.
+        image_tokens: integers[N,L].
+        columns: N times the other columns; a column may be missing in some rows.
+    """
+
+    keys: Sequence[str]
+    captions: Sequence[Sequence[str]]
+    image_tokens: NDArray[Any]
+    columns: Sequence[Mapping[str, object]]
+
+
+def import_parquet() -> Any:
+    """Return `pyarrow.parquet`.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Encoded pictures are Parquet files, which need pyarrow; run: "
+            'pip install "dallemini[train]"'
+        ) from error
+    return pyarrow.parquet
+
+
+def shard_name(index: int) -> str:
+    """Return the file name of a shard.
+
+    Example:
+        >>> from dallemini.data.token_shards import shard_name
+        >>> shard_name(7)
+        'tokens-00007.parquet'
+    """
+    return f"tokens-{index:05}.parquet"
+
+
+def token_dtype(codebook_size: int) -> np.dtype[Any]:
+    """Return the small type that codes of a codebook are stored in.
+
+    Example:
+        >>> from dallemini.data.token_shards import token_dtype
+        >>> token_dtype(16_384)
+        dtype('uint16')
+    """
+    return np.dtype(np.uint16 if codebook_size <= 2**16 else np.int32)
+
+
+def find_shards(path: Path) -> list[TokenShard]:
+    """Return the shards that a name stands for, in order.
+
+    Args:
+        path: a folder, which must be complete, or a file, or a pattern of files.
+
+    Raises:
+        MissingFileError: there are none.
+        InputError: a folder lacks some, or a file is no shard.
+    """
+    if path.is_dir():
+        shards = [TokenShard.read(file) for file in path.glob(_PATTERN)]
+        if not shards:
+            raise MissingFileError(
+                f"There are no encoded pictures ({shard_name(0)} ...) in {path}; "
+                "write them with `dallemini encode`."
+            )
+        _check_complete(path, shards)
+        return sorted(shards, key=lambda shard: int(shard.metadata["shard"]))
+    files = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path)))]
+    if not files:
+        raise MissingFileError(f"There is no file or folder {path}.")
+    return [TokenShard.read(file) for file in files]
+
+
+def numbers_in(folder: Path) -> set[int]:
+    """Return the numbers of the shards whose files lie in a folder."""
+    stems = (path.stem.partition("-")[2] for path in folder.glob(_PATTERN))
+    return {int(stem) for stem in stems if stem.isdecimal()}
+
+
+def write_shard(path: Path, rows: TokenRows, metadata: Mapping[str, Any]) -> None:
+    """Write a shard so that it is whole or not there, whenever this process is killed.
+
+    Args:
+        path: its place; what a killed process left unfinished beside it is removed.
+        rows: what to write.
+        metadata: JSON values for the footer.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    parquet = import_parquet()
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        for left in path.parent.glob(f".{path.name}.*.partial"):
+            left.unlink(missing_ok=True)
+        try:
+            with unfinished.open("xb") as file:
+                parquet.write_table(
+                    _table(rows, metadata),
+                    file,
+                    row_group_size=_ROWS_OF_A_GROUP,
+                    compression="zstd",
+                )
+                file.flush()
+                os.fsync(file.fileno())  # or the name could outlive the contents in a power cut
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"Could not write {path}: {error}. Free some space or choose another folder; what is "
+            "finished is kept."
+        ) from error
+
+
+def read_arrays(shard: TokenShard) -> Iterator[dict[str, NDArray[Any]]]:
+    """Read a shard as flat arrays, some thousand rows at a time.
+
+    Yields:
+        tokens: uint16 or int32 [n,L].
+        key_bytes, key_ends: UTF-8 u8[m], and where each of n keys ends in it, i64[n].
+        text_bytes, text_ends: likewise for all captions of these rows.
+        caption_ends: where the captions of each row end among them, i64[n].
+
+    Raises:
+        InputError: the file is damaged, or holds codes that its footer does not allow.
+    """
+    parquet = import_parquet()
+    try:
+        with parquet.ParquetFile(shard.path) as file:
+            for batch in file.iter_batches(batch_size=_ROWS_OF_A_GROUP, columns=list(_COLUMNS)):
+                yield _flat(batch, shard)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{shard.path} cannot be read ({error}); delete it and encode again."
+        ) from error
+
+
+def _check_complete(folder: Path, shards: Sequence[TokenShard]) -> None:
+    wanted = max(shard.metadata["shards"] for shard in shards)
+    found = {shard.metadata["shard"] for shard in shards}
+    missing = [shard_name(index) for index in range(wanted) if index not in found]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{folder} holds {len(found)} of {wanted} shards; missing: {shown}. Run the same "
+            "`dallemini encode` again to make them, or name files to use these alone."
+        )
+
+
+def _table(rows: TokenRows, metadata: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+
+    codes = rows.image_tokens
+    starts = pa.array(np.arange(len(codes) + 1, dtype=np.int32) * codes.shape[1])
+    captions = [[_clean(caption) for caption in several] for several in rows.captions]
+    columns = {
+        "key": pa.array([_clean(key) for key in rows.keys], pa.string()),
+        "captions": pa.array(captions, pa.list_(pa.string())),
+        "image_tokens": pa.ListArray.from_arrays(starts, pa.array(codes.reshape(-1))),
+    }
+    names = dict.fromkeys(name for row in rows.columns for name in row if name not in columns)
+    for name in names:
+        values = [row.get(name) for row in rows.columns]
+        if any(value is not None for value in values):
+            columns[_clean(name)] = _column(values)
+    note = json.dumps(metadata, sort_keys=True).encode()
+    return pa.table(columns).replace_schema_metadata({METADATA_KEY: note})
+
+
+def _column(values: Sequence[Any]) -> Any:
+    """Return values of one kind as they are, numbers of two kinds as floats, others as text."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
+    if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
+        return pa.array(values, pa.int64())
+    if kinds <= {int, float}:
+        return pa.array([None if v is None else float(v) for v in values], pa.float64())
+    texts = [None if value is None else _clean(str(value)) for value in values]
+    return pa.array(texts, pa.string())
+
+
+def _clean(text: str) -> str:
+    """Replace the halves of surrogate pairs that JSON lets through and UTF-8 does not."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _flat(batch: Any, shard: TokenShard) -> dict[str, NDArray[Any]]:
+    key_bytes, key_ends = _strings(batch.column("key"))
+    captions = batch.column("captions")
+    text_bytes, text_ends = _strings(captions.flatten())
+    return {
+        "tokens": _codes(batch.column("image_tokens"), shard),
+        "key_bytes": key_bytes,
+        "key_ends": key_ends,
+        "text_bytes": text_bytes,
+        "text_ends": text_ends,
+        "caption_ends": np.cumsum(_lengths(captions), dtype=np.int64),
+    }
+
+
+def _lengths(column: Any) -> NDArray[Any]:
+    lengths: NDArray[Any] = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    return lengths
+
+
+def _codes(column: Any, shard: TokenShard) -> NDArray[Any]:
+    length, codebook_size = shard.metadata["image_length"], shard.metadata["codebook_size"]
+    codes: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+    if (_lengths(column) != length).any():
+        raise InputError(f"{shard.path} holds pictures of other than {length} tokens.")
+    if len(codes) and not 0 <= codes.min() <= codes.max() < codebook_size:
+        raise InputError(f"{shard.path} holds codes outside 0 to {codebook_size - 1}.")
+    return codes.astype(token_dtype(codebook_size), copy=False).reshape(-1, length)
+
+
+def _strings(column: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the UTF-8 bytes of a column of strings, and where each ends in them."""
+    if not len(column):
+        return np.empty(0, np.uint8), np.empty(0, np.int64)
+    column = column.cast("large_string")
+    _, ends, data = column.buffers()
+    offsets = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
+    text = np.frombuffer(data or b"", np.uint8)[offsets[0] : offsets[-1]]
+    return text, offsets[1:] - offsets[0]
