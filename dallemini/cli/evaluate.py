@@ -1,0 +1,117 @@
+"""`dallemini evaluate`: a model and captions in, a report out."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ..data import CaptionedImages, DataConfig
+from ..evaluation import EvaluationConfig, PictureSource, evaluate, picture_size, read_captions
+from ..generation import GenerationConfig, GenerationOverrides
+from ..hub import BUNDLED_MODEL
+from ..pipeline import Pipeline
+from ..pretrained import check_device
+from .options import DtypeName, Where, attribute_help, to_dtype
+
+_DRAWING = ("guidance_scale", "temperature", "top_k", "top_p")
+
+
+def _drawing_type() -> Any:
+    """Return those of `GenerationOverrides` that change what a seed draws, with help."""
+    help_of, hints = attribute_help(GenerationConfig), typing.get_type_hints(GenerationOverrides)
+    make: Any = typing.TypedDict
+    fields = {
+        name: Annotated[
+            hints[name],
+            tyro.conf.arg(help=help_of[name], help_behavior_hint="(default: the model's own)"),
+        ]
+        for name in _DRAWING
+    }
+    return make("Drawing", fields, total=False)
+
+
+if TYPE_CHECKING:
+    Drawing = GenerationOverrides
+else:
+    Drawing = _drawing_type()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a model on captions and their pictures; write the report as JSON and Markdown.
+
+    Attributes:
+        data: a folder, Parquet, CSV or tar files of captioned pictures; or a .txt file with one
+            caption a line, on which less can be measured.
+        output: folder for report.json, report.md and their pictures.
+        model: Hub id or local folder of a pipeline.
+        config: of the evaluation.
+        settings: of the drawing.
+        crop: how pictures become square: the middle of them, or all of them on white.
+        caption_column: where the captions are.
+        image_column: where the pictures are.
+        filter: take only records like this, such as "lang == en"; may be repeated.
+        device: where to compute: cpu, cuda, cuda:1, mps.
+        dtype: floating-point type of the weights.
+        where: of the model.
+    """
+
+    data: str
+    output: Path
+    model: str = BUNDLED_MODEL
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(
+        default_factory=EvaluationConfig
+    )
+    settings: Annotated[Drawing, tyro.conf.arg(name="")]
+    crop: Literal["center", "pad"] = "center"
+    caption_column: str = DataConfig.caption_column
+    image_column: str = DataConfig.image_column
+    filter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
+    where: Where
+
+    def run(self) -> None:
+        """Measure, and print the table and the path of the report.
+
+        Raises:
+            DalleMiniError: an option, the model, the data or the folder is no good.
+        """
+        device = check_device(self.device)
+        GenerationConfig().override(**self.settings)  # a wrong one is told before the loading
+        is_text = self.data.endswith(".txt")
+        # likewise the data, although the size of the pictures is not known before the model is
+        data = read_captions(self.data) if is_text else self._open(DataConfig.image_size)
+        pipe = Pipeline.from_pretrained(
+            self.model,
+            revision=self.where.revision,
+            cache_dir=self.where.cache_dir,
+            local_files_only=self.where.offline,
+            device=device,
+            dtype=to_dtype(self.dtype),
+        )
+        report = evaluate(
+            pipe,
+            data if is_text else self._open(picture_size(pipe)),
+            config=self.config,
+            output=self.output,
+            settings=pipe.config.override(**self.settings),
+            name=Path(self.data).name or self.data,
+            progress=True,
+        )
+        print(report.table, end="")
+        print(self.output / "report.md")
+
+    def _open(self, image_size: int) -> PictureSource:
+        config = DataConfig(
+            image_size=image_size,
+            crop=self.crop,
+            caption_column=self.caption_column,
+            image_column=self.image_column,
+            where=self.filter,
+        )
+        return CaptionedImages.open(self.data, config=config)
