@@ -1,4 +1,4 @@
-"""The command line: `dallemini generate`, `convert`, `info` and `score`.
+"""The command line: `dallemini generate`, `convert`, `info`, `score`, `encode`, `train`, ...
 
 `main` turns every expected failure into one sentence and an exit code. The commands are in modules
 of their own, which need the `cli` extra and are imported when `main` is called.

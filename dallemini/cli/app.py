@@ -8,7 +8,10 @@ from typing import Any
 import tyro
 
 from .._version import __version__
+from . import train
 from .convert import Convert
+from .encode import Encode
+from .evaluate import Evaluate
 from .generate import Generate
 from .info import Info
 from .score import Score
@@ -18,8 +21,12 @@ _COMMANDS: dict[str, Any] = {
     "convert": Convert,
     "info": Info,
     "score": Score,
+    "encode": Encode,
+    "evaluate": Evaluate,
 }
-_DESCRIPTION = "Text to image with the DALL-E Mini family of models."
+_DESCRIPTION = """Text to image with the DALL-E Mini family of models.
+
+To train or fine-tune a model: dallemini train --help."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -34,6 +41,8 @@ def run(argv: Sequence[str]) -> int:
     if list(argv) == ["--version"]:
         print(__version__)
         return 0
+    if argv and argv[0] == "train":  # its options depend on the part that is trained
+        return train.run(argv[1:])
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             _COMMANDS, prog="dallemini", description=_DESCRIPTION, args=list(argv)

@@ -7,13 +7,16 @@ from the step number to a batch, so that a resumed run sees what an uninterrupte
 from __future__ import annotations
 
 from .clip import CLIPBatch, CLIPTask
-from .loop import TrainingConfig, run
+from .config import TrainingConfig
+from .loop import run
+from .task import Task
 from .transformer import TransformerBatch, TransformerTask
 from .vqgan import VQGANTask
 
 __all__ = [
     "CLIPBatch",
     "CLIPTask",
+    "Task",
     "TrainingConfig",
     "TransformerBatch",
     "TransformerTask",

@@ -26,23 +26,24 @@ class CodebookLearner(nn.Module):
         super().__init__()
         self.codebook = codebook
         codebook.requires_grad_(False)
-        codes, width = codebook.embedding.weight.shape
+        codes = codebook.embedding.weight.shape[0]
         self.use: Tensor
         self.total: Tensor
         self.register_buffer("use", torch.ones(codes))
-        self.register_buffer("total", torch.zeros(codes, width))
+        # as if each code had been used once, so that trained codes stay until their use changes
+        self.register_buffer("total", codebook.embedding.weight.detach().float().clone())
 
     @torch.no_grad()
     def start(self, features: Tensor, generator: torch.Generator, *, rounds: int = 15) -> None:
         """Set the codes by k-means over features f[M,E], M at least the number of codes."""
         codes = self.use.numel()
         chosen = torch.randperm(features.shape[0], generator=generator)[:codes]
-        self._set(torch.ones_like(self.use), features[chosen])
+        self._set(torch.ones_like(self.use), features[chosen.to(features.device)])
         for _ in range(rounds):
             nearest = self.codebook.nearest(features)
             use = torch.bincount(nearest, minlength=codes).float()
             total = torch.zeros_like(self.total).index_add_(0, nearest, features)
-            spare = features[torch.randint(features.shape[0], (codes,), generator=generator)]
+            spare = _draw(features, codes, generator)
             empty = use == 0
             self._set(use.masked_fill(empty, 1.0), torch.where(empty[:, None], spare, total))
 
@@ -54,10 +55,16 @@ class CodebookLearner(nn.Module):
         total = torch.zeros_like(self.total).index_add_(0, nearest, features)
         use, total = self.use.lerp(use, 1 - DECAY), self.total.lerp(total, 1 - DECAY)
         dead = use < MIN_USE
-        spare = features[torch.randint(features.shape[0], (codes,), generator=generator)]
+        spare = _draw(features, codes, generator)
         self._set(use.masked_fill(dead, 1.0), torch.where(dead[:, None], spare, total))
 
     def _set(self, use: Tensor, total: Tensor) -> None:
         self.use.copy_(use)
         self.total.copy_(total)
         self.codebook.embedding.weight.copy_(total / use[:, None])
+
+
+def _draw(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Choose rows at random, alike on every device and process."""
+    chosen = torch.randint(features.shape[0], (count,), generator=generator)
+    return features[chosen.to(features.device)]

@@ -1,4 +1,4 @@
-"""The optimisers: Muon for matrices and convolutions, AdamW for everything else.
+"""The optimisers: Muon or SOAP for matrices and convolutions, AdamW for everything else.
 
 Source: "Muon: An optimizer for hidden layers in neural networks" (Jordan et al. 2024). torch has a
 Muon of its own since 2.9, for matrices only; this one also takes convolutions, which the VQGAN is
@@ -14,7 +14,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, MissingDependencyError
+from .config import TrainingConfig
+from .distributed import full, split_like
 
 # Quintic iteration of the source: steep at zero, so that five steps suffice in bfloat16.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -62,11 +64,13 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        direction = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
-        update = orthogonalize(direction)
-        scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+        # of weights that are split over processes, each process orthogonalises the whole
+        direction = full(parameter.grad.lerp(momentum, group["momentum"]))
+        matrix = orthogonalize(direction.flatten(1))
+        scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+        update = split_like(matrix.view_as(direction).to(direction), parameter)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update.view_as(parameter).to(parameter), alpha=-group["lr"] * scale)
+        parameter.add_(update, alpha=-group["lr"] * scale)
 
 
 def orthogonalize(matrix: Tensor, *, steps: int = 5) -> Tensor:
@@ -82,42 +86,73 @@ def orthogonalize(matrix: Tensor, *, steps: int = 5) -> Tensor:
     return restored
 
 
-def make_optimizers(
-    module: nn.Module,
-    *,
-    learning_rate: float,
-    matrix_learning_rate: float,
-    weight_decay: float,
-) -> list[torch.optim.Optimizer]:
-    """Give matrices and convolutions to Muon, embeddings, heads, norms and biases to AdamW.
+def make_optimizers(module: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Give matrices and convolutions to the optimiser that the config names, the rest to AdamW.
+
+    The rest are embeddings, heads, norms and biases, and the matrices of LoRA, whose narrow updates
+    are no use to orthogonalise; only heads and the matrices of LoRA among them decay.
 
     Raises:
         InputError: no parameter wants a gradient.
+        MissingDependencyError: "soap" without the package that has it.
     """
-    matrices: list[Tensor] = []
-    others: list[Tensor] = []
-    embeddings = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        hidden = parameter.ndim >= 2 and id(parameter) not in embeddings and "lm_head" not in name
-        (matrices if hidden else others).append(parameter)
+    matrices, heads, others = _sort_parameters(module)
     optimizers: list[torch.optim.Optimizer] = []
+    if config.optimizer == "adamw":
+        heads, matrices = heads + matrices, []
     if matrices:
-        optimizers.append(Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay))
-    if others:
-        adam = torch.optim.AdamW(
-            others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay
-        )
-        optimizers.append(adam)
+        optimizers.append(_matrix_optimizer(matrices, config))
+    groups = [
+        {"params": heads, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if groups := [group for group in groups if group["params"]]:
+        optimizers.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98)))
     if not optimizers:
         raise InputError("There is nothing to train: no parameter wants a gradient.")
     return optimizers
 
 
-def rate_factor(step: int, *, steps: int, warmup_steps: int) -> float:
-    """Return the share of the learning rate at a step: linear warm-up, then a cosine to zero."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def _sort_parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the matrices of hidden layers, those of heads and LoRA, and all else trained."""
+    matrices: list[Tensor] = []
+    heads: list[Tensor] = []
+    others: list[Tensor] = []
+    embeddings = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or id(parameter) in embeddings:
+            others.append(parameter)
+        else:
+            is_head = "lm_head" in name or name.endswith(("lora_a", "lora_b"))
+            (heads if is_head else matrices).append(parameter)
+    return matrices, heads, others
+
+
+def _matrix_optimizer(matrices: list[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
+    rate, decay = config.matrix_learning_rate, config.weight_decay
+    if config.optimizer == "muon":
+        return Muon(matrices, lr=rate, weight_decay=decay)
+    try:
+        from pytorch_optimizer import SOAP
+    except ImportError as error:
+        raise MissingDependencyError(
+            'optimizer="soap" comes from a package of its own: pip install "dallemini[train]".'
+        ) from error
+    made: torch.optim.Optimizer = SOAP(matrices, lr=rate, weight_decay=decay)
+    return made
+
+
+def rate_factor(step: int, config: TrainingConfig) -> float:
+    """Return the share of the learning rate at a step: linear warm-up, then the schedule."""
+    warmup = config.warmup
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, config.steps - warmup)
+    progress = min(1.0, progress)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "constant_then_decay":
+        return min(1.0, (1 - progress) / config.decay_share)
+    return 1.0

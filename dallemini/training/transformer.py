@@ -7,7 +7,7 @@ the text gap, the loss with a blank caption less the loss with the caption.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from ..models.transformer import Transformer
 from ..tokenizer import TextTokens
+from .distributed import own_rows, world_size
+from .task import Task
+
+EVALUATED_TOGETHER = 32  # their logits take 0.5 GB with 256 tokens of 16,384 codes
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,19 @@ class TransformerBatch:
     image_tokens: Tensor
 
 
-class TransformerTask:
+class TransformerTask(Task):
     """Loss of the transformer on batches of captions and codes.
 
     Args:
         transformer: trained in place.
-        batches: step number to a batch, with captions dropped as the caller likes.
+        batches: batch number to this process's batch, with captions dropped as the caller likes.
         evaluation: name to batch, for `evaluate`; the one called "train" also gives the text gap.
         blank: tokens of the empty prompt, one row.
         codebook_size: corrupted inputs are drawn below it.
         corruption: highest share of decoder inputs replaced by random codes; each row draws its
             own share between 0 and this.
+        seed: of the corruption.
+        draw: gives samples f[N,3,H,W] to look at, at every evaluation.
     """
 
     def __init__(
@@ -54,25 +60,36 @@ class TransformerTask:
         codebook_size: int,
         corruption: float = 0.8,
         seed: int = 0,
+        draw: Callable[[], Tensor] | None = None,
     ) -> None:
         self.transformer, self.batches, self.evaluation = transformer, batches, evaluation
         self.blank, self.codebook_size = blank, codebook_size
-        self.corruption, self.seed = corruption, seed
+        self.corruption, self.seed, self.draw = corruption, seed, draw
 
     @property
     def module(self) -> nn.Module:
         """The transformer."""
         return self.transformer
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """Compute the losses of a step."""
-        batch = self.batches(step)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers of the encoder and the decoder."""
+        return [*self.transformer.encoder.layers, *self.transformer.decoder.layers]
+
+    @property
+    def can_split(self) -> bool:
+        """True: DALL-E Mega with its optimiser does not fit into one GPU."""
+        return True
+
+    def losses(self, index: int) -> dict[str, Tensor]:
+        """Compute the losses of a batch."""
+        batch = self.batches(index)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         inputs = corrupt(
             batch.image_tokens, self.codebook_size, highest=self.corruption, generator=generator
         )
         logits = self.transformer(batch.tokens, inputs)
-        return {"loss": token_loss(logits, batch.image_tokens)}
+        return {"loss": token_loss(logits, batch.image_tokens.to(logits.device))}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Measure the loss per token on each evaluation batch, and the text gap on "train"."""
@@ -90,8 +107,18 @@ class TransformerTask:
             measured["text_gap"] = without - measured["train_loss"]
         return measured
 
+    def pictures(self, step: int) -> dict[str, Tensor]:
+        """Return samples, if the task was told how to draw them."""
+        return {} if self.draw is None else {"samples": self.draw()}
+
     def _clean_loss(self, tokens: TextTokens, image_tokens: Tensor) -> float:
-        return float(token_loss(self.transformer(tokens, image_tokens), image_tokens))
+        total, parts = 0.0, range(0, image_tokens.shape[0], EVALUATED_TOGETHER)
+        for part in (slice(start, start + EVALUATED_TOGETHER) for start in parts):
+            codes = image_tokens[part]
+            text = TextTokens(tokens.input_ids[part], tokens.attention_mask[part])
+            logits = self.transformer(text, codes)
+            total += float(token_loss(logits, codes.to(logits.device))) * len(codes)
+        return total / image_tokens.shape[0]
 
 
 def token_loss(logits: Tensor, image_tokens: Tensor) -> Tensor:
@@ -103,7 +130,10 @@ def corrupt(
     image_tokens: Tensor, codebook_size: int, *, highest: float, generator: torch.Generator
 ) -> Tensor:
     """Replace a random share of i64[B,L] by random codes; each row's share is its own."""
-    share = torch.rand(image_tokens.shape[0], 1, generator=generator) * highest
-    hit = torch.rand(image_tokens.shape, generator=generator) < share
-    noise = torch.randint(codebook_size, image_tokens.shape, generator=generator)
-    return torch.where(hit, noise, image_tokens)
+    rows, length = image_tokens.shape
+    every = rows * world_size()  # each process draws the noise of all, and takes its own rows
+    share = torch.rand(every, 1, generator=generator) * highest
+    hit = torch.rand(every, length, generator=generator) < share
+    noise = torch.randint(codebook_size, (every, length), generator=generator)
+    device = image_tokens.device
+    return torch.where(own_rows(hit).to(device), own_rows(noise).to(device), image_tokens)

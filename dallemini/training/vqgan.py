@@ -6,35 +6,88 @@ then k-means over its features, then quantised; a discriminator on perceptual fe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
+from ..errors import ConfigError
 from ..models.vqgan import VQGAN
 from .codebook import CodebookLearner
+from .distributed import gather
 from .perceptual import CHANNELS, EfficientNetFeatures, feature_distance
+from .task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class VQGANLossConfig(Config):
-    """When each loss begins and how much it counts; steps count from 0.
+    """When each loss begins, counted in batches from 0, and how much it counts.
 
-    With `decoder_only` the codes stay what they are, so that a transformer trained on them goes on
-    fitting while the pictures get better.
+    Attributes:
+        quantize_from: where k-means sets the codes; before, the network is a plain autoencoder.
+            -1 takes the codes as they are; None is filled by `over`.
+        adversarial_from: where the discriminator joins; None is filled by `over`.
+        perceptual_weight: of the distance between features of EfficientNet-Lite0.
+        adversarial_weight: of the discriminator's judgement.
+        commitment_weight: of the distance between features and their codes.
+        kmeans_batches: batches over whose features the codes are first set.
+        decoder_only: keep the codes, so that a transformer trained on them goes on fitting while
+            the pictures get better.
+        perceptual_size: larger pictures are shrunk to this side for the perceptual and
+            adversarial losses.
+        seed: of the codebook's and the discriminator's random choices.
     """
 
-    quantize_from: int
-    adversarial_from: int
+    quantize_from: int | None = None
+    adversarial_from: int | None = None
     perceptual_weight: float = 0.25
     adversarial_weight: float = 0.03
     commitment_weight: float = 0.25
     kmeans_batches: int = 40
     decoder_only: bool = False
+    perceptual_size: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        for name in ("perceptual_weight", "adversarial_weight", "commitment_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"VQGANLossConfig.{name} must be a finite number from 0, "
+                    f"not {getattr(self, name)}."
+                )
+        if self.kmeans_batches < 1:
+            raise ConfigError(
+                f"VQGANLossConfig.kmeans_batches must be at least 1, not {self.kmeans_batches}."
+            )
+        if self.perceptual_size is not None and self.perceptual_size < 32:
+            raise ConfigError(
+                f"VQGANLossConfig.perceptual_size must be at least 32, not {self.perceptual_size}."
+            )
+
+    def over(self, batches: int, *, trained: bool = False) -> VQGANLossConfig:
+        """Fill what is None for a run of so many batches.
+
+        Args:
+            batches: quantised after a quarter of them, with the discriminator after half.
+            trained: whether the network has codes already, to be used from the start.
+
+        Example:
+            >>> VQGANLossConfig().over(100).quantize_from
+            25
+        """
+        start = -1 if trained or self.decoder_only else batches // 4
+        return replace(
+            self,
+            quantize_from=start if self.quantize_from is None else self.quantize_from,
+            adversarial_from=(
+                batches // 2 if self.adversarial_from is None else self.adversarial_from
+            ),
+        )
 
 
 class Discriminator(nn.Module):
@@ -54,14 +107,18 @@ class Discriminator(nn.Module):
         return [head(part) for head, part in zip(self.heads, features[:2], strict=True)]
 
 
-class VQGANTask(nn.Module):
+class VQGANTask(Task):
     """Loss of the VQGAN on batches of pictures.
 
     Args:
         vqgan: trained in place.
-        batches: step number to f[N,3,H,W] in [0, 1].
+        batches: batch number to this process's f[N,3,H,W] in [0, 1].
         held_out: pictures for `evaluate`, f[M,3,H,W].
-        config: weights and starting steps of the losses.
+        config: weights and starts of the losses.
+
+    Raises:
+        ConfigError: the starts are not set.
+        MissingDependencyError: the extra `train` is not installed.
     """
 
     def __init__(
@@ -72,8 +129,10 @@ class VQGANTask(nn.Module):
         held_out: Tensor,
         config: VQGANLossConfig,
     ) -> None:
-        super().__init__()
         self.batches, self.held_out, self.loss_config = batches, held_out, config
+        if config.quantize_from is None or config.adversarial_from is None:
+            raise ConfigError("Say when the losses begin: VQGANLossConfig(...).over(batches).")
+        self.quantize_from, self.adversarial_from = config.quantize_from, config.adversarial_from
         with torch.random.fork_rng(devices=[]):  # both draw weights from torch's global state
             torch.manual_seed(config.seed)
             self.eye = [EfficientNetFeatures()]  # in a list: frozen, so not part of the state
@@ -85,7 +144,8 @@ class VQGANTask(nn.Module):
                 "discriminator": discriminator,
             }
         )
-        self.vqgan = vqgan
+        self.vqgan, self.batches_seen = vqgan, 0
+        self.eye[0].to(vqgan.device)
         if config.decoder_only:
             vqgan.encoder.requires_grad_(False)
             vqgan.quant_conv.requires_grad_(False)
@@ -95,71 +155,105 @@ class VQGANTask(nn.Module):
         """The VQGAN, the codebook's statistics and the discriminator."""
         return self.trained
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """Compute the losses of a step."""
-        images = self.batches(step)
-        generator = torch.Generator().manual_seed(self.loss_config.seed * 1_000_003 + step)
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The encoder, unless it is kept, and the decoder."""
+        if self.loss_config.decoder_only:
+            return (self.vqgan.decoder,)
+        return self.vqgan.encoder, self.vqgan.decoder
+
+    def losses(self, index: int) -> dict[str, Tensor]:
+        """Compute the losses of a batch."""
+        images, self.batches_seen = self._images(index), index + 1
+        generator = torch.Generator().manual_seed(self.loss_config.seed * 1_000_003 + index)
         losses: dict[str, Tensor] = {}
         if self.loss_config.decoder_only:
             with torch.no_grad():
                 features = self._lookup(self.vqgan.encode_features(images).float())[0]
         else:
             features = self.vqgan.encode_features(images).float()
-        if not self.loss_config.decoder_only and step >= self.loss_config.quantize_from:
-            if step == self.loss_config.quantize_from:
-                self._start_codebook(step, generator)
+        if not self.loss_config.decoder_only and index >= self.quantize_from:
+            if index == self.quantize_from:
+                self._start_codebook(index, generator)
             features, losses["commitment"] = self._quantize(features, generator)
         drawn = self.vqgan.decode_features(features).float()
-        real, fake = self.eye[0](images), self.eye[0](drawn)
+        real, fake = self._look(images), self._look(drawn)
         losses["l1"] = F.l1_loss(drawn, images)
         losses["perceptual"] = feature_distance(fake, real)
-        if step >= self.loss_config.adversarial_from:
+        if index >= self.adversarial_from:
             losses |= self._adversarial(real, fake)
-        losses["loss"] = self._sum(losses)
+        losses["loss"] = self._sum(losses) + 0.0 * self._idle_weights()
         return losses
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Measure the held-out pictures: PSNR in dB and the share of codes in use."""
+        if not len(self.held_out):
+            return {}
         drawn, used = [], []
-        for part in self.held_out.split(64):
-            features = self.vqgan.encode_features(part)
-            if step > self.loss_config.quantize_from:
+        for part in self.held_out.to(self.device).split(64):
+            if self._has_codes(step):
                 codes = self.vqgan.encode(part)
                 used.append(codes.unique())
                 drawn.append(self.vqgan.decode(codes))
             else:
+                features = self.vqgan.encode_features(part)
                 drawn.append(self.vqgan.decode_features(features).clamp(0, 1))
-        errors = (torch.cat(drawn) - self.held_out).square().mean(dim=(1, 2, 3))
+        errors = (torch.cat(drawn).cpu() - self.held_out).square().mean(dim=(1, 2, 3))
         measured = {"psnr": float(-10 * errors.clamp(min=1e-8).log10().mean())}
         if used:
             measured["codes_used"] = torch.cat(used).unique().numel() / self.vqgan.codebook_size
         return measured
+
+    def pictures(self, step: int) -> dict[str, Tensor]:
+        """Return eight held-out pictures, then what the network makes of them."""
+        if not len(self.held_out):
+            return {}
+        shown = self.held_out[:8].to(self.device)
+        features = self.vqgan.encode_features(shown)
+        if self._has_codes(step):
+            features = self._lookup(features)[0]
+        drawn = self.vqgan.decode_features(features).float()
+        return {"reconstructions": torch.cat([shown, drawn]).clamp(0, 1).cpu()}
+
+    def _has_codes(self, step: int) -> bool:
+        """Whether the codes are set; a step may have been several batches."""
+        return max(step, self.batches_seen) > self.quantize_from
+
+    def _images(self, index: int) -> Tensor:
+        return self.batches(index).to(self.device)
 
     def _quantize(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         learner = self.trained["codebook"]
         assert isinstance(learner, CodebookLearner)
         chosen, flat, nearest = self._lookup(features)
         commitment = F.mse_loss(features, chosen)
-        learner.update(flat, nearest, generator)
+        with self._full_precision():
+            learner.update(gather(flat), gather(nearest), generator)
         return features + (chosen - features).detach(), commitment
 
     def _lookup(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the nearest vectors f[N,E,h,w], the features as f[M,E], and their codes i64[M]."""
         flat = features.detach().permute(0, 2, 3, 1).flatten(0, 2)
-        nearest = self.vqgan.quantize.nearest(flat)
+        with self._full_precision():
+            nearest = self.vqgan.quantize.nearest(flat)
         vectors = self.vqgan.quantize.embedding(nearest)
         vectors = vectors.view(features.shape[0], *features.shape[2:], features.shape[1])
         return vectors.permute(0, 3, 1, 2), flat, nearest
 
     @torch.no_grad()
-    def _start_codebook(self, step: int, generator: torch.Generator) -> None:
+    def _start_codebook(self, index: int, generator: torch.Generator) -> None:
         learner = self.trained["codebook"]
         assert isinstance(learner, CodebookLearner)
         parts = []
         for offset in range(self.loss_config.kmeans_batches):
-            features = self.vqgan.encode_features(self.batches(step + offset)).float()
-            parts.append(features.permute(0, 2, 3, 1).flatten(0, 2))
-        learner.start(torch.cat(parts), generator)
+            features = self.vqgan.encode_features(self._images(index + offset)).float()
+            parts.append(gather(features.permute(0, 2, 3, 1).flatten(0, 2)))
+        with self._full_precision():
+            learner.start(torch.cat(parts), generator)
+
+    def _full_precision(self) -> torch.autocast:
+        """Distances to codes need more digits than autocast leaves them."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _adversarial(self, real: list[Tensor], fake: list[Tensor]) -> dict[str, Tensor]:
         """Hinge losses; the generator's sees the discriminator with its weights held fixed."""
@@ -176,13 +270,25 @@ class VQGANTask(nn.Module):
             ),
         }
 
+    def _idle_weights(self) -> Tensor:
+        """Sum the discriminator's weights, so that it takes part in every loss, if only as zero."""
+        weights = self.trained["discriminator"].parameters()
+        return torch.stack([weight.sum() for weight in weights]).sum()
+
+    def _look(self, images: Tensor) -> list[Tensor]:
+        size = self.loss_config.perceptual_size
+        if size is not None and size < max(images.shape[2:]):
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        features: list[Tensor] = self.eye[0](images)
+        return features
+
     def _sum(self, losses: dict[str, Tensor]) -> Tensor:
         weights = {
             "perceptual": self.loss_config.perceptual_weight,
             "commitment": self.loss_config.commitment_weight,
             "generator": self.loss_config.adversarial_weight,
         }
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.device)
         for name, value in losses.items():
             total = total + weights.get(name, 1.0) * value
         return total

@@ -19,6 +19,7 @@ NOTEBOOK = EXAMPLES / "quickstart.ipynb"
 FILES = {
     "draw.py": ["grid.png", "best of rocket.png"],
     "parts_from_different_places.py": ["reddest first.png", "vqgan/model.safetensors"],
+    "training_cost.py": ["training cost.md"],
     "own_sampler.py": ["min-p 0.02.png", "min-p 0.2.png", "min-p 1.0.png"],
 }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,46 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from dallemini.errors import (
     CheckpointError,
     ConfigError,
     InputError,
-    MissingFileError,
     StorageError,
+    UnsupportedOperationError,
 )
-from dallemini.training import TrainingConfig, run
-from dallemini.training.loop import LOG_NAME, STATE_NAME, read_log
+from dallemini.training import Task, TrainingConfig, run
+from dallemini.training.checkpoint import newest, read_progress
+from dallemini.training.monitor import LOG_NAME, read_log
+from dallemini.training.optimizer import make_optimizers
 
 CONFIG = TrainingConfig(
-    steps=10, warmup_steps=2, learning_rate=0.05, log_every=3, evaluate_every=4, ema_decay=0.9
+    steps=10,
+    warmup_steps=2,
+    learning_rate=0.05,
+    log_every=3,
+    evaluate_every=4,
+    ema_decay=0.9,
+    device="cpu",
+    progress=False,
 )
 
 
-class Regression:
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as without matplotlib: to plot takes longer than a run here; test_curves plots."""
+    for name in ("matplotlib", *(name for name in sys.modules if name.startswith("matplotlib."))):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def changed(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.from_dict({**CONFIG.to_dict(), **changes})
+
+
+class Regression(Task):
     """A task of every kind of parameter: an embedding, a matrix, a bias, and a buffer."""
 
     def __init__(self) -> None:
@@ -44,8 +69,8 @@ class Regression:
     def module(self) -> nn.Module:
         return self.net
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(step)
+    def losses(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(index)
         inputs = torch.randint(8, (16,), generator=generator)
         loss = F.mse_loss(self.net(inputs), F.one_hot(inputs % 6, 6).float())
         return {"loss": loss, "twice": 2 * loss}
@@ -64,50 +89,58 @@ class Regression:
 class Broken(Regression):
     """The loss of one step is not a number."""
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        losses = super().losses(step)
-        return {"loss": losses["loss"] * (math.nan if step == 5 else 1)}
+    def losses(self, index: int) -> dict[str, Tensor]:
+        losses = super().losses(index)
+        return {"loss": losses["loss"] * (math.nan if index == 5 else 1)}
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
     """The log without what depends on the clock."""
     log = list(read_log(folder))
     for row in log:
-        row.pop("steps_per_second", None)
+        row.pop("images_per_second", None)
     return log
+
+
+def saved(folder: Path) -> dict[str, Tensor]:
+    """The module's weights in the newest checkpoint of a run."""
+    path = newest(folder)
+    assert path is not None
+    state = {"module": Regression().net.state_dict()}
+    with pytest.warns(UserWarning, match="torch.distributed is disabled"):
+        load_sharded(state, checkpoint_id=path)
+    return state["module"]
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_a_resumed_run_is_exactly_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = Regression()
-    run(whole, CONFIG, folder=tmp_path / "whole")
-    for _ in range(10):  # every call does one step
+@pytest.mark.parametrize("changes", [{}, {"precision": "float16", "accumulation": 2}])
+def test_a_resumed_run_is_exactly_an_uninterrupted_one(tmp_path: Path, changes: Any) -> None:
+    whole, config = Regression(), changed(**changes)
+    run(whole, config, folder=tmp_path / "whole")
+    for seconds in (0.0, 0.0, 0.0, None):  # three calls do one step each
         parts = Regression()
-        run(parts, CONFIG, folder=tmp_path / "parts", seconds=0.0)
+        run(parts, config, folder=tmp_path / "parts", seconds=seconds)
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     assert [row["step"] for row in rows(tmp_path / "whole")] == [3, 4, 6, 8, 9, 10]
     assert equal(parts.weights(), whole.weights())
-    states = [torch.load(tmp_path / run / STATE_NAME) for run in ("whole", "parts")]
-    assert states[0]["step"] == states[1]["step"] == 10
-    assert equal(states[0]["module"], states[1]["module"])
+    assert [path.name for path in tmp_path.glob("*/checkpoint-*")] == ["checkpoint-00000010"] * 2
+    assert equal(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
 
 
 def test_the_log_holds_the_mean_of_every_loss(tmp_path: Path) -> None:
     run(Regression(), CONFIG, folder=tmp_path)
     first = rows(tmp_path)[0]
     assert first["twice"] == pytest.approx(2 * first["loss"], abs=2e-5)
-    every = TrainingConfig.from_dict({**CONFIG.to_dict(), "log_every": 1, "steps": 10})
-    run(Regression(), every, folder=tmp_path / "every")
+    run(Regression(), changed(log_every=1), folder=tmp_path / "every")
     losses = [row["loss"] for row in rows(tmp_path / "every") if "loss" in row]
     assert first["loss"] == pytest.approx(sum(losses[:3]) / 3, abs=1e-4)
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    config = TrainingConfig(steps=60, warmup_steps=5, learning_rate=0.05, log_every=10)
-    run(Regression(), config, folder=tmp_path)
+    run(Regression(), changed(steps=60, warmup_steps=5, log_every=10), folder=tmp_path)
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -124,11 +157,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 def test_averaged_weights_are_evaluated_and_returned(tmp_path: Path) -> None:
     task = Regression()
     run(task, CONFIG, folder=tmp_path)
-    state = torch.load(tmp_path / STATE_NAME)
     assert task.evaluated == [4, 8, 10]
-    assert not equal(state["module"], task.weights())
-    for parameter, average in zip(task.net.parameters(), state["average"], strict=True):
-        assert torch.equal(parameter, average)
+    assert not equal(saved(tmp_path), task.weights())
     last = rows(tmp_path)[-1]
     weight = task.net[1].weight
     assert isinstance(weight, Tensor)
@@ -137,16 +167,14 @@ def test_averaged_weights_are_evaluated_and_returned(tmp_path: Path) -> None:
 
 def test_without_averaging_the_last_weights_are_returned(tmp_path: Path) -> None:
     task = Regression()
-    config = TrainingConfig.from_dict({**CONFIG.to_dict(), "ema_decay": 0.0})
-    run(task, config, folder=tmp_path)
-    assert equal(torch.load(tmp_path / STATE_NAME)["module"], task.weights())
+    run(task, changed(ema_decay=0.0), folder=tmp_path)
+    assert equal(saved(tmp_path), task.weights())
 
 
 def test_evaluating_changes_nothing(tmp_path: Path) -> None:
-    seldom = TrainingConfig.from_dict({**CONFIG.to_dict(), "evaluate_every": 100})
     first, second = Regression(), Regression()
     run(first, CONFIG, folder=tmp_path / "often")
-    run(second, seldom, folder=tmp_path / "seldom")
+    run(second, changed(evaluate_every=100), folder=tmp_path / "seldom")
     assert equal(first.weights(), second.weights())
 
 
@@ -162,7 +190,7 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
 
 def test_weights_stay_float32_when_computing_in_bfloat16(tmp_path: Path) -> None:
     task = Regression()
-    run(task, TrainingConfig(steps=3, bfloat16=True), folder=tmp_path)
+    run(task, changed(steps=3, precision="bfloat16"), folder=tmp_path)
     assert {parameter.dtype for parameter in task.net.parameters()} == {torch.float32}
 
 
@@ -175,28 +203,109 @@ def test_training_takes_no_numbers_from_the_global_state(tmp_path: Path) -> None
 def test_checkpoints_are_written_on_the_way(tmp_path: Path) -> None:
     task = Regression()
     found: list[bool] = []
-    task.when_evaluated = lambda: found.append((tmp_path / STATE_NAME).exists())
-    run(task, TrainingConfig.from_dict({**CONFIG.to_dict(), "save_minutes": 0.0}), folder=tmp_path)
+    task.when_evaluated = lambda: found.append(newest(tmp_path) is not None)
+    run(task, changed(save_minutes=0.0), folder=tmp_path)
     assert found == [True, True, True]
-    assert not list(tmp_path.glob("*.partial"))
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-00000010"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_weights(tmp_path: Path) -> None:
     task = Broken()
-    run(task, TrainingConfig.from_dict({**CONFIG.to_dict()}), folder=tmp_path, seconds=0.0)
-    saved = (tmp_path / STATE_NAME).read_bytes()
+    run(task, CONFIG, folder=tmp_path, seconds=0.0)
+    before = newest(tmp_path)
     with pytest.raises(InputError, match="The loss of step 5 is nan; lower the learning rate"):
         run(task, CONFIG, folder=tmp_path)
     assert all(bool(value.isfinite().all()) for value in task.weights().values())
-    assert (tmp_path / STATE_NAME).read_bytes() == saved
+    assert newest(tmp_path) == before
+
+
+class Overflow(Regression):
+    """A loss whose gradient is too large for float16 until its scale is lowered, or for ever."""
+
+    def __init__(self, *, for_ever: bool = False) -> None:
+        super().__init__()
+        self.for_ever = for_ever
+
+    def losses(self, index: int) -> dict[str, Tensor]:
+        outputs = self.net(torch.arange(8)).float()
+        if self.for_ever:
+            return {"loss": (0.0 * outputs).norm(dim=1).sqrt().mean()}
+        return {"loss": 300.0 * outputs.square().mean()}
+
+
+def test_a_step_that_overflows_in_float16_changes_nothing(tmp_path: Path) -> None:
+    task = Overflow()
+    before = [parameter.detach().clone() for parameter in task.net.parameters()]
+    config = changed(precision="float16", ema_decay=0.0, weight_decay=0.1)
+    run(task, config, folder=tmp_path, seconds=0.0)
+    assert all(map(torch.equal, before, task.net.parameters()))
+    run(task, config, folder=tmp_path)
+    assert not any(map(torch.equal, before, task.net.parameters()))
+
+
+@pytest.mark.parametrize(("precision", "step"), [("float32", 0), ("float16", 16)])
+def test_a_gradient_that_is_no_number_stops_the_run(
+    tmp_path: Path, precision: str, step: int
+) -> None:
+    config = changed(precision=precision, steps=30)
+    with pytest.raises(InputError, match=f"The gradient's norm of step {step} is nan"):
+        run(Overflow(for_ever=True), config, folder=tmp_path)
+
+
+def test_other_settings_are_told_and_count_from_then_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(Regression(), CONFIG, folder=tmp_path, seconds=0.0)
+    changes = {"learning_rate": 0.0, "matrix_learning_rate": 0.0, "weight_decay": 0.5, "steps": 3}
+    task = Regression()
+    with caplog.at_level("INFO", "dallemini.training"):
+        run(task, changed(**changes, precision="float16"), folder=tmp_path)
+    (told,) = (r.getMessage() for r in caplog.records if "other settings" in r.getMessage())
+    assert "other settings: steps 10 -> 3, learning_rate 0.05 -> 0.0, " in told
+    assert "weight_decay 0.0 -> 0.5, precision 'float32' -> 'float16'." in told
+    assert rows(tmp_path)[0]["learning_rate"] == 0.0
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    run(Regression(), CONFIG, folder=tmp_path, seconds=0.0)
+    message = "was made with optimizer='muon', whose state is of no use to 'adamw'. Keep"
+    with pytest.raises(ConfigError, match=message):
+        run(Regression(), changed(optimizer="adamw"), folder=tmp_path)
+
+
+def test_weight_decay_is_that_of_the_resumed_run(tmp_path: Path) -> None:
+    kept, decayed = Sum(8), Sum(8)
+    for task, decay in ((kept, 0.0), (decayed, 5.0)):
+        folder = tmp_path / str(decay)
+        run(Sum(8), CONFIG, folder=folder, seconds=0.0)
+        run(task, changed(weight_decay=decay), folder=folder)
+    assert float(decayed.net.weight.detach().norm()) < float(kept.net.weight.detach().norm())
+
+
+def test_a_finished_run_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(Regression(), CONFIG, folder=tmp_path)
+    with caplog.at_level("INFO", "dallemini.training"):
+        run(Regression(), CONFIG, folder=tmp_path)
+    assert "holds a finished run of 10 steps; for another, raise steps or take" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
-def test_a_corrupt_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / STATE_NAME).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"training_state\.pt is corrupt or of another run"):
+@pytest.mark.parametrize("file", [".metadata", "__0_0.distcp"])
+def test_a_corrupt_checkpoint_is_refused(tmp_path: Path, file: str, content: bytes) -> None:
+    run(Regression(), CONFIG, folder=tmp_path, seconds=0.0)
+    path = newest(tmp_path)
+    assert path is not None
+    (path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checkpoint-\d+ is corrupt or of another run"):
         run(Regression(), CONFIG, folder=tmp_path)
-    assert (tmp_path / STATE_NAME).read_bytes() == content
+    assert (path / file).read_bytes() == content
+
+
+def test_an_unfinished_checkpoint_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-00000007.partial").mkdir()
+    assert newest(tmp_path) is None
+    run(Regression(), CONFIG, folder=tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
 
 
 class Payload:
@@ -210,9 +319,29 @@ def test_a_checkpoint_with_code_in_it_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"step": Payload()}, tmp_path / STATE_NAME)
-    with pytest.raises(CheckpointError, match="is corrupt or of another run"):
+    run(Regression(), CONFIG, folder=tmp_path, seconds=0.0)
+    path = newest(tmp_path)
+    assert path is not None
+    (path / ".metadata").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(CheckpointError, match=r"it holds posix\.mkdir, which no checkpoint needs"):
         run(Regression(), CONFIG, folder=tmp_path)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_code_among_the_values_of_a_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = Regression()
+    average = {name: p.detach() for name, p in task.net.named_parameters()}
+    optimizers = make_optimizers(task.net, CONFIG)
+    state = {"progress": Payload(), "module": task.net.state_dict(), "average": average}
+    state["optimizers"] = get_optimizer_state_dict(task.net, optimizers)
+    path = tmp_path / "checkpoint-00000001"
+    with pytest.warns(UserWarning, match="torch.distributed is disabled"):
+        save_sharded(state, checkpoint_id=path)
+    with pytest.raises(CheckpointError, match="is corrupt or of another run"):
+        read_progress(path)
     assert not (tmp_path / "unpickled").exists()
 
 
@@ -235,14 +364,9 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_vanishes_is_told(tmp_path: Path, log_every: int) -> None:
     task = Regression()
     task.when_evaluated = lambda: shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    config = TrainingConfig(steps=10, evaluate_every=2, log_every=log_every)
+    config = changed(evaluate_every=2, log_every=log_every)
     with pytest.raises(StorageError, match=r"Could not write .*run.* Free some space"):
         run(task, config, folder=tmp_path / "run")
-
-
-def test_a_missing_log_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match=r"There is no .*log\.jsonl; give the folder"):
-        list(read_log(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -263,10 +387,99 @@ def test_a_missing_log_is_named(tmp_path: Path) -> None:
         ({"ema_decay": 1.0}, "ema_decay must be from 0 up to 1, not 1.0"),
         ({"ema_decay": -0.5}, "ema_decay must be from 0 up to 1, not -0.5"),
         ({"ema_decay": float("nan")}, "ema_decay must be from 0 up to 1, not nan"),
-        ({"bfloat16": 1}, "bfloat16 must be bool, not 1"),
+        ({"precision": "int8"}, "precision must be one of 'float32', 'bfloat16', 'float16'"),
+        ({"decay_share": 0.0}, "decay_share must be over 0 up to 1, not 0.0"),
+        ({"strategy": "fsdp", "optimizer": "soap"}, "soap needs whole matrices"),
         ({"step": 3}, "no field 'step'. Did you mean 'steps'"),
     ],
 )
 def test_impossible_settings_are_refused(changes: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainingConfig.from_dict({"steps": 1, **changes})
+
+
+class Sum(Task):
+    """A task whose gradient is the mean of its rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.net, self.rows = nn.Linear(4, 3, bias=False), rows
+        nn.init.normal_(self.net.weight, generator=torch.Generator().manual_seed(0))
+
+    @property
+    def module(self) -> nn.Module:
+        return self.net
+
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        return (self.net,)
+
+    def losses(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(200, 4, generator=generator)[index * self.rows :][: self.rows]
+        return {"loss": self.net(inputs).square().mean()}
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    whole, parts = Sum(8), Sum(4)
+    run(whole, changed(batch_size=8), folder=tmp_path / "whole")
+    run(parts, changed(batch_size=8, accumulation=2), folder=tmp_path / "parts")
+    torch.testing.assert_close(whole.net.weight, parts.net.weight)
+    first, second = (list(read_log(tmp_path / name)) for name in ("whole", "parts"))
+    assert [r["loss"] for r in first] == pytest.approx([r["loss"] for r in second], abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"precision": "float16"}])
+def test_saving_memory_changes_little(tmp_path: Path, changes: Any) -> None:
+    plain, other = Sum(8), Sum(8)
+    run(plain, CONFIG, folder=tmp_path / "plain")
+    run(other, changed(**changes), folder=tmp_path / "other")
+    torch.testing.assert_close(plain.net.weight, other.net.weight, atol=2e-2, rtol=0)
+    assert "forward" not in vars(other.net)
+
+
+def test_the_blocks_are_as_before_when_a_run_cannot_begin(tmp_path: Path) -> None:
+    run(Regression(), CONFIG, folder=tmp_path)
+    task = Sum(8)
+    with pytest.raises(CheckpointError):
+        run(task, changed(gradient_checkpointing=True), folder=tmp_path)
+    assert "forward" not in vars(task.net)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "soap"])
+def test_other_optimizers_learn_and_resume_exactly(tmp_path: Path, optimizer: str) -> None:
+    config = changed(optimizer=optimizer, matrix_learning_rate=0.003, steps=24)
+    whole = Regression()
+    run(whole, config, folder=tmp_path / "whole")
+    for seconds in (0.0, None):
+        parts = Regression()
+        run(parts, config, folder=tmp_path / "parts", seconds=seconds)
+    assert equal(parts.weights(), whole.weights())
+    losses = [row["loss"] for row in rows(tmp_path / "whole") if "loss" in row]
+    assert losses[-1] < losses[0]
+
+
+def test_a_network_that_is_not_split_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOperationError, match=r"Regression .* use strategy='ddp'"):
+        run(Regression(), changed(strategy="fsdp"), folder=tmp_path)
+
+
+def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Cannot compute on 'gpu'.*device='cpu'"):
+        run(Regression(), changed(device="gpu"), folder=tmp_path)
+
+
+def test_batches_must_divide_evenly() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size 10 must be a multiple of 4: 2 process"):
+        changed(batch_size=10, accumulation=2).process_batch_size(2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_blocks_compute_the_same(tmp_path: Path, checkpointing: bool) -> None:
+    plain, compiled = Sum(8), Sum(8)
+    run(plain, CONFIG, folder=tmp_path / "plain")
+    config = changed(compile=True, gradient_checkpointing=checkpointing)
+    run(compiled, config, folder=tmp_path / "compiled")
+    torch.testing.assert_close(plain.net.weight, compiled.net.weight)
+    assert not {"forward", "_compiled_call_impl"} & vars(compiled.net).keys()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dallemini.errors import InputError
+from dallemini.errors import InputError, MissingDependencyError
 from dallemini.testing import tiny_transformer, tiny_vqgan
+from dallemini.training import TrainingConfig
+from dallemini.training.lora import LoRAConfig, add_lora
 from dallemini.training.optimizer import Muon, make_optimizers, orthogonalize, rate_factor
 
 
@@ -107,11 +112,12 @@ def test_muon_finds_a_matrix() -> None:
     assert losses[-1] < 0.01 * losses[0]
 
 
+CONFIG = TrainingConfig(steps=1000, learning_rate=0.1, matrix_learning_rate=0.2)
+
+
 def division(module: nn.Module) -> tuple[set[str], set[str]]:
     """Names of the parameters that Muon and AdamW get."""
-    optimizers = make_optimizers(
-        module, learning_rate=0.1, matrix_learning_rate=0.2, weight_decay=0.0
-    )
+    optimizers = make_optimizers(module, CONFIG)
     assert [type(optimizer).__name__ for optimizer in optimizers] == ["Muon", "AdamW"]
     assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == [0.2, 0.1]
     names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -132,6 +138,17 @@ def test_embeddings_head_norms_and_biases_go_to_adam() -> None:
     assert {"lm_head.weight", "encoder.embed_tokens.weight", "decoder.final_norm.bias"} <= adam
 
 
+def test_adapters_go_to_adam_and_decay() -> None:
+    transformer = tiny_transformer()
+    add_lora(transformer, LoRAConfig(rank=2))
+    (only,) = make_optimizers(transformer, TrainingConfig(steps=1, weight_decay=0.1))
+    assert type(only).__name__ == "AdamW"
+    (group,) = only.param_groups
+    assert group["weight_decay"] == 0.1
+    names = {id(parameter): name for name, parameter in transformer.named_parameters()}
+    assert {names[id(p)][-6:] for p in group["params"]} == {"lora_a", "lora_b"}
+
+
 def test_convolutions_go_to_muon_and_frozen_parameters_nowhere() -> None:
     vqgan = tiny_vqgan()
     vqgan.encoder.requires_grad_(False)
@@ -147,15 +164,68 @@ def test_nothing_to_train_is_refused() -> None:
         division(frozen)
 
 
+def factors(**settings: Any) -> list[float]:
+    config = TrainingConfig(**{"steps": 110, "warmup_steps": 10, **settings})
+    return [rate_factor(step, config) for step in range(config.steps + 1)]
+
+
 def test_the_rate_rises_in_a_line_and_falls_in_a_cosine_to_nothing() -> None:
-    factors = [rate_factor(step, steps=110, warmup_steps=10) for step in range(111)]
-    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert factors[10] == pytest.approx(1.0)
-    assert factors[60] == pytest.approx(0.5)
-    assert factors[110] == pytest.approx(0.0)
-    assert factors[10:] == sorted(factors[10:], reverse=True)
+    rates = factors()
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(5, 1), (50, 5), (10_000, 100)])
+def test_the_warm_up_fits_the_run_unless_it_is_given(steps: int, warmup: int) -> None:
+    rates = factors(steps=steps, warmup_steps=None, schedule="constant")
+    assert rates.index(1.0) == warmup - 1
+
+
+def test_a_constant_rate_stays() -> None:
+    assert factors(schedule="constant")[10:] == [1.0] * 101
+
+
+def test_the_rate_stays_then_falls_in_a_line() -> None:
+    rates = factors(schedule="constant_then_decay", decay_share=0.25)
+    assert rates[10:86] == [1.0] * 76
+    assert rates[85:] == pytest.approx([1 - step / 25 for step in range(26)])
 
 
 def test_the_rate_is_defined_when_all_steps_are_warm_up() -> None:
-    assert rate_factor(5, steps=5, warmup_steps=5) == 1.0
-    assert rate_factor(10**6, steps=5, warmup_steps=5) == pytest.approx(0.0)
+    assert factors(steps=5, warmup_steps=5)[-1] == 1.0
+
+
+def test_only_matrices_and_heads_decay() -> None:
+    config = TrainingConfig(steps=1, weight_decay=0.1)
+    transformer = tiny_transformer()
+    names = {id(parameter): name for name, parameter in transformer.named_parameters()}
+    groups = [g for o in make_optimizers(transformer, config) for g in o.param_groups]
+    decayed = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}
+    assert "lm_head.weight" in decayed
+    assert "encoder.layers.0.self_attn.qkv_proj.weight" in decayed
+    assert not any("embed" in name or name.endswith("bias") for name in decayed)
+
+
+def test_adamw_takes_everything() -> None:
+    transformer = tiny_transformer()
+    (only,) = make_optimizers(transformer, TrainingConfig(steps=1, optimizer="adamw"))
+    assert type(only).__name__ == "AdamW"
+    taken = {id(p) for group in only.param_groups for p in group["params"]}
+    assert taken == {id(p) for p in transformer.parameters()}
+
+
+def test_soap_takes_the_matrices() -> None:
+    config = TrainingConfig(steps=1, optimizer="soap", matrix_learning_rate=0.003)
+    soap, adam = make_optimizers(tiny_transformer(), config)
+    assert (type(soap).__name__, type(adam).__name__) == ("SOAP", "AdamW")
+    assert all(p.ndim == 2 for group in soap.param_groups for p in group["params"])
+
+
+def test_soap_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    config = TrainingConfig(steps=1, optimizer="soap")
+    with pytest.raises(MissingDependencyError, match=r'pip install "dallemini\[train\]"'):
+        make_optimizers(tiny_transformer(), config)

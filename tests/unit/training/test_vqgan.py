@@ -12,7 +12,7 @@ from torch import Tensor
 from dallemini.errors import ConfigError
 from dallemini.testing import tiny_vqgan
 from dallemini.training import TrainingConfig, VQGANTask, run
-from dallemini.training.loop import read_log
+from dallemini.training.monitor import read_log
 from dallemini.training.vqgan import VQGANLossConfig
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -60,7 +60,7 @@ def test_the_generator_leaves_the_discriminator_alone() -> None:
     losses["generator"].backward(retain_graph=True)
     assert all(parameter.grad is None for parameter in critic.parameters())
     assert task.vqgan.decoder.conv_out.weight.grad is not None
-    task.zero_grad(set_to_none=True)
+    task.module.zero_grad(set_to_none=True)
     losses["discriminator"].backward()
     assert task.vqgan.decoder.conv_out.weight.grad is None
     assert all(parameter.grad is not None for parameter in critic.parameters())
@@ -134,11 +134,32 @@ def test_pictures_are_learned_and_the_measures_say_so(tmp_path: Path) -> None:
     assert rows[-1]["psnr"] > rows[0]["psnr"] + 1
 
 
+def test_codes_are_measured_from_when_they_are_set_also_with_accumulation(tmp_path: Path) -> None:
+    task = make_task(quantize_from=3, adversarial_from=100)
+    config = TrainingConfig(
+        steps=3, accumulation=2, warmup_steps=1, evaluate_every=1, progress=False, device="cpu"
+    )
+    run(task, config, folder=tmp_path)
+    measured = [row for row in read_log(tmp_path) if "psnr" in row]
+    assert ["codes_used" in row for row in measured] == [False, True, True]
+
+
+def test_codes_are_chosen_in_full_precision() -> None:
+    task = make_task()
+    features = 100 + torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    codes = 100 + torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+    task.vqgan.quantize.embedding.weight.data.copy_(codes)
+    expected = task._lookup(features)[2]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(task._lookup(features)[2], expected)
+        assert not torch.equal(task.vqgan.quantize.nearest(task._lookup(features)[1]), expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"quantise_from": 1}, "Did you mean 'quantize_from'"),
-        ({"quantize_from": "1"}, "quantize_from must be int, not '1'"),
+        ({"quantize_from": "1"}, "quantize_from must be int . None, not '1'"),
     ],
 )
 def test_impossible_settings_are_refused(changes: Any, message: str) -> None:

@@ -1,0 +1,82 @@
+"""`dallemini train`: train or fine-tune a part from a file of settings, flags, or both.
+
+Its flags are the fields of the training configurations, so nothing is written twice; a file named
+by `--config` gives the defaults of the flags.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ..config import Config, read_json, read_yaml
+from ..errors import ConfigError, InputError
+
+_USAGE = "usage: dallemini train {vqgan,transformer,clip} [--config FILE] [OPTIONS]"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse the words after `dallemini train` and run the training.
+
+    Returns:
+        0, or the exit code of the parser where it showed its help or did not understand.
+
+    Raises:
+        DalleMiniError: the training failed, or the file of settings is wrong.
+    """
+    from ..training import recipes  # here, because it takes a second that other commands need not
+
+    parts: dict[str, tuple[type[Config], Callable[[Any], object]]] = {
+        "vqgan": (recipes.VQGANTrainingConfig, recipes.train_vqgan),
+        "transformer": (recipes.TransformerTrainingConfig, recipes.train_transformer),
+        "clip": (recipes.CLIPTrainingConfig, recipes.train_clip),
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{_USAGE}\n\nTrain or fine-tune one part; --help after its name lists its options.")
+        return 0
+    if argv[0] not in parts:
+        raise InputError(f"There is no part {argv[0]!r} to train; name one of {', '.join(parts)}.")
+    kind, train = parts[argv[0]]
+    path, flags = _take_config(argv[1:])
+    try:
+        config = _parse(kind, flags, path, prog=f"dallemini train {argv[0]}")
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else 0
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    train(config)
+    return 0
+
+
+def _take_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Take `--config FILE` or `--config=FILE` out of the words."""
+    words, path = list(argv), None
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            if not equals and index + 1 == len(words):
+                raise InputError("--config needs a file: --config run.yaml.")
+            path = Path(value if equals else words[index + 1])
+            del words[index : index + (1 if equals else 2)]
+            break
+    return path, words
+
+
+def _parse(kind: type[Config], flags: Sequence[str], path: Path | None, *, prog: str) -> Any:
+    default: dict[str, Any] = {} if path is None else {"default": _from_file(kind, path)}
+    return tyro.cli(kind, prog=prog, args=list(flags), **default)
+
+
+def _from_file(kind: type[Config], path: Path) -> Config:
+    """Read settings, of which `steps` may be left to the flags."""
+    values = (read_yaml if path.suffix in (".yaml", ".yml") else read_json)(path)
+    try:
+        settings = kind.from_dict({"steps": 1, **values})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if "steps" not in values:
+        object.__setattr__(settings, "steps", tyro.MISSING)  # the parser asks for it
+    return settings

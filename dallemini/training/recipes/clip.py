@@ -1,0 +1,126 @@
+"""Train or fine-tune CLIP, the scorer, on captioned pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...data import Batches
+from ...models.clip import CLIP, CLIPConfig
+from ...scorer import CLIPScorer, CLIPTokenizer, preprocess
+from ..clip import MAX_LOGIT_SCALE, CLIPBatch, CLIPTask
+from ..distributed import connected, pick_device
+from ..loop import run
+from .common import (
+    HELD_OUT,
+    MOST_CAPTIONS,
+    RunConfig,
+    all_captions,
+    first_images,
+    first_process_saves,
+    learnt_once,
+    load_part,
+    open_images,
+    own_weights,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTrainingConfig(RunConfig):
+    """A training run of the scorer.
+
+    Attributes:
+        tokenizer: folder or Hub id of a CLIP tokenizer; learnt from the captions when there is
+            neither this nor `init_from`.
+        model: sizes of a network that starts from random weights; its vocabulary size is that of
+            the tokenizer.
+    """
+
+    tokenizer: str | None = None
+    model: CLIPConfig = field(default_factory=CLIPConfig)
+
+
+def train_clip(config: CLIPTrainingConfig, *, seconds: float | None = None) -> CLIPScorer:
+    """Train CLIP and save it with its tokenizer; started again, go on from the last checkpoint.
+
+    Args:
+        config: the whole run.
+        seconds: stop after this time with a checkpoint, to go on later.
+
+    Returns:
+        The trained scorer, with averaged weights.
+
+    Raises:
+        DalleMiniError: the data, the model to start from or a folder cannot be used; and as `run`.
+
+    Example:
+        >>> CLIPTrainingConfig(steps=10, train_data=("pictures",), output="clip").tokenizer
+    """
+    config.check()
+    with connected(pick_device(config.device)):
+        config.prepare()
+        scorer = _start(config)
+        own_weights(scorer.clip)
+        data = config.data_for(scorer.clip.config.image_size, multiple=1)
+        batches = config.batches(open_images(config.train_data, data))
+        evaluation = {}
+        if config.eval_data:
+            held_out = open_images(config.eval_data, data)
+            evaluation["held_out"] = _read(scorer, *first_images(held_out, HELD_OUT))
+        task = CLIPTask(scorer.clip, batches=_Reader(scorer, batches), evaluation=evaluation)
+        run(task, config, folder=config.run_folder, seconds=seconds)
+        with torch.no_grad():
+            scorer.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        first_process_saves(lambda: scorer.save_pretrained(config.output))
+    return scorer
+
+
+def _start(config: CLIPTrainingConfig) -> CLIPScorer:
+    if config.init_from is not None:
+        return load_part(CLIPScorer, config.init_from, "scorer")
+    tokenizer = _tokenizer(config)
+    end, padding = tokenizer.end_token_id, tokenizer.config.pad_token_id
+    model = replace(
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        context_length=tokenizer.config.context_length,
+        eos_token_id=end,
+        pad_token_id=end if padding is None else padding,
+    )
+    return CLIPScorer(CLIP.from_config(model, seed=config.seed), tokenizer)
+
+
+def _tokenizer(config: CLIPTrainingConfig) -> CLIPTokenizer:
+    if config.tokenizer is not None:
+        return load_part(CLIPTokenizer, config.tokenizer, "scorer")
+
+    def learn(folder: Path) -> None:
+        images = open_images(config.train_data, config.data)
+        CLIPTokenizer.train(
+            all_captions(images, most=MOST_CAPTIONS, progress=config.progress),
+            vocab_size=config.model.vocab_size,
+            context_length=config.model.context_length,
+        ).save_pretrained(folder)
+
+    return CLIPTokenizer.from_pretrained(learnt_once(config.run_folder / "tokenizer", learn))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns batches of pictures and captions into what CLIP takes."""
+
+    scorer: CLIPScorer
+    batches: Batches
+
+    def __call__(self, index: int) -> CLIPBatch:
+        batch = self.batches(index)
+        return _read(self.scorer, list(batch.images), batch.captions)
+
+
+def _read(scorer: CLIPScorer, images: Sequence[Tensor], captions: Sequence[str]) -> CLIPBatch:
+    pixels = preprocess(torch.stack(list(images)), scorer.clip.config)
+    return CLIPBatch(pixels, scorer.tokenizer(list(captions)))

@@ -1,0 +1,194 @@
+"""What the three training runs share: where data and results are, and how pictures come in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ... import hub
+from ..._parts import INDEX_NAME
+from ...data import Batches, CaptionedImages, DataConfig
+from ...errors import ConfigError, InputError, StorageError
+from ...models.transformer import Transformer
+from ...models.vqgan import VQGAN
+from ...scorer import CLIPScorer, CLIPTokenizer
+from ...tokenizer import Tokenizer
+from ..config import TrainingConfig
+from ..distributed import full, rank, wait, world_size
+
+Part = TypeVar("Part", Transformer, VQGAN, Tokenizer, CLIPScorer, CLIPTokenizer)
+HELD_OUT = 256  # pictures of the held-out data that an evaluation looks at
+MOST_CAPTIONS = 1_000_000  # from which a vocabulary is learnt
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainingConfig):
+    """A training run with its files.
+
+    Attributes:
+        train_data: folders, tables or tar shards, as `CaptionedImages.open` takes them.
+        eval_data: held-out data of the same kind; without them nothing is measured.
+        output: folder for the trained model.
+        run: folder for checkpoints, log and pictures; `output` with "-run" when None.
+        init_from: model to start from, by folder or Hub id; released checkpoints included.
+        data: how pictures and captions are read. They get the size that the model has, unless
+            `image_size` names another.
+    """
+
+    train_data: tuple[str, ...] = ()
+    eval_data: tuple[str, ...] = ()
+    output: str = ""
+    run: str | None = None
+    init_from: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def check(self) -> None:
+        """Refuse a run without data or output; a file of settings may leave them to flags.
+
+        Raises:
+            ConfigError: something is missing, or does not fit the rest.
+        """
+        for name, what in (("train_data", "pictures with captions"), ("output", "a folder")):
+            if not getattr(self, name):
+                raise ConfigError(f"{type(self).__name__}.{name} must be given: {what}.")
+        if self.init_from and Path(self.init_from).resolve() == Path(self.output).resolve():
+            raise ConfigError(
+                f"output {self.output!r} is the model to start from; name another folder."
+            )
+
+    def prepare(self) -> None:
+        """Make the output's folder and divide the batch: better to fail now than after hours.
+
+        Raises:
+            StorageError: the folder cannot be made or written.
+            ConfigError: the batch does not divide evenly among the processes.
+        """
+        self.process_batch_size(world_size())
+        try:
+            Path(self.output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"Could not make {self.output}: {error}. Choose another.") from error
+        if not os.access(self.output, os.W_OK):
+            raise StorageError(f"Could not write to {self.output}. Choose another folder.")
+
+    def data_for(self, size: int, *, multiple: int) -> DataConfig:
+        """Return how pictures are read: in the model's size, where no other is asked for.
+
+        Args:
+            size: of the model's pictures.
+            multiple: other sizes must be a multiple of it.
+
+        Raises:
+            ConfigError: the model cannot take the size that is asked for.
+        """
+        asked = self.data.image_size
+        if asked == DataConfig().image_size:
+            return replace(self.data, image_size=size)
+        if asked % multiple:
+            raise ConfigError(
+                f"data.image_size {asked} does not fit the model, whose pictures are {size} pixels "
+                f"wide; leave it out, or take a multiple of {multiple}."
+            )
+        return self.data
+
+    @property
+    def run_folder(self) -> Path:
+        """Where checkpoints, log and pictures go."""
+        return Path(self.run or f"{self.output.rstrip('/')}-run")
+
+    def batches(self, images: CaptionedImages) -> Batches:
+        """Return this process's part of the batches of a data set."""
+        return Batches(
+            images,
+            batch_size=self.process_batch_size(world_size()),
+            seed=self.seed,
+            rank=rank(),
+            world_size=world_size(),
+            workers=self.workers,
+        )
+
+
+def load_part(kind: type[Part], source: str, part: str) -> Part:
+    """Load a part from a folder or Hub id of its own, or from that of a pipeline.
+
+    Args:
+        kind: class of the part.
+        source: folder or Hub id.
+        part: where the part lies in a pipeline.
+
+    Raises:
+        DalleMiniError: as `from_pretrained`.
+    """
+    in_pipeline = INDEX_NAME in hub.open_source(source).files()
+    return kind.from_pretrained(source, subfolder=part if in_pipeline else None)
+
+
+def open_images(names: Sequence[str], data: DataConfig) -> CaptionedImages:
+    """Open one or several sources of pictures."""
+    return CaptionedImages.open(names[0] if len(names) == 1 else list(names), config=data)
+
+
+def first_images(images: CaptionedImages, count: int) -> tuple[list[Tensor], list[str]]:
+    """Return the first pictures f[3,S,S] that can be used, and a caption of each.
+
+    Raises:
+        InputError: there are none.
+    """
+    pixels: list[Tensor] = []
+    captions: list[str] = []
+    for shard in images.shards():
+        for record in images.read(shard):
+            pixels.append(record.image)
+            captions.append(record.captions[0] if record.captions else "")
+            if len(pixels) == count:
+                return pixels, captions
+    if not pixels:
+        raise InputError("eval_data holds no picture that can be used; look at the log.")
+    return pixels, captions
+
+
+def all_captions(images: CaptionedImages, *, most: int, progress: bool) -> list[str]:
+    """Read captions for a vocabulary, `most` at most."""
+    captions: list[str] = []
+    with tqdm(desc="reading captions", unit="picture", disable=None if progress else True) as bar:
+        for shard in images.shards():
+            for record in images.read(shard):
+                captions.extend(record.captions)
+                bar.update()
+                if len(captions) >= most:
+                    return captions
+    return captions
+
+
+def learnt_once(folder: Path, learn: Callable[[Path], object]) -> Path:
+    """Let the first process write a tokenizer into a folder that is not there yet."""
+    if rank() == 0 and not folder.exists():
+        partial = folder.with_suffix(".partial")
+        learn(partial)
+        os.replace(partial, folder)
+    wait()
+    return folder
+
+
+def own_weights(module: nn.Module) -> None:
+    """Copy weights that are mapped from a file, so that training can change them."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a network's weights on the CPU, gathered from all processes if they are split."""
+    return {name: full(value).detach().cpu() for name, value in module.state_dict().items()}
+
+
+def first_process_saves(save: Callable[[], object]) -> None:
+    """Let the first process write while the others wait."""
+    if rank() == 0:
+        save()
+    wait()

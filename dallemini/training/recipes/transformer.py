@@ -1,0 +1,312 @@
+"""Train or fine-tune the transformer, whole or by LoRA, on captioned pictures or their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
+from ...errors import ConfigError, InputError
+from ...hub import model_card
+from ...models.transformer import Transformer, TransformerConfig
+from ...models.vqgan import VQGAN
+from ...outputs import image_to_tensor
+from ...pipeline import Pipeline
+from ...tokenizer import TextTokens, Tokenizer
+from ..distributed import connected, pick_device, rank, wait, world_size
+from ..loop import run
+from ..lora import LoRAConfig, add_lora, merge_lora, save_lora
+from ..transformer import TransformerBatch, TransformerTask
+from .common import (
+    HELD_OUT,
+    MOST_CAPTIONS,
+    RunConfig,
+    all_captions,
+    first_process_saves,
+    learnt_once,
+    load_part,
+    open_images,
+    own_weights,
+    whole_state,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerTrainingConfig(RunConfig):
+    """A training run of the transformer; what is written is a whole pipeline.
+
+    `train_data` and `eval_data` are pictures with captions, which are encoded first, or folders
+    that `dallemini encode` wrote.
+
+    Attributes:
+        vqgan: image tokenizer, by folder or Hub id; `init_from`'s when None.
+        tokenizer: text tokenizer, by folder or Hub id; `init_from`'s when None, and learnt from
+            the captions when there is neither.
+        model: sizes of a network that starts from random weights; the sizes of both vocabularies
+            and of the picture are filled in.
+        corruption: highest share of random codes among the decoder's inputs; 0.8 where there are
+            few pictures, so that it does not merely recall them; 0 where there are millions.
+        lora_rank: width of adapters that are trained beside frozen weights; 0 trains all weights.
+        lora_alpha: the adapters count lora_alpha / lora_rank times.
+        lora_dropout: share of the adapters' inputs that is zeroed.
+        data: how pictures and captions are read, in the size of the VQGAN, and the share of
+            captions left out for guidance.
+        prompts: drawn at every evaluation.
+    """
+
+    vqgan: str | None = None
+    tokenizer: str | None = None
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    corruption: float = 0.8
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    data: DataConfig = field(default_factory=lambda: DataConfig(caption_dropout=0.1))
+    prompts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.corruption <= 1:
+            raise ConfigError(f"corruption is a share from 0 to 1, not {self.corruption}.")
+        if self.lora_rank < 0:
+            raise ConfigError(f"lora_rank must be 0 (none) or more, not {self.lora_rank}.")
+
+    def check(self) -> None:
+        """Refuse a run that lacks something, or whose settings contradict each other.
+
+        Raises:
+            ConfigError: says which.
+        """
+        super().check()
+        if self.init_from is None and self.vqgan is None:
+            raise ConfigError("Give vqgan, or init_from with a model that has one.")
+        if self.init_from is None and self.lora_rank:
+            raise ConfigError("LoRA adapts a trained model: give init_from.")
+        if self.init_from is not None and self.model != TransformerConfig():
+            raise ConfigError("model describes a new network; leave it out beside init_from.")
+
+    @property
+    def lora(self) -> LoRAConfig | None:
+        """The adapters to train, if any."""
+        if not self.lora_rank:
+            return None
+        return LoRAConfig(rank=self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout)
+
+
+def train_transformer(
+    config: TransformerTrainingConfig, *, seconds: float | None = None
+) -> Pipeline:
+    """Train a transformer and save it as a pipeline; started again, go on.
+
+    With LoRA the adapter is also saved alone, in the folder `adapter` of the output.
+
+    Args:
+        config: the whole run.
+        seconds: stop after this time with a checkpoint, to go on later.
+
+    Returns:
+        A pipeline with the trained network.
+
+    Raises:
+        DalleMiniError: the data, the model to start from or a folder cannot be used; and as `run`.
+
+    Example:
+        >>> config = TransformerTrainingConfig(
+        ...     steps=10, train_data=("pictures",), init_from="dallemini/emoji", output="mine"
+        ... )
+        >>> config.run_folder.name
+        'mine-run'
+    """
+    config.check()
+    device = pick_device(config.device)
+    with connected(device):
+        config.prepare()
+        pipe = _start(config)
+        own_weights(pipe.transformer)
+        pipe.to(device=device)
+        task = _task(config, pipe)
+        if config.lora is not None:
+            add_lora(pipe.transformer, config.lora, seed=config.seed)
+        run(task, config, folder=config.run_folder, seconds=seconds)
+        _restore(config, pipe)
+        first_process_saves(lambda: _save(config, pipe))
+    return pipe
+
+
+def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
+    """Write the pipeline with a card of its own: what the old one says was measured on the old."""
+    pipe.save_pretrained(config.output)
+    source, start = config.init_from, "trained from scratch"
+    if source is not None:
+        here = Path(source).exists()
+        start = f"fine-tuned from `{Path(source).name if here else source}`"
+    card = model_card(Path(config.output).name, summary=f"A text-to-image pipeline, {start}.")
+    (Path(config.output) / "README.md").write_text(card, encoding="utf-8")
+
+
+def _restore(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
+    """Fold adapters in, and put split weights together in a network of its own."""
+    if config.lora is not None:
+        adapters = whole_state(pipe.transformer)  # by every process, for split weights
+        first_process_saves(
+            lambda: save_lora(
+                pipe.transformer,
+                Path(config.output) / "adapter",
+                base_model=config.init_from or "",
+                state_dict=adapters,
+            )
+        )
+        merge_lora(pipe.transformer)
+    if config.strategy == "fsdp":
+        whole = Transformer(pipe.transformer.config)
+        whole.load_state_dict(whole_state(pipe.transformer), assign=True)
+        pipe.transformer = whole.eval()
+        pipe.to(device="cpu")
+
+
+def _start(config: TransformerTrainingConfig) -> Pipeline:
+    source = config.init_from
+    if source is None:
+        return _from_scratch(config)
+    if config.tokenizer is None:
+        vqgan = None if config.vqgan is None else load_part(VQGAN, config.vqgan, "vqgan")
+        return Pipeline.from_pretrained(source, vqgan=vqgan)
+    return Pipeline(
+        tokenizer=load_part(Tokenizer, config.tokenizer, "tokenizer"),
+        transformer=load_part(Transformer, source, "transformer"),
+        vqgan=load_part(VQGAN, config.vqgan or source, "vqgan"),
+    )
+
+
+def _from_scratch(config: TransformerTrainingConfig) -> Pipeline:
+    assert config.vqgan is not None
+    vqgan, model = load_part(VQGAN, config.vqgan, "vqgan"), config.model
+    tokenizer = _tokenizer(config, model)
+    model = replace(
+        model,
+        text_vocab_size=max(tokenizer.vocab_size, model.text_vocab_size),
+        max_text_length=tokenizer.max_length,
+        image_vocab_size=vqgan.codebook_size,
+        image_length=vqgan.image_length,
+        decoder_start_token_id=vqgan.codebook_size,
+    )
+    transformer = Transformer.from_config(model, seed=config.seed)
+    return Pipeline(tokenizer=tokenizer, transformer=transformer, vqgan=vqgan)
+
+
+def _tokenizer(config: TransformerTrainingConfig, model: TransformerConfig) -> Tokenizer:
+    if config.tokenizer is not None:
+        return load_part(Tokenizer, config.tokenizer, "tokenizer")
+
+    def learn(folder: Path) -> None:
+        Tokenizer.train(
+            _captions(config), vocab_size=model.text_vocab_size, max_length=model.max_text_length
+        ).save_pretrained(folder)
+
+    return Tokenizer.from_pretrained(learnt_once(config.run_folder / "tokenizer", learn))
+
+
+def _captions(config: TransformerTrainingConfig) -> list[str]:
+    if _is_encoded(config.train_data):
+        encoded = EncodedImages.open(list(config.train_data))
+        count = min(len(encoded), MOST_CAPTIONS)
+        return [text for index in range(count) for text in encoded[index].captions]
+    images = open_images(config.train_data, config.data)
+    return all_captions(images, most=MOST_CAPTIONS, progress=config.progress)
+
+
+def _is_encoded(names: tuple[str, ...]) -> bool:
+    return all(any(Path(name).glob("tokens-*.parquet")) for name in names)
+
+
+def _encoded(
+    config: TransformerTrainingConfig, pipe: Pipeline, names: tuple[str, ...], *, name: str
+) -> EncodedImages:
+    """Open the tokens of pictures, made first where the data are pictures."""
+    vqgan = pipe.vqgan
+    folder = config.run_folder / f"tokens-{name}"
+    if _is_encoded(names):
+        encoded = EncodedImages.open(list(names))
+    elif not isinstance(vqgan, VQGAN):
+        raise InputError("Pictures are encoded by a VQGAN; encode them before, or give vqgan.")
+    else:
+        size = vqgan.config.resolution
+        images = open_images(names, config.data_for(size, multiple=size))
+        encode_images(
+            vqgan,
+            images,
+            folder,
+            rank=rank(),
+            world_size=world_size(),
+            workers=config.workers,
+            progress=config.progress,
+        )
+        wait()
+        encoded = EncodedImages.open(folder)
+    if encoded.codebook_size != vqgan.codebook_size or encoded.image_length != vqgan.image_length:
+        raise InputError(
+            f"{', '.join(names)} holds pictures of {encoded.image_length} tokens with "
+            f"{encoded.codebook_size} codes, but the VQGAN has {vqgan.image_length} and "
+            f"{vqgan.codebook_size}: encode them with it."
+        )
+    return encoded
+
+
+def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -> TransformerBatch:
+    """Turn captions and codes into what the transformer takes; no caption is the blank one."""
+    tokens, blank = tokenizer(list(captions)), tokenizer.unconditional()
+    dropped = torch.tensor([not caption for caption in captions])[:, None]
+    input_ids = torch.where(dropped, blank.input_ids, tokens.input_ids)
+    mask = torch.where(dropped, blank.attention_mask, tokens.attention_mask)
+    return TransformerBatch(TextTokens(input_ids, mask).trim(), image_tokens)
+
+
+def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
+    unseen = None
+    if config.eval_data:  # first, because it is short and its name may be wrong
+        unseen = _encoded(config, pipe, config.eval_data, name="eval")
+    encoded = _encoded(config, pipe, config.train_data, name="train")
+    batches = TokenBatches(
+        encoded,
+        batch_size=config.process_batch_size(world_size()),
+        seed=config.seed,
+        rank=rank(),
+        world_size=world_size(),
+        caption_dropout=config.data.caption_dropout,
+        caption_choice=config.data.caption_choice,
+    )
+
+    def batch(index: int) -> TransformerBatch:
+        taken = batches(index)
+        return _read(pipe.tokenizer, taken.captions, taken.image_tokens)
+
+    evaluation = {"train": _sample(encoded, pipe.tokenizer)}
+    if unseen is not None:
+        evaluation["held_out"] = _sample(unseen, pipe.tokenizer)
+    return TransformerTask(
+        pipe.transformer,
+        batches=batch,
+        evaluation=evaluation,
+        blank=pipe.tokenizer.unconditional(),
+        codebook_size=pipe.vqgan.codebook_size,
+        corruption=config.corruption,
+        seed=config.seed,
+        draw=(lambda: _draw(pipe, config.prompts)) if config.prompts else None,
+    )
+
+
+def _sample(encoded: EncodedImages, tokenizer: Tokenizer) -> TransformerBatch:
+    """Take pictures from all over a set, each with its first caption."""
+    step = max(1, len(encoded) // HELD_OUT)
+    taken = [encoded[index] for index in range(0, len(encoded), step)][:HELD_OUT]
+    captions = [image.captions[0] if image.captions else "" for image in taken]
+    return _read(tokenizer, captions, torch.stack([image.image_tokens for image in taken]))
+
+
+def _draw(pipe: Pipeline, prompts: Sequence[str]) -> Tensor:
+    drawn = pipe(prompts, seed=0, num_images_per_prompt=2, rank=False, progress=False)
+    return torch.stack([image_to_tensor(image) for image in drawn.images])

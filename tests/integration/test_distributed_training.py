@@ -1,0 +1,254 @@
+"""Training on two processes, killed runs, and another number of processes: the same losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dallemini import Pipeline
+from dallemini.testing import tiny_pipeline
+from dallemini.training.checkpoint import newest
+from dallemini.training.monitor import read_log
+
+WORKER = Path(__file__).parents[1] / "training_worker.py"
+HALF: dict[str, Any] = {"steps": 4, "schedule": "constant"}
+MUON: dict[str, Any] = {"optimizer": "muon", "matrix_learning_rate": 1e-3}
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+
+
+Run = tuple[str, Path, dict[str, Any]]  # the task's name, the folder, changes to the configuration
+
+
+def command(runs: Sequence[Run], *, processes: int) -> list[str]:
+    start = [sys.executable] if processes == 1 else [sys.executable, *TORCHRUN, str(processes)]
+    told = json.dumps([(kind, str(folder), changes) for kind, folder, changes in runs])
+    return [*start, str(WORKER), told]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, **extra}
+
+
+def train(runs: Sequence[Run], *, processes: int) -> None:
+    """Do some runs, to the end, in processes that are started for them."""
+    done = subprocess.run(
+        command(runs, processes=processes),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    log = list(read_log(folder))
+    for row in log:
+        row.pop("images_per_second", None)
+    return log
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(folder / "final.pt")
+    return state
+
+
+def assert_alike(first: Path, second: Path, *, atol: float = 1e-5) -> None:
+    """Compare the logs of two runs."""
+    one, other = rows(first), rows(second)
+    assert len(one) == len(other) > 0
+    for left, right in zip(one, other, strict=True):
+        assert left == pytest.approx(right, abs=atol, rel=1e-5)
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    """Compare final weights; where gradients are nothing but rounding, Adam makes steps of it."""
+    expected = weights(second)
+    for name, value in weights(first).items():
+        torch.testing.assert_close(value, expected[name], atol=5e-4, rtol=1e-3)
+
+
+ONE: dict[str, dict[str, Any]] = {
+    "transformer": {},
+    "accumulated": {"accumulation": 2},
+    "vqgan": {},
+    "clip": {},
+}
+TWO: dict[str, tuple[str, str, dict[str, Any]]] = {  # what must be like which of ONE
+    "ddp": ("transformer", "transformer", {}),
+    "fsdp": ("transformer", "transformer", {"strategy": "fsdp"}),
+    "fsdp, accumulated": (
+        "accumulated",
+        "transformer",
+        {"strategy": "fsdp", "accumulation": 2, "gradient_checkpointing": True},
+    ),
+    "vqgan": ("vqgan", "vqgan", {}),
+    "clip": ("clip", "clip", {}),
+    "first half": ("constant", "transformer", {**HALF, "strategy": "fsdp"}),
+}
+
+
+FILES: dict[str, tuple[str, dict[str, Any]]] = {  # whole runs
+    "from files": ("train transformer", {"prompts": ["a red square"]}),
+    "adapters": ("train transformer", {"prompts": ["a red square"], "lora_rank": 2}),
+    "vqgan from files": ("train vqgan", {"loss": {"adversarial_from": 2}}),
+    "clip from files": ("train clip", {}),
+}
+
+
+def whole_runs(place: Path, source: Path, *, processes: int) -> list[Run]:
+    """Runs from pictures to a saved model; those with split weights are made in two parts."""
+    pictures = [str(source / "pictures")]
+    common: dict[str, Any] = {
+        "train_data": pictures,
+        "eval_data": pictures,
+        "init_from": str(source / "model"),
+    }
+    common |= {"schedule": "constant", "evaluate_every": 2}
+    runs: list[Run] = []
+    for name, (kind, changes) in FILES.items():
+        split = processes == 2 and kind == "train transformer"
+        told = {**common, **changes, "strategy": "fsdp" if split else "ddp"}
+        for steps in (2, 4) if split else (4,):
+            runs.append((kind, place / name, {**told, "steps": steps}))
+    return runs
+
+
+def make_source(place: Path) -> Path:
+    """Pictures with captions, and a model to start from."""
+    (place / "pictures").mkdir(parents=True)
+    for name in ("red", "green", "blue", "orange", "purple", "yellow"):
+        Image.new("RGB", (20, 16), name).save(place / "pictures" / f"{name}.png")
+        (place / "pictures" / f"{name}.txt").write_text(f"a {name} square")
+    tiny_pipeline().save_pretrained(place / "model")
+    return place
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every run on one process, and on two."""
+    place = tmp_path_factory.mktemp("runs")
+    kinds = {"accumulated": "transformer"}
+    one: list[Run] = [
+        (kinds.get(name, name), place / name, changes) for name, changes in ONE.items()
+    ]
+    constant: dict[str, Any] = {"schedule": "constant"}
+    one += [("transformer", place / "constant", constant)]
+    one += [("transformer", place / "half", HALF), ("transformer", place / "muon", MUON)]
+    source = make_source(place / "source")
+    train(one + whole_runs(place, source, processes=1), processes=1)
+    two: list[Run] = [
+        (kind, place / "two" / name, changes) for name, (_, kind, changes) in TWO.items()
+    ]
+    shutil.copytree(place / "half", place / "from one")
+    two += [("transformer", place / "from one", {**constant, "strategy": "fsdp"})]
+    two += [("transformer", place / "two" / "muon", {**MUON, "strategy": "fsdp"})]
+    train(two + whole_runs(place / "two", source, processes=2), processes=2)
+    shutil.copytree(place / "two" / "first half", place / "from two")
+    train([("transformer", place / "from two", constant)], processes=1)
+    return place
+
+
+@pytest.mark.parametrize("name", [name for name in TWO if name != "first half"])
+def test_two_processes_learn_as_one(folder: Path, name: str) -> None:
+    expected = TWO[name][0]
+    assert_alike(folder / "two" / name, folder / expected)
+    assert_same_weights(folder / "two" / name, folder / expected)
+
+
+def test_muon_learns_nearly_the_same_on_split_matrices(folder: Path) -> None:
+    """Nearly: it orthogonalises in bfloat16, which makes steps of the last bits."""
+    pairs = zip(rows(folder / "two" / "muon"), rows(folder / "muon"), strict=True)
+    for two, one in pairs:
+        assert two == pytest.approx(one, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["from one", "from two"])
+def test_another_number_of_processes_goes_on(folder: Path, name: str) -> None:
+    resumed = rows(folder / name)
+    assert [row["step"] for row in resumed] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
+    assert_alike(folder / name, folder / "constant")
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_whole_runs_on_two_processes_stop_and_go_on_as_on_one(folder: Path, name: str) -> None:
+    assert_alike(folder / "two" / name, folder / name, atol=3e-5)  # the gap is a difference
+    assert_same_weights(folder / "two" / name, folder / name)
+
+
+@pytest.mark.parametrize("name", ["from files", "adapters"])
+def test_split_weights_draw_and_are_saved_whole(folder: Path, name: str) -> None:
+    for step in (2, 4):
+        one, two = (
+            (place / name / "images" / f"samples-{step:07}.png").read_bytes()
+            for place in (folder, folder / "two")
+        )
+        assert one == two
+    saved = Pipeline.from_pretrained(folder / "two" / name / "model").transformer.state_dict()
+    for key, value in weights(folder / "two" / name).items():
+        assert torch.equal(saved[key], value)
+    assert (folder / "two" / name / "model" / "adapter").exists() == (name == "adapters")
+
+
+def test_a_process_that_fails_ends_the_run(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        command([("transformer", tmp_path, {})], processes=2),
+        env=environment(FAILS="1"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "this process fails" in done.stderr
+    assert time.monotonic() - started < 100
+
+
+def kill_while_training(run: Run, *, seed: int) -> int:
+    """Kill a run with SIGKILL at a random step after its first checkpoint; return that step."""
+    kind, folder, changes = run
+    process = subprocess.Popen(
+        command([(kind, folder, {**changes, "save_minutes": 0.003})], processes=1),
+        env=environment(PAUSE="0.1"),
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while newest(folder) is None:
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(random.Random(seed).uniform(0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    path = newest(folder)
+    assert path is not None
+    return int(path.name.rpartition("-")[2])
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("transformer", 0), ("vqgan", 1)])
+def test_a_killed_run_goes_on_exactly(tmp_path: Path, kind: str, seed: int) -> None:
+    changes = {"steps": 20, "optimizer": "muon"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    at = kill_while_training((kind, killed, changes), seed=seed)
+    assert 0 < at < 20
+    train([(kind, whole, changes), (kind, killed, changes)], processes=1)
+    assert rows(killed) == rows(whole)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(killed)[name], value)

@@ -1,0 +1,309 @@
+"""Whole training runs, from files to a model that loads: at tiny sizes, on a folder of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from dallemini import VQGAN, CLIPScorer, Pipeline
+from dallemini.data import CaptionedImages, DataConfig, encode_images
+from dallemini.errors import ConfigError, InputError, MissingFileError, StorageError
+from dallemini.testing import TINY_CLIP, TINY_TRANSFORMER, TINY_VQGAN, tiny_pipeline, tiny_vqgan
+from dallemini.training.lora import load_lora
+from dallemini.training.monitor import read_log
+from dallemini.training.recipes import (
+    CLIPTrainingConfig,
+    TransformerTrainingConfig,
+    VQGANTrainingConfig,
+    train_clip,
+    train_transformer,
+    train_vqgan,
+)
+from dallemini.training.vqgan import VQGANLossConfig
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 90, 220)}
+SMALL = DataConfig(image_size=16, min_side=8, caption_dropout=0.1)
+ANY_SIZE = DataConfig(min_side=8)
+LOOP: dict[str, Any] = {
+    "steps": 4,
+    "batch_size": 4,
+    "warmup_steps": 1,
+    "log_every": 2,
+    "evaluate_every": 2,
+    "device": "cpu",
+    "progress": False,
+}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> str:
+    """A folder of six pictures with captions beside them."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(2):
+        for name, colour in COLOURS.items():
+            Image.new("RGB", (20, 16), colour).save(folder / f"{name}{number}.png")
+            (folder / f"{name}{number}.txt").write_text(f"a {name} square")
+    return str(folder)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A whole pipeline to start from."""
+    folder = tmp_path / "model"
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def transformer_run(pictures: str, model: str, output: Path, **changes: Any) -> Pipeline:
+    files = {"train_data": (pictures,), "eval_data": (pictures,), "output": str(output)}
+    settings: dict[str, Any] = {"init_from": model, "data": SMALL, **files, **LOOP, **changes}
+    return train_transformer(TransformerTrainingConfig(**settings))
+
+
+def test_a_vqgan_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path) -> None:
+    config = VQGANTrainingConfig(
+        train_data=(pictures,),
+        eval_data=(pictures,),
+        output=str(tmp_path / "vqgan"),
+        data=SMALL,
+        model=TINY_VQGAN,
+        loss=VQGANLossConfig(kmeans_batches=2),
+        **LOOP,
+    )
+    trained = train_vqgan(config)
+    loaded = VQGAN.from_pretrained(tmp_path / "vqgan")
+    codes = torch.arange(16)[None]
+    assert torch.equal(loaded.decode(codes), trained.decode(codes))
+    run = tmp_path / "vqgan-run"
+    assert (run / "curves.png").exists()
+    assert (run / "images" / "reconstructions-0000004.png").exists()
+    assert {"psnr", "codes_used"} <= {name for row in read_log(run) for name in row}
+
+
+def test_a_trained_vqgan_keeps_its_codes_when_fine_tuning_begins(
+    pictures: str, tmp_path: Path
+) -> None:
+    tiny_vqgan().save_pretrained(tmp_path / "start")
+    config = VQGANTrainingConfig(
+        train_data=(pictures,),
+        output=str(tmp_path / "tuned"),
+        data=SMALL,
+        init_from=str(tmp_path / "start"),
+        loss=VQGANLossConfig(decoder_only=True),
+        **LOOP,
+    )
+    tuned = train_vqgan(config)
+    start = VQGAN.from_pretrained(tmp_path / "start")
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(tuned.encode(images), start.encode(images))
+    assert not torch.equal(tuned.decoder.conv_out.weight, start.decoder.conv_out.weight)
+
+
+def test_a_transformer_is_fine_tuned_from_a_pipeline(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    before = Pipeline.from_pretrained(model).transformer.lm_head.weight.clone()
+    trained = transformer_run(pictures, model, tmp_path / "tuned", prompts=("a red square",))
+    loaded = Pipeline.from_pretrained(tmp_path / "tuned")
+    assert torch.equal(loaded.transformer.lm_head.weight, trained.transformer.lm_head.weight)
+    assert not torch.equal(loaded.transformer.lm_head.weight, before)
+    start = Pipeline.from_pretrained(model)
+    assert torch.equal(start.transformer.lm_head.weight, before), "the source stays as it was"
+    assert (tmp_path / "tuned-run" / "images" / "samples-0000002.png").exists()
+    measured = {name for row in read_log(tmp_path / "tuned-run") for name in row}
+    assert {"train_loss", "held_out_loss", "text_gap", "images_per_second"} <= measured
+    card = (tmp_path / "tuned" / "README.md").read_text()
+    assert "# tuned" in card
+    assert f"fine-tuned from `{Path(model).name}`" in card
+
+
+def test_a_transformer_is_trained_from_scratch_on_tokens(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    images = CaptionedImages.open(pictures, config=SMALL)
+    encode_images(
+        VQGAN.from_pretrained(model, subfolder="vqgan"), images, tmp_path / "tokens", progress=False
+    )
+    sizes = dataclasses.replace(TINY_TRANSFORMER, text_vocab_size=300, max_text_length=12)
+    VQGAN.from_pretrained(model, subfolder="vqgan").save_pretrained(tmp_path / "vqgan")
+    pipe = train_transformer(
+        TransformerTrainingConfig(
+            train_data=(str(tmp_path / "tokens"),),
+            output=str(tmp_path / "new"),
+            vqgan=str(tmp_path / "vqgan"),
+            model=sizes,
+            **LOOP,
+        )
+    )
+    assert pipe.tokenizer.max_length == 12
+    assert Pipeline.from_pretrained(tmp_path / "new")("a red square", progress=False).images
+
+
+def test_lora_gives_a_merged_model_and_an_adapter(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    tuned = transformer_run(pictures, model, tmp_path / "tuned", lora_rank=2)
+    start = Pipeline.from_pretrained(model)
+    assert torch.equal(tuned.transformer.lm_head.weight, start.transformer.lm_head.weight)
+    weight = "decoder.layers.0.cross_attn.q_proj.weight"
+    merged = tuned.transformer.state_dict()[weight]
+    assert not torch.equal(merged, start.transformer.state_dict()[weight])
+    load_lora(start.transformer, tmp_path / "tuned" / "adapter")
+    torch.testing.assert_close(start.transformer.state_dict()[weight], merged)
+
+
+def test_a_finished_run_only_writes_its_result_again(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    first = transformer_run(pictures, model, tmp_path / "tuned", lora_rank=2)
+    again = transformer_run(pictures, model, tmp_path / "tuned", lora_rank=2)
+    for name, value in first.transformer.state_dict().items():
+        assert torch.equal(again.transformer.state_dict()[name], value)
+
+
+def test_clip_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path) -> None:
+    config = CLIPTrainingConfig(
+        train_data=(pictures,),
+        eval_data=(pictures,),
+        output=str(tmp_path / "clip"),
+        data=SMALL,
+        model=dataclasses.replace(TINY_CLIP, vocab_size=600),
+        **LOOP,
+    )
+    trained = train_clip(config)
+    loaded = CLIPScorer.from_pretrained(tmp_path / "clip")
+    images, prompts = torch.rand(2, 3, 16, 16), ["a red square", "a blue square"]
+    torch.testing.assert_close(loaded.score(images, prompts), trained.score(images, prompts))
+    assert any("held_out_top1" in row for row in read_log(tmp_path / "clip-run"))
+
+
+def test_a_scorer_is_fine_tuned(pictures: str, model: str, tmp_path: Path) -> None:
+    scorer = Pipeline.from_pretrained(model).scorer
+    assert isinstance(scorer, CLIPScorer)
+    scorer.save_pretrained(tmp_path / "scorer")
+    config = CLIPTrainingConfig(
+        train_data=(pictures,),
+        output=str(tmp_path / "clip"),
+        data=SMALL,
+        init_from=str(tmp_path / "scorer"),
+        **LOOP,
+    )
+    assert train_clip(config).tokenizer.vocab_size == scorer.tokenizer.vocab_size
+
+
+def test_tokens_of_another_vqgan_are_refused(pictures: str, model: str, tmp_path: Path) -> None:
+    other = tiny_vqgan(dataclasses.replace(TINY_VQGAN, n_embed=8))
+    images = CaptionedImages.open(pictures, config=SMALL)
+    encode_images(other, images, tmp_path / "tokens", progress=False)
+    with pytest.raises(InputError, match=r"with 8 codes, but the VQGAN has .* encode them with it"):
+        transformer_run(str(tmp_path / "tokens"), model, tmp_path / "tuned", eval_data=())
+
+
+RELEASED = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_released_weights_are_fine_tuned_in_float32(
+    pictures: str, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """A Flax transformer without a VQGAN, which is given; in half precision when saved so."""
+    source, vqgan = str(RELEASED / "e2e-tiny/model"), str(RELEASED / "vqgan-jax-tiny/model")
+    if dtype == torch.float16:
+        images = VQGAN.from_pretrained(vqgan)
+        pipe = Pipeline.from_pretrained(source, vqgan=images, dtype=dtype)
+        pipe.save_pretrained(tmp_path / "half")
+        source = str(tmp_path / "half")
+    tuned = transformer_run(pictures, source, tmp_path / "tuned", vqgan=vqgan, data=ANY_SIZE)
+    assert {parameter.dtype for parameter in tuned.transformer.parameters()} == {torch.float32}
+    saved = Pipeline.from_pretrained(tmp_path / "tuned").transformer
+    assert torch.equal(saved.lm_head.weight, tuned.transformer.lm_head.weight)
+
+
+def test_every_part_starts_from_a_pipeline(pictures: str, model: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**LOOP, "steps": 1, "train_data": (pictures,), "data": ANY_SIZE}
+    vqgan = VQGANTrainingConfig(init_from=model, output=str(tmp_path / "vqgan"), **settings)
+    clip = CLIPTrainingConfig(init_from=model, output=str(tmp_path / "clip"), **settings)
+    assert train_vqgan(vqgan).config == TINY_VQGAN
+    assert train_clip(clip).clip.config.image_size == 16
+    changes = {"vqgan": str(tmp_path / "vqgan"), "tokenizer": model, "data": ANY_SIZE}
+    tuned = transformer_run(pictures, model, tmp_path / "tuned", **changes)
+    assert tuned.tokenizer.vocab_size == Pipeline.from_pretrained(model).tokenizer.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("train", "kind", "size"),
+    [
+        (train_vqgan, VQGANTrainingConfig, 18),
+        (train_transformer, TransformerTrainingConfig, 40),
+    ],
+)
+def test_pictures_of_a_size_that_the_model_cannot_take_are_refused(
+    pictures: str, model: str, tmp_path: Path, train: Any, kind: Any, size: int
+) -> None:
+    data = dataclasses.replace(SMALL, image_size=size)
+    files = {"train_data": (pictures,), "output": str(tmp_path / "new"), "init_from": model}
+    with pytest.raises(ConfigError, match=f"image_size {size} does not fit .* 16 pixels wide"):
+        train(kind(data=data, **files, **LOOP))
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_run(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match=r"Could not make .*file.* Choose another"):
+        transformer_run(pictures, model, tmp_path / "file")
+    with pytest.raises(ConfigError, match="is the model to start from; name another folder"):
+        transformer_run(pictures, model, Path(model))
+    assert not (tmp_path / "file-run").exists()
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_the_run(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="batch_size 4 must be a multiple of 3"):
+        transformer_run(pictures, model, tmp_path / "tuned", accumulation=3)
+    assert not (tmp_path / "tuned-run").exists()
+
+
+def test_a_held_out_set_that_is_not_there_is_missed_before_the_pictures_are_encoded(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    with pytest.raises(MissingFileError, match="nowhere"):
+        transformer_run(pictures, model, tmp_path / "tuned", eval_data=("nowhere",))
+    assert not (tmp_path / "tuned-run" / "tokens-train").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_data": ()}, "train_data must be given: pictures with captions"),
+        ({"output": ""}, "output must be given: a folder"),
+        ({"init_from": None}, "Give vqgan, or init_from"),
+        ({"init_from": None, "vqgan": "x", "lora_rank": 2}, "LoRA adapts a trained model"),
+        ({"model": TINY_TRANSFORMER}, "leave it out beside init_from"),
+    ],
+)
+def test_incomplete_runs_are_refused(changes: dict[str, Any], message: str) -> None:
+    settings = {"train_data": ("a",), "output": "b", "init_from": "c", **LOOP, **changes}
+    with pytest.raises(ConfigError, match=message):
+        train_transformer(TransformerTrainingConfig(**settings))
+
+
+@pytest.mark.parametrize("changes", [{"corruption": 1.5}, {"lora_rank": -1}])
+def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="|".join(changes)):
+        TransformerTrainingConfig(**LOOP, **changes)
+
+
+def test_settings_survive_a_file(tmp_path: Path) -> None:
+    config = TransformerTrainingConfig(
+        train_data=("a",), output="b", init_from="c", data=SMALL, lora_rank=4, **LOOP
+    )
+    config.save(tmp_path / "run.json")
+    assert TransformerTrainingConfig.from_file(tmp_path / "run.json") == config
