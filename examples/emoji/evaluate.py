@@ -11,9 +11,9 @@ the seeds are fixed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,147 +21,282 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dallemini import Pipeline
+from dallemini import VQGAN, Pipeline
+from dallemini.evaluation import codebook_use, mean_interval, psnr, rank_of, wilson_interval
+from dallemini.evaluation.efficientnet import EfficientNetFeatures
 from dallemini.outputs import image_to_tensor
-from dallemini.training.perceptual import EfficientNetFeatures
-from dataset import COLORS, Emojis, caption, color_table
+from dallemini.training import TransformerBatch, TransformerTask
+from dataset import COLORS, SIZE, Emoji, Emojis, caption, color_table, is_held_out, pair_label
 
 GALLERY_SIZE = 100
 EYE_SIZE = 224
+CONTENT_SIZE = 64  # at which reconstructions are compared as well
+TWINS = {"fluent-emoji": "fluent-emoji-3d", "fluent-emoji-3d": "fluent-emoji"}
+Report = dict[str, object]
 
 
-@dataclass(frozen=True)
 class Gallery:
-    """Real pictures with their features f[M,1280]."""
+    """The real pictures of a split on white, with their features.
 
-    emojis: Emojis
-    features: Tensor
+    Args:
+        data: what `build_dataset.py` wrote; features are computed once and kept there.
+        split: "train" or "test_style".
+        eye: the network that looks.
+    """
 
-    @classmethod
-    def load(cls, data: str, eye: EfficientNetFeatures, *, split: str) -> Gallery:
-        """Read a split; its features are computed once and kept beside the data."""
-        emojis = Emojis(data, split=split)
-        return cls(emojis, real_features(eye, emojis, Path(data) / f"{split}_features.npy"))
+    def __init__(self, data: Path, eye: EfficientNetFeatures, *, split: str) -> None:
+        self.emojis, self.eye = Emojis(data, split=split), eye
+        self.path = data / f"{split}_features_{SIZE}.npy"
+
+    @property
+    def features(self) -> Tensor:
+        """f[M,1280] of every picture."""
+        return self._kept(self.path, lambda images: images)
+
+    @property
+    def half_features(self) -> Tensor:
+        """f[M,1280] of every picture at half its size."""
+        path = self.path.with_name(f"half_{self.path.name}")
+        return self._kept(path, lambda images: F.avg_pool2d(images, 2))
+
+    def _kept(self, path: Path, change: Callable[[Tensor], Tensor]) -> Tensor:
+        if not path.exists():
+            parts = torch.arange(len(self.emojis)).split(64)
+            found = [look(self.eye, change(on_white(self.emojis, part))) for part in parts]
+            np.save(path, torch.cat(found).numpy())
+        return torch.from_numpy(np.load(path))
+
+    def rivals(self, row: Emoji, count: int, generator: torch.Generator) -> list[int]:
+        """Choose other emoji of the same style."""
+        others = [
+            index
+            for index, rival in enumerate(self.emojis.rows)
+            if rival.set == row.set and rival.hex != row.hex
+        ]
+        order = torch.randperm(len(others), generator=generator)[:count]
+        return [others[index] for index in order.tolist()]
 
 
-def features(eye: EfficientNetFeatures, images: Tensor) -> Tensor:
+class Eye:
+    """What all measures share: the pipeline, the network that looks, and the galleries."""
+
+    def __init__(self, data: Path, pipe: Pipeline, *, count: int) -> None:
+        network = EfficientNetFeatures()
+        self.network, self.pipe, self.count = network, pipe, count
+        self.train = Gallery(data, network, split="train")
+        self.unseen = Gallery(data, network, split="test_style")
+
+    def draw(self, captions: Sequence[str], *, seed: int) -> Tensor:
+        """Draw eight pictures a caption and return the best of each, f[N,3,H,W]."""
+        best = []
+        for number, text in enumerate(captions):
+            out = self.pipe(
+                text, num_images_per_prompt=8, rank=True, seed=seed + 8 * number, progress=False
+            )
+            best.append(image_to_tensor(out.images[0]))
+        return torch.stack(best)
+
+
+def look(network: EfficientNetFeatures, images: Tensor) -> Tensor:
     """Map f[N,3,H,W] in [0, 1] to f[N,1280]."""
     with torch.no_grad():
         parts = [
-            eye.pooled(F.interpolate(part, size=EYE_SIZE, mode="bilinear", antialias=True))
+            network.pooled(F.interpolate(part, size=EYE_SIZE, mode="bilinear", antialias=True))
             for part in images.split(16)
         ]
     return torch.cat(parts)
 
 
-def real_features(eye: EfficientNetFeatures, emojis: Emojis, path: Path) -> Tensor:
-    """Return the features f[M,1280] of every real picture on white, kept in a file."""
-    if not path.exists():
-        np.save(path, features(eye, _on_white(emojis, range(len(emojis)))).numpy())
-    return torch.from_numpy(np.load(path))
+def on_white(emojis: Emojis, indices: Tensor) -> Tensor:
+    """Draw pictures i64[N] on white, f[N,3,S,S]."""
+    return emojis.draw(indices, torch.full((len(indices), 3), 255, dtype=torch.uint8))
 
 
-def rank_of(drawn: Tensor, gallery: Tensor, right: int) -> int:
-    """Return how many of the gallery f[M,E] are nearer to f[E] than the right one."""
-    center = gallery.mean(0)
-    likeness = F.cosine_similarity(gallery - center, (drawn - center)[None])
-    return int((likeness > likeness[right]).sum())
-
-
-def share(hits: Sequence[bool]) -> dict[str, float]:
+def share(hits: Iterable[bool]) -> dict[str, float]:
     """Return the share of hits with its 95 % interval (Wilson)."""
-    count, rate, z = len(hits), sum(hits) / len(hits), 1.96
-    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * (rate * (1 - rate) / count + z * z / (4 * count**2)) ** 0.5 / (1 + z * z / count)
-    return {
-        "share": round(rate, 3),
-        "low": round(middle - half, 3),
-        "high": round(middle + half, 3),
-        "captions": count,
-    }
+    counted = [bool(hit) for hit in hits]
+    return rounded(wilson_interval(sum(counted), count=len(counted)))
 
 
-def draw_best(pipe: Pipeline, captions: Sequence[str], *, seed: int) -> Tensor:
-    """Draw eight pictures a caption and return the best of each, f[N,3,H,W]."""
-    best = []
-    for number, text in enumerate(captions):
-        out = pipe(text, num_images_per_prompt=8, rank=True, seed=seed + 8 * number, progress=False)
-        best.append(image_to_tensor(out.images[0]))
-    return torch.stack(best)
+def rounded(interval: object) -> dict[str, float]:
+    """Return an interval as JSON."""
+    values = dataclasses.asdict(interval)  # type: ignore[call-overload]
+    return {name: round(value, 3) for name, value in values.items()}
 
 
-def concepts(
-    pipe: Pipeline, asked: Gallery, rivals: Gallery, eye: EfficientNetFeatures, *, count: int
-) -> dict[str, object]:
-    """Measure captions of concept and style: are the drawn pictures nearest to the real ones?"""
+def shares(ranks: Sequence[int]) -> Report:
+    """Return how often the right picture was the nearest, and among the five nearest."""
+    return {"first": share(r < 1 for r in ranks), "among_five": share(r < 5 for r in ranks)}
+
+
+def ranks_of(eye: Eye, asked: Gallery, chosen: Sequence[int], drawn: Tensor) -> list[int]:
+    """Return the rank of each right picture among 100 of its style, for drawn f[N,3,H,W]."""
     generator = torch.Generator().manual_seed(0)
-    emojis = asked.emojis
-    chosen = torch.randperm(len(emojis), generator=generator)[:count].tolist()
-    rows = [emojis.rows[index] for index in chosen]
-    drawn = features(
-        eye, draw_best(pipe, [caption(r.label, r.style, "white") for r in rows], seed=0)
-    )
+    own, others = asked.features, eye.train.features
     ranks = []
-    for number, row in enumerate(rows):
-        others = [
-            index
-            for index, rival in enumerate(rivals.emojis.rows)
-            if rival.set == row.set and rival.hex != row.hex
-        ]
-        order = torch.randperm(len(others), generator=generator)[: GALLERY_SIZE - 1].tolist()
-        gallery = [asked.features[chosen[number]], *(rivals.features[others[i]] for i in order)]
-        ranks.append(rank_of(drawn[number], torch.stack(gallery), 0))
-    return {"first": share([r < 1 for r in ranks]), "among_five": share([r < 5 for r in ranks])}
+    for index, found in zip(chosen, look(eye.network, drawn), strict=True):
+        rivals = eye.train.rivals(asked.emojis.rows[index], GALLERY_SIZE - 1, generator)
+        ranks.append(rank_of(found, torch.cat([own[index][None], others[rivals]])))
+    return ranks
 
 
-def colors(pipe: Pipeline, emojis: Emojis, *, count: int) -> dict[str, object]:
+def choose(emojis: Emojis, count: int) -> list[int]:
+    """Choose pictures at random, none twice."""
+    generator = torch.Generator().manual_seed(0)
+    chosen: list[int] = torch.randperm(len(emojis), generator=generator)[:count].tolist()
+    return chosen
+
+
+def concepts(eye: Eye, asked: Gallery) -> Report:
+    """Measure captions of concept and style."""
+    chosen = choose(asked.emojis, eye.count)
+    rows = [asked.emojis.rows[index] for index in chosen]
+    drawn = eye.draw([caption(row.label, row.style, "white") for row in rows], seed=0)
+    ranks = ranks_of(eye, asked, chosen, drawn)
+    report = shares(ranks)
+    if asked is eye.unseen:  # two of the styles are nearly alike
+        known = {(row.set, row.hex) for row in eye.train.emojis.rows}
+        alone = [(TWINS.get(row.set, ""), row.hex) not in known for row in rows]
+        report["without_a_trained_twin"] = shares(
+            [rank for rank, kept in zip(ranks, alone, strict=True) if kept]
+        )
+    return report
+
+
+def ceiling(eye: Eye) -> Report:
+    """Measure what the VQGAN makes of the right pictures: no drawing can be nearer."""
+    chosen = choose(eye.train.emojis, eye.count)
+    real = on_white(eye.train.emojis, torch.tensor(chosen))
+    return shares(ranks_of(eye, eye.train, chosen, reconstruct(eye.pipe, real)[0]))
+
+
+def colors(eye: Eye, *, held_out: bool) -> Report:
     """Measure captions that ask for a background: is the border of the picture of that colour?"""
+    emojis, names = eye.train.emojis, list(COLORS)
     generator = torch.Generator().manual_seed(1)
-    chosen = torch.randint(len(emojis), (count,), generator=generator).tolist()
-    asked = torch.randint(1, len(COLORS), (count,), generator=generator).tolist()
-    names = list(COLORS)
-    rows = [emojis.rows[index] for index in chosen]
-    texts = [caption(r.label, r.style, names[c]) for r, c in zip(rows, asked, strict=True)]
+    pairs: list[tuple[Emoji, int]] = []
+    while len(pairs) < eye.count:
+        row = emojis.rows[int(torch.randint(len(emojis), (1,), generator=generator))]
+        color = int(torch.randint(1, len(COLORS), (1,), generator=generator))
+        if is_held_out(row, names[color]) == held_out:
+            pairs.append((row, color))
+    texts = [caption(row.label, row.style, names[color]) for row, color in pairs]
     table = color_table().float() / 255
     hits = []
-    for picture, color in zip(draw_best(pipe, texts, seed=10_000), asked, strict=True):
+    for picture, (_, color) in zip(eye.draw(texts, seed=10_000), pairs, strict=True):
         edge = torch.cat([picture[:, :3].flatten(1), picture[:, -3:].flatten(1)], dim=1)
         nearest = (table - edge.median(dim=1).values).square().sum(1).argmin()
         hits.append(int(nearest) == color)
     return {"right": share(hits)}
 
 
-def _on_white(emojis: Emojis, indices: Sequence[int]) -> Tensor:
-    white = torch.full((len(indices), 3), 255, dtype=torch.uint8)
-    return emojis.draw(torch.tensor(indices), white)
+def pairs(eye: Eye, *, drawn_by_model: bool = True) -> Report:
+    """Measure captions of two objects: is each among the five nearest of its half?"""
+    emojis, generator = eye.train.emojis, torch.Generator().manual_seed(2)
+    chosen = []
+    for _ in range(eye.count):
+        left = int(torch.randint(len(emojis), (1,), generator=generator))
+        chosen.append((left, eye.train.rivals(emojis.rows[left], 1, generator)[0]))
+    if drawn_by_model:
+        labels = [pair_label(*(emojis.rows[index].label for index in both)) for both in chosen]
+        styles = [emojis.rows[left].style for left, _ in chosen]
+        texts = [caption(a, b, "white") for a, b in zip(labels, styles, strict=True)]
+        drawn = eye.draw(texts, seed=20_000)
+    else:
+        left, right = torch.tensor(chosen).T
+        white = torch.full((len(chosen), 3), 255, dtype=torch.uint8)
+        drawn = reconstruct(eye.pipe, emojis.draw_pairs(left, right, white))[0]
+    middle, quarter = SIZE // 2, SIZE // 4
+    features, found = eye.train.half_features, []
+    for start, column in ((0, 0), (middle, 1)):
+        half = drawn[:, :, quarter : SIZE - quarter, start : start + middle]
+        ranks = []
+        for both, seen in zip(chosen, look(eye.network, half), strict=True):
+            right_one = both[column]
+            rivals = eye.train.rivals(emojis.rows[right_one], GALLERY_SIZE - 1, generator)
+            ranks.append(rank_of(seen, features[[right_one, *rivals]]))
+        found.append(ranks)
+    return {
+        "both_first": share(a < 1 and b < 1 for a, b in zip(*found, strict=True)),
+        "both_among_five": share(a < 5 and b < 5 for a, b in zip(*found, strict=True)),
+        "left_among_five": share(a < 5 for a in found[0]),
+        "right_among_five": share(b < 5 for b in found[1]),
+    }
+
+
+def reconstruct(pipe: Pipeline, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the VQGAN makes of f[N,3,S,S], and the codes i64[N,L]."""
+    assert isinstance(pipe.vqgan, VQGAN)
+    codes = torch.cat([pipe.vqgan.encode(part) for part in images.split(32)])
+    drawn = torch.cat([pipe.vqgan.decode(part) for part in codes.split(32)])
+    return drawn.float(), codes
+
+
+def reconstruction(eye: Eye) -> Report:
+    """Measure held-out pictures: PSNR at full size and at 64x64, and the codes in use."""
+    real = on_white(eye.unseen.emojis, torch.arange(len(eye.unseen.emojis)))
+    drawn, codes = reconstruct(eye.pipe, real)
+    assert isinstance(eye.pipe.vqgan, VQGAN)
+    use = codebook_use(codes, codebook_size=eye.pipe.vqgan.codebook_size)
+    small = [F.interpolate(part, size=CONTENT_SIZE, mode="area") for part in (real, drawn)]
+    return {
+        "psnr": rounded(mean_interval(psnr(real, drawn))),
+        "psnr_at_64": rounded(mean_interval(psnr(*small))),
+        "codes_used": round(use.share, 3),
+    }
+
+
+def likelihood(eye: Eye) -> Report:
+    """Measure nats a token: of trained pictures, of unseen ones, and what the caption is worth."""
+    pipe, batches = eye.pipe, {}
+    for name, gallery in (("train", eye.train), ("unseen", eye.unseen)):
+        chosen = choose(gallery.emojis, 256)
+        rows = [gallery.emojis.rows[index] for index in chosen]
+        tokens = pipe.tokenizer([caption(row.label, row.style, "white") for row in rows]).trim()
+        codes = reconstruct(pipe, on_white(gallery.emojis, torch.tensor(chosen)))[1]
+        batches[name] = TransformerBatch(tokens, codes)
+    task = TransformerTask(
+        pipe.transformer,
+        batches=lambda _: batches["train"],
+        evaluation=batches,
+        blank=pipe.tokenizer.unconditional(),
+        codebook_size=pipe.vqgan.codebook_size,
+    )
+    with torch.no_grad():
+        return {name: round(value, 3) for name, value in task.evaluate(0).items()}
+
+
+MEASURES: dict[str, Callable[[Eye], Report]] = {
+    "reconstruction_of_unseen_drawings": reconstruction,
+    "likelihood": likelihood,
+    "ceiling_known_concept_and_style": ceiling,
+    "known_concept_and_style": lambda eye: concepts(eye, eye.train),
+    "known_concept_in_unseen_style": lambda eye: concepts(eye, eye.unseen),
+    "background_color": lambda eye: colors(eye, held_out=False),
+    "background_color_never_trained": lambda eye: colors(eye, held_out=True),
+    "ceiling_two_objects": lambda eye: pairs(eye, drawn_by_model=False),
+    "two_objects": pairs,
+}
 
 
 def main() -> None:
     """Read the arguments, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data")
+    parser.add_argument("data", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--captions", type=int, default=200)
+    parser.add_argument("--only", nargs="*", default=list(MEASURES), choices=list(MEASURES))
     parser.add_argument("--output")
     arguments = parser.parse_args()
     pipe = Pipeline.from_pretrained(*([arguments.model] if arguments.model else []))
-    eye = EfficientNetFeatures()
-    train, unseen = (
-        Gallery.load(arguments.data, eye, split=name) for name in ("train", "test_style")
-    )
-    report = {
-        "model": pipe.name,
-        "settings": pipe.config.to_dict(),
-        "known_concept_and_style": concepts(pipe, train, train, eye, count=arguments.captions),
-        "known_concept_in_unseen_style": concepts(
-            pipe, unseen, train, eye, count=min(arguments.captions, len(unseen.emojis))
-        ),
-        "background_color": colors(pipe, train.emojis, count=arguments.captions),
-    }
-    text = json.dumps(report, indent=2)
-    print(text)
+    eye = Eye(arguments.data, pipe, count=arguments.captions)
+    report: Report = {"model": pipe.name, "settings": pipe.config.to_dict()}
+    for name in arguments.only:
+        report[name] = MEASURES[name](eye)
+        print(json.dumps({name: report[name]}), flush=True)
     if arguments.output:
-        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(report, indent=2) + "\n"
+        Path(arguments.output).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Interrupted, the same command goes on from the last checkpoint in RUN.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from torch import Tensor
 from dallemini.models.clip import CLIP, CLIPConfig
 from dallemini.scorer import CLIPScorer, CLIPTokenizer, preprocess
 from dallemini.training import CLIPBatch, CLIPTask, TrainingConfig, run
-from dataset import Drawing, Emojis, caption, caption_texts, color_table, draw_captions
+from dataset import Captioner, Drawing, Emojis, caption, caption_texts, color_table
 
+HERE = Path(__file__).parent
 VOCABULARY = 2000
 CONFIG = CLIPConfig(
     embed_dim=128,
@@ -44,7 +46,7 @@ class Pairs:
 
     def __init__(self, emojis: Emojis, tokenizer: CLIPTokenizer, *, batch_size: int) -> None:
         self.emojis, self.tokenizer, self.batch_size = emojis, tokenizer, batch_size
-        self.table = color_table()
+        self.table, self.captioner = color_table(), Captioner(emojis, white=0.6)
         concepts = {row.hex: number for number, row in enumerate(emojis.rows)}
         styles = {row.style: number for number, row in enumerate(emojis.rows)}
         self.concepts = torch.tensor([concepts[row.hex] for row in emojis.rows])
@@ -52,10 +54,10 @@ class Pairs:
 
     def __call__(self, step: int) -> CLIPBatch:
         """Return the batch of a step: pictures shifted a little, captions of every form."""
-        drawing = draw_captions(self.emojis, self.batch_size, seed=step, white=0.6)
-        pixels = self.emojis.draw(drawing.indices, self.table[drawing.colors])
+        drawing = self.captioner(self.batch_size, seed=step)
+        pixels = self.emojis.show(drawing.indices, drawing.seconds, self.table[drawing.colors])
         generator = torch.Generator().manual_seed(step)
-        rows, columns = torch.randint(-3, 4, (2,), generator=generator).tolist()
+        rows, columns = torch.randint(-8, 9, (2,), generator=generator).tolist()
         pixels = torch.roll(pixels, (rows, columns), dims=(2, 3))
         ids = self.tokenizer(drawing.captions)
         longest = int((ids == CONFIG.eos_token_id).int().argmax(dim=1).max()) + 1
@@ -77,7 +79,8 @@ class Pairs:
         concepts, styles = self.concepts[drawing.indices], self.styles[drawing.indices]
         style_fits = (styles[:, None] == styles) | ~drawing.named_style[None, :]
         color_fits = drawing.colors[:, None] == drawing.colors
-        return (concepts[:, None] == concepts) & style_fits & color_fits
+        seconds_fit = drawing.seconds[:, None] == drawing.seconds
+        return (concepts[:, None] == concepts) & seconds_fit & style_fits & color_fits
 
 
 def main() -> None:
@@ -86,26 +89,18 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("run")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--config", default=HERE / "clip.yaml", help="settings of the run")
     arguments = parser.parse_args()
+    config = TrainingConfig.from_file(arguments.config)
     train, unseen = (Emojis(arguments.data, split=name) for name in ("train", "test_style"))
     tokenizer = CLIPTokenizer.train(caption_texts(train), vocab_size=VOCABULARY, context_length=32)
-    pairs = Pairs(train, tokenizer, batch_size=arguments.batch_size)
-    held_out = Pairs(unseen, tokenizer, batch_size=arguments.batch_size)
+    pairs = Pairs(train, tokenizer, batch_size=config.batch_size)
+    held_out = Pairs(unseen, tokenizer, batch_size=config.batch_size)
     clip = CLIP.from_config(CONFIG)
     task = CLIPTask(
         clip,
         batches=pairs,
         evaluation={"train": pairs.ranking(100, seed=1), "unseen": held_out.ranking(100, seed=1)},
-    )
-    config = TrainingConfig(
-        steps=arguments.steps,
-        learning_rate=1e-3,
-        matrix_learning_rate=0.01,
-        bfloat16=arguments.bfloat16,
-        evaluate_every=250,
     )
     run(task, config, folder=arguments.run)
     with torch.no_grad():

@@ -2,8 +2,8 @@
 
     python examples/emoji/train_transformer.py DATA RUN --vqgan MODEL/vqgan --output MODEL
 
-Interrupted, the same command goes on from the last checkpoint in RUN. The pictures are encoded
-once, on every background, into RUN/codes.npy.
+Interrupted, the same command goes on from the last checkpoint in RUN. Single emoji are encoded
+once, on every background, into RUN/codes_train.npy; pairs when they are drawn.
 """
 
 from __future__ import annotations
@@ -15,12 +15,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dallemini import VQGAN, TextTokens, Tokenizer, Transformer
+from dallemini import VQGAN, Pipeline, TextTokens, Tokenizer, Transformer
 from dallemini.models import TransformerConfig
+from dallemini.outputs import image_to_tensor
 from dallemini.training import TrainingConfig, TransformerBatch, TransformerTask, run
-from dataset import COLORS, Emojis, caption, caption_texts, color_table, draw_captions
+from dataset import (
+    COLORS,
+    Captioner,
+    Drawing,
+    Emojis,
+    caption,
+    caption_texts,
+    color_table,
+    pair_label,
+)
 
+HERE = Path(__file__).parent
 VOCABULARY = 2500
+PROMPTS = (  # looked at during training
+    "red apple, noto emoji",
+    "cat face, flat emoji",
+    "rocket, 3d emoji",
+    "fox, blob emoji",
+    "teddy bear, colour emoji",
+    "a sunflower, noto emoji, on a blue background",
+    "a cat and a red apple",
+    "a rocket and a sunflower, noto emoji",
+)
 MAX_TEXT_LENGTH = 32
 
 
@@ -47,6 +68,7 @@ class Captions:
 
     Args:
         emojis: the pictures.
+        vqgan: encodes pairs, which are too many to keep.
         codes: i64[M,C,L], every picture on every background.
         tokenizer: of the captions.
         batch_size: rows of a batch.
@@ -56,26 +78,28 @@ class Captions:
     def __init__(
         self,
         emojis: Emojis,
+        vqgan: VQGAN,
         codes: Tensor,
         tokenizer: Tokenizer,
         *,
         batch_size: int,
         dropout: float = 0.1,
     ) -> None:
-        self.emojis, self.codes, self.tokenizer = emojis, codes, tokenizer
+        self.emojis, self.vqgan, self.codes, self.tokenizer = emojis, vqgan, codes, tokenizer
         self.batch_size, self.dropout = batch_size, dropout
+        self.captioner, self.table = Captioner(emojis), color_table()
         self.blank = tokenizer.unconditional()
         self.known: dict[str, TextTokens] = {}
 
     def __call__(self, step: int) -> TransformerBatch:
         """Return the batch of a step."""
-        drawing = draw_captions(self.emojis, self.batch_size, seed=step)
+        drawing = self.captioner(self.batch_size, seed=step)
         generator = torch.Generator().manual_seed(step)
         dropped = torch.rand(self.batch_size, generator=generator) < self.dropout
         tokens = self._tokens(
             [None if drop else text for text, drop in zip(drawing.captions, dropped, strict=True)]
         )
-        return TransformerBatch(tokens, self.codes[drawing.indices, drawing.colors].long())
+        return TransformerBatch(tokens, self._codes(drawing))
 
     def plain(self, count: int, *, seed: int) -> TransformerBatch:
         """Return pictures on white with captions that name the style, none dropped."""
@@ -84,6 +108,30 @@ class Captions:
         rows = [self.emojis.rows[index] for index in indices.tolist()]
         tokens = self._tokens([caption(row.label, row.style, "white") for row in rows])
         return TransformerBatch(tokens, self.codes[indices, 0].long())
+
+    def pairs(self, count: int, *, seed: int) -> TransformerBatch:
+        """Return two emoji of one style side by side on white, captions that name the style."""
+        generator = torch.Generator().manual_seed(seed)
+        style = self.emojis.rows[int(torch.randint(len(self.emojis), (1,), generator=generator))]
+        among = self.captioner.of_style[style.style]
+        chosen = among[torch.randint(len(among), (2, count), generator=generator)]
+        white = torch.zeros(count, dtype=torch.long)
+        captions = [
+            caption(pair_label(*(self.emojis.rows[i].label for i in both)), style.style, "white")
+            for both in chosen.T.tolist()
+        ]
+        drawing = Drawing(chosen[0], chosen[1], white, white.bool(), captions)
+        return TransformerBatch(self._tokens(list(captions)), self._codes(drawing))
+
+    def _codes(self, drawing: Drawing) -> Tensor:
+        codes = self.codes[drawing.indices, drawing.colors].long()
+        paired = drawing.seconds >= 0
+        if paired.any():
+            colors = self.table[drawing.colors[paired]]
+            left, right = drawing.indices[paired], drawing.seconds[paired]
+            with torch.autocast("cpu", enabled=False):
+                codes[paired] = self.vqgan.encode(self.emojis.draw_pairs(left, right, colors))
+        return codes
 
     def _tokens(self, captions: list[str | None]) -> TextTokens:
         rows = [self.blank if text is None else self._read(text) for text in captions]
@@ -120,13 +168,10 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--vqgan", required=True)
     parser.add_argument("--output", required=True)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--corruption", type=float, default=0.8)
+    parser.add_argument("--config", default=HERE / "transformer.yaml", help="settings of the run")
     parser.add_argument("--minutes", type=float, help="stop after this time, to go on later")
-    parser.add_argument("--bfloat16", action="store_true")
     arguments = parser.parse_args()
-    folder = Path(arguments.run)
+    config, folder = TrainingConfig.from_file(arguments.config), Path(arguments.run)
     folder.mkdir(parents=True, exist_ok=True)
     vqgan = VQGAN.from_pretrained(arguments.vqgan)
     train, unseen = (Emojis(arguments.data, split=name) for name in ("train", "test_style"))
@@ -139,33 +184,45 @@ def main() -> None:
     batches, held_out = (
         Captions(
             emojis,
+            vqgan,
             encode_all(vqgan, emojis, folder / f"codes_{name}.npy"),
             tokenizer,
-            batch_size=arguments.batch_size,
+            batch_size=config.batch_size,
         )
         for name, emojis in (("train", train), ("unseen", unseen))
     )
     transformer = Transformer.from_config(transformer_config(vqgan))
+    pipe = Pipeline(tokenizer=tokenizer, transformer=transformer, vqgan=vqgan)
     task = TransformerTask(
         transformer,
         batches=batches,
-        evaluation={"train": batches.plain(256, seed=1), "unseen": held_out.plain(128, seed=1)},
+        evaluation={
+            "train": batches.plain(256, seed=1),
+            "unseen": held_out.plain(128, seed=1),
+            "pairs": batches.pairs(128, seed=1),
+        },
         blank=batches.blank,
         codebook_size=vqgan.codebook_size,
-        corruption=arguments.corruption,
-    )
-    config = TrainingConfig(
-        steps=arguments.steps,
-        learning_rate=2e-3,
-        matrix_learning_rate=0.01,
-        warmup_steps=200,
-        bfloat16=arguments.bfloat16,
-        evaluate_every=250,
+        draw=lambda: samples(pipe),
     )
     seconds = None if arguments.minutes is None else 60 * arguments.minutes
     run(task, config, folder=folder, seconds=seconds)
     tokenizer.save_pretrained(Path(arguments.output) / "tokenizer")
     transformer.save_pretrained(Path(arguments.output) / "transformer")
+
+
+def samples(pipe: Pipeline) -> Tensor:
+    """Draw every prompt twice, seeds 0 and 1, without guidance."""
+    drawn = pipe(
+        PROMPTS,
+        num_images_per_prompt=2,
+        guidance_scale=1.0,
+        temperature=0.5,
+        top_k=None,
+        seed=0,
+        progress=False,
+    )
+    return torch.stack([image_to_tensor(image) for image in drawn.images])
 
 
 if __name__ == "__main__":

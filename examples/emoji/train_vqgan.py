@@ -1,7 +1,8 @@
-"""Train the VQGAN of the bundled model on the emoji pictures.
+r"""Train the VQGAN of the bundled model on the emoji pictures.
 
     python examples/emoji/train_vqgan.py DATA RUN --output MODEL/vqgan
-    python examples/emoji/train_vqgan.py DATA RUN2 --decoder-of MODEL/vqgan --output MODEL/vqgan
+    python examples/emoji/train_vqgan.py DATA RUN2 --decoder-of MODEL/vqgan --output MODEL/vqgan \
+        --config decoder.yaml
 
 The second command keeps the codes, and so the transformer that was trained on them, and goes on
 with the decoder.
@@ -13,44 +14,74 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dallemini.models.vqgan import VQGAN, VQGANConfig
 from dallemini.training import TrainingConfig, VQGANTask, run
 from dallemini.training.vqgan import VQGANLossConfig
-from dataset import Emojis, color_table
+from dataset import Emojis, color_table, on_ground, side_by_side
 
+HERE = Path(__file__).parent
 CONFIG = VQGANConfig(
     ch=32,
-    ch_mult=(1, 2, 4),
+    ch_mult=(2, 2, 4),
     num_res_blocks=1,
     attn_resolutions=(),
-    resolution=64,
+    resolution=160,
     z_channels=128,
     embed_dim=16,
     n_embed=2048,
-    pixel_shuffle=2,
+    pixel_shuffle=4,
 )
 
 
 def batches(emojis: Emojis, *, batch_size: int) -> Callable[[int], Tensor]:
-    """Return the function from a step to its pictures: shifted, mirrored, half of them on white."""
-    colors = color_table()
+    """Return the function from a step to its pictures, on grounds of every colour.
+
+    A quarter show two emoji; half of the others are scaled and moved a little.
+    """
+    table, pairs = color_table(), batch_size // 4
 
     def batch(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        indices = torch.randint(len(emojis), (batch_size,), generator=generator)
-        named = colors[torch.randint(len(colors), (batch_size,), generator=generator)]
-        white = torch.rand(batch_size, 1, generator=generator) < 0.5
-        ground = torch.where(white, torch.full_like(named, 255), named)
-        images = emojis.draw(indices, ground)
-        rows, columns = torch.randint(-3, 4, (2,), generator=generator).tolist()
-        images = torch.roll(images, (rows, columns), dims=(2, 3))
-        return images.flip(3) if rows % 2 else images
+        indices = torch.randint(len(emojis), (batch_size + pairs,), generator=generator)
+        first = emojis.layers(indices[:batch_size])
+        layers = torch.cat(
+            [
+                side_by_side(first[:pairs], emojis.layers(indices[batch_size:])),
+                _moved(first[pairs : 2 * pairs + pairs // 2], generator),
+                first[2 * pairs + pairs // 2 :],
+            ]
+        )
+        mirrored = torch.rand(batch_size, 1, 1, 1, generator=generator) < 0.5
+        layers = torch.where(mirrored, layers.flip(3), layers)
+        return on_ground(layers, _grounds(table, batch_size, generator))
 
     return batch
+
+
+def _moved(layers: Tensor, generator: torch.Generator) -> Tensor:
+    """Scale f[N,4,H,W] to 0.75-1.1 and move by up to a tenth of the side."""
+    count = layers.shape[0]
+    scale = 1 / (0.75 + 0.35 * torch.rand(count, generator=generator))
+    matrices = torch.zeros(count, 2, 3)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = scale
+    matrices[:, :, 2] = 0.2 * (2 * torch.rand(count, 2, generator=generator) - 1)
+    grid = F.affine_grid(matrices, list(layers.shape), align_corners=False)
+    return F.grid_sample(layers, grid, align_corners=False)
+
+
+def _grounds(table: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Half white, the others of the named colours u8[C,3] or, one in five, of any colour."""
+    named = table[torch.randint(len(table), (count,), generator=generator)]
+    free = torch.randint(256, (count, 3), generator=generator).to(torch.uint8)
+    draw = torch.rand(count, 1, generator=generator)
+    colored = torch.where(draw < 0.9, named, free)
+    return torch.where(draw < 0.5, torch.full_like(named, 255), colored)
 
 
 def main() -> None:
@@ -59,33 +90,21 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("run")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--config", default=HERE / "vqgan.yaml", help="settings of the run")
     parser.add_argument("--decoder-of", help="a trained VQGAN: keep its codes, refine its decoder")
     arguments = parser.parse_args()
+    config = TrainingConfig.from_file(arguments.config)
     emojis, held_out = (Emojis(arguments.data, split=name) for name in ("train", "test_style"))
     white = torch.full((len(held_out), 3), 255, dtype=torch.uint8)
     refined = arguments.decoder_of
     vqgan = VQGAN.from_pretrained(refined) if refined else VQGAN.from_config(CONFIG)
     vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss = VQGANLossConfig(adversarial_weight=0.005, perceptual_size=80, decoder_only=bool(refined))
     task = VQGANTask(
         vqgan,
-        batches=batches(emojis, batch_size=arguments.batch_size),
+        batches=batches(emojis, batch_size=config.batch_size),
         held_out=held_out.draw(torch.arange(len(held_out)), white),
-        config=VQGANLossConfig(
-            quantize_from=-1 if refined else arguments.steps // 3,
-            adversarial_from=arguments.steps // 2,
-            adversarial_weight=0.005 if refined else 0.03,
-            decoder_only=bool(refined),
-        ),
-    )
-    config = TrainingConfig(
-        steps=arguments.steps,
-        learning_rate=1.5e-3,
-        matrix_learning_rate=0.01 if refined else 0.02,
-        bfloat16=arguments.bfloat16,
-        evaluate_every=250,
+        config=loss.over(config.steps),
     )
     run(task, config, folder=arguments.run)
     vqgan.save_pretrained(arguments.output)
