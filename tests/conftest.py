@@ -13,6 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside this file
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores for itself
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before the Hub's client is imported: plain HTTP, nothing about the user's login or this test run.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

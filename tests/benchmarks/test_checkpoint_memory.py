@@ -3,7 +3,7 @@
 A process of its own loads the model while a thread watches its anonymous memory: what it holds
 privately, the mapped files not counted. The first load converts, the second maps.
 
-    pytest tests/benchmarks/test_checkpoint_memory.py -m "benchmark or slow" -s
+    pytest -n 0 tests/benchmarks/test_checkpoint_memory.py -m "benchmark or slow" -s
 """
 
 from __future__ import annotations
