@@ -54,7 +54,8 @@ class Evaluate:
         crop: how pictures become square: the middle of them, or all of them on white.
         caption_column: where the captions are.
         image_column: where the pictures are.
-        filter: take only records like this, such as "lang == en"; may be repeated.
+        filters: such as "width >= 256" or "lang == en"; a record passes all of them or is left out;
+            may be repeated.
         device: where to compute: cpu, cuda, cuda:1, mps.
         dtype: floating-point type of the weights.
         where: of the model.
@@ -70,7 +71,7 @@ class Evaluate:
     crop: Literal["center", "pad"] = "center"
     caption_column: str = DataConfig.caption_column
     image_column: str = DataConfig.image_column
-    filter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    filters: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="where")] = ()
     device: str = "cpu"
     dtype: DtypeName = "float32"
     where: Where
@@ -112,6 +113,6 @@ class Evaluate:
             crop=self.crop,
             caption_column=self.caption_column,
             image_column=self.image_column,
-            where=self.filter,
+            where=self.filters,
         )
         return CaptionedImages.open(self.data, config=config)

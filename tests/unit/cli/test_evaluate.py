@@ -55,7 +55,7 @@ def test_a_text_file_is_captions(run: Any, tiny: Path, tmp_path: Path) -> None:
 
 def test_filters_choose_the_records(run: Any, tiny: Path, data: Path, tmp_path: Path) -> None:
     words = ["--data", data, "--model", tiny, "--output", tmp_path, "--measure", "reconstruction"]
-    result = run("evaluate", *words, "--filter", "size >= 2", "--crop", "pad")
+    result = run("evaluate", *words, "--where", "size >= 2", "--crop", "pad")
     assert result.code == 0
     assert json.loads((tmp_path / "report.json").read_text("utf-8"))["captions"] == 2
 
