@@ -32,7 +32,7 @@ class VQGANLossConfig(Config):
             -1 takes the codes as they are; None is filled by `over`.
         adversarial_from: where the discriminator joins; None is filled by `over`.
         perceptual_weight: of the distance between features of EfficientNet-Lite0.
-        adversarial_weight: of the discriminator's judgement.
+        adversarial_weight: of the discriminator's judgement; 0 leaves the discriminator out.
         commitment_weight: of the distance between features and their codes.
         kmeans_batches: batches over whose features the codes are first set.
         decoder_only: keep the codes, so that a transformer trained on them goes on fitting while
@@ -180,7 +180,7 @@ class VQGANTask(Task):
         real, fake = self._look(images), self._look(drawn)
         losses["l1"] = F.l1_loss(drawn, images)
         losses["perceptual"] = feature_distance(fake, real)
-        if index >= self.adversarial_from:
+        if index >= self.adversarial_from and self.loss_config.adversarial_weight:
             losses |= self._adversarial(real, fake)
         losses["loss"] = self._sum(losses) + 0.0 * self._idle_weights()
         return losses

@@ -47,6 +47,11 @@ def test_losses_join_one_after_the_other() -> None:
     assert set(task.losses(6)) == plain | {"commitment", "generator", "discriminator"}
 
 
+def test_a_weight_of_zero_leaves_the_discriminator_out() -> None:
+    losses = make_task(adversarial_from=0, adversarial_weight=0.0).losses(6)
+    assert "discriminator" not in losses
+
+
 def test_the_loss_is_the_weighted_sum() -> None:
     losses = make_task(perceptual_weight=3.0, adversarial_weight=5.0).losses(4)
     expected = losses["l1"] + 3.0 * losses["perceptual"] + 0.25 * losses["commitment"]
