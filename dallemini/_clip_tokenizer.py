@@ -13,11 +13,9 @@ import json
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import tokenizers
 import torch
-from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from . import hub
@@ -33,6 +31,10 @@ from .errors import (
     MissingFileError,
 )
 from .pretrained import Pretrained, SourceName
+
+# Inside the functions that need it, because importing this library must be quick.
+if TYPE_CHECKING:
+    import tokenizers
 
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -113,6 +115,8 @@ class CLIPTokenizer(Pretrained):
         Raises:
             InputError: `vocab_size` has no room for the bytes and the two special tokens.
         """
+        from tokenizers import trainers
+
         if vocab_size < 514:
             raise InputError(f"vocab_size must be at least 514 (bytes), not {vocab_size}.")
         backend = _backend([])
@@ -182,6 +186,8 @@ class CLIPTokenizer(Pretrained):
 
 def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:
     """Read a vocabulary: tokenizer.json, else vocab.json + merges.txt, else OpenAI's merges."""
+    import tokenizers
+
     try:
         if _VOCABULARY in names:
             path = source.fetch([_VOCABULARY])[_VOCABULARY]
@@ -190,7 +196,7 @@ def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:
             paths = source.fetch(["vocab.json", "merges.txt"])
             vocab = read_json(paths["vocab.json"])
             merges = _read_merges(paths["merges.txt"].read_text(encoding="utf-8"))
-            return _with_rules(models.BPE(vocab, merges, end_of_word_suffix=_WORD_END))
+            return _with_rules(tokenizers.models.BPE(vocab, merges, end_of_word_suffix=_WORD_END))
         if _OPENAI_MERGES in names:
             path = source.fetch([_OPENAI_MERGES])[_OPENAI_MERGES]
             text = gzip.decompress(path.read_bytes()).decode("utf-8")
@@ -269,6 +275,8 @@ def _clean(text: str) -> str:
 
 def _backend(merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
     """A vocabulary in CLIP's layout is nothing but its list of merges."""
+    from tokenizers import models
+
     alphabet = _byte_alphabet()
     pieces = [*alphabet, *(byte + _WORD_END for byte in alphabet)]
     pieces += ["".join(merge) for merge in merges]
@@ -276,7 +284,10 @@ def _backend(merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
     return _with_rules(models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=_WORD_END))
 
 
-def _with_rules(model: models.BPE) -> tokenizers.Tokenizer:
+def _with_rules(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
+    import tokenizers
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]

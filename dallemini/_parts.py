@@ -6,14 +6,17 @@ Private to `pipeline`. Holds the closed table of class names that `model_index.j
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from . import hub
+from ._version import __version__
 from .checkpoints import refuse_older_model
 from .config import read_json
 from .errors import (
@@ -28,6 +31,7 @@ from .generation import GenerationConfig
 from .models.transformer import Transformer
 from .models.vqgan import VQGAN
 from .pretrained import SourceName
+from .quantization import Quantization
 from .scorer import CLIPScorer, Scorer
 from .tokenizer import Tokenizer
 
@@ -81,6 +85,7 @@ class PartsLoader:
     token: str | None
     device: str | torch.device
     dtype: torch.dtype | None
+    quantization: Quantization | None = None
 
     @property
     def name(self) -> str:
@@ -122,7 +127,11 @@ class PartsLoader:
     def transformer(self) -> Transformer:
         """Load the transformer."""
         return Transformer.from_pretrained(
-            self.source, **self._where("transformer"), device=self.device, dtype=self.dtype
+            self.source,
+            **self._where("transformer"),
+            device=self.device,
+            dtype=self.dtype,
+            quantization=self.quantization,
         )
 
     def vqgan(self) -> VQGAN:
@@ -254,6 +263,27 @@ def check_parts(tokenizer: Tokenizer, transformer: Transformer, vqgan: ImageToke
         raise InputError(
             f"The transformer draws {config.image_length} tokens, which is no square picture."
         )
+
+
+def check_savable(parts: Mapping[str, object]) -> None:
+    """Look whether `model_index.json` can name every part.
+
+    Raises:
+        InputTypeError: one is of a class of the user's own.
+    """
+    for name, part in parts.items():
+        if part is not None and type(part) is not CLASSES[name]:
+            raise InputTypeError(
+                f"The {name} is a {type(part).__name__}, which {INDEX_NAME} cannot name; "
+                f"it must be a {CLASSES[name].__name__} to be saved."
+            )
+
+
+def write_index(folder: Path, parts: Mapping[str, object]) -> None:
+    """Write `model_index.json`, which names the class of each part."""
+    index = {name: None if part is None else type(part).__name__ for name, part in parts.items()}
+    text = json.dumps({"dallemini": {"version": __version__}, **index}, indent=2) + "\n"
+    (folder / INDEX_NAME).write_text(text, encoding="utf-8")
 
 
 def read_scores(scores: Tensor, images: int) -> list[float]:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -199,11 +199,28 @@ def conversion_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Pat
     return cache_folder(cache_dir) / _CONVERSIONS
 
 
-def source_key(source: Source, names: Sequence[str]) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_key(
+    source: Source, names: Sequence[str], *, digest_of: Callable[[Path], str] = file_digest
+) -> str:
     """Return a folder name that stands for these files: the same files, the same key.
 
-    On the Hub the commit tells files apart and nothing is downloaded. Local files are read: a copy
-    of a folder has its key, a changed file has another.
+    On the Hub the commit tells files apart and nothing is downloaded. Local files count by their
+    content: a copy of a folder has its key, a changed file has another.
+
+    Args:
+        source: where the files lie.
+        names: those that count.
+        digest_of: tells the content of a local file, by default reading it.
 
     Raises:
         MissingFileError: a local file does not exist.
@@ -214,9 +231,7 @@ def source_key(source: Source, names: Sequence[str]) -> str:
         digest.update(json.dumps([source.revision_key, source.subfolder, *sorted(names)]).encode())
         return f"{label}-{source.revision_key[:12]}-{digest.hexdigest()[:16]}"
     for name, path in sorted(source.fetch(names).items()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(json.dumps([name, content]).encode())
+        digest.update(json.dumps([name, digest_of(path)]).encode())
     return f"local-{digest.hexdigest()[:32]}"
 
 

@@ -1,6 +1,7 @@
 """What a drawing returns: pictures with everything needed to draw them again.
 
-Knows pixels, not models. The conversions between PIL images and tensors live here too.
+Knows pixels, not models. The conversions between PIL images and tensors live here too. PIL is
+imported inside the functions that need it, because importing this library must be quick.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ._version import __version__
 from .errors import InputError, InputTypeError, MissingFileError, StorageError
 from .generation.config import GenerationConfig
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 GRID_GAP = 4
 NAME_LENGTH = 60
@@ -45,7 +49,7 @@ class GenerationOutput:
     """
 
     prompts: tuple[str, ...]
-    images: list[Image.Image]
+    images: list[PIL.Image.Image]
     image_tokens: Tensor
     seeds: tuple[int, ...]
     config: GenerationConfig
@@ -71,7 +75,7 @@ class GenerationOutput:
             raise InputError(f"There is no picture {index} among these {len(self.images)}.")
         return self.prompts[index // self.images_per_prompt]
 
-    def grid(self, *, columns: int | None = None) -> Image.Image:
+    def grid(self, *, columns: int | None = None) -> PIL.Image.Image:
         """Lay all pictures out on white, row by row.
 
         Args:
@@ -87,7 +91,7 @@ class GenerationOutput:
             columns = self.images_per_prompt if several else math.ceil(len(self.images) ** 0.5)
         return make_grid(self.images, columns=columns)
 
-    def best(self) -> list[Image.Image]:
+    def best(self) -> list[PIL.Image.Image]:
         """Return one picture for each prompt: the one with the highest score.
 
         Raises:
@@ -151,7 +155,9 @@ class GenerationOutput:
         return chunks
 
     def _save_one(self, folder: Path, index: int) -> Path:
-        info = PngImagePlugin.PngInfo()
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
         for key, value in self.metadata(index).items():
             info.add_itxt(key, value)
         path = _free_path(folder, f"{_slug(self.prompt_of(index))}-{self.seeds[index]}")
@@ -186,7 +192,7 @@ class GenerationStep:
     """
 
     prompts: tuple[str, ...]
-    images: list[Image.Image]
+    images: list[PIL.Image.Image]
     image_tokens: Tensor
     seeds: tuple[int, ...]
     position: int
@@ -199,13 +205,15 @@ class GenerationStep:
         return self.position == self.length
 
 
-def make_grid(images: Sequence[Image.Image], *, columns: int) -> Image.Image:
+def make_grid(images: Sequence[PIL.Image.Image], *, columns: int) -> PIL.Image.Image:
     """Lay pictures out on white, `columns` in a row.
 
     Raises:
         InputError: there is no picture, or `columns` is below 1.
         InputTypeError: `columns` is not a whole number.
     """
+    from PIL import Image
+
     if isinstance(columns, bool) or not isinstance(columns, int):
         raise InputTypeError(f"columns must be a whole number, not {columns!r}.")
     if not images or columns < 1:
@@ -220,12 +228,14 @@ def make_grid(images: Sequence[Image.Image], *, columns: int) -> Image.Image:
     return sheet
 
 
-def tensor_to_images(pixels: Tensor) -> list[Image.Image]:
+def tensor_to_images(pixels: Tensor) -> list[PIL.Image.Image]:
     """Turn f[N,3,H,W] in [0, 1] into RGB pictures, rounding down as the original does.
 
     Raises:
         InputError: wrong shape, or values that are not numbers.
     """
+    from PIL import Image
+
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         raise InputError(f"Pixels must have shape [N, 3, H, W], not {list(pixels.shape)}.")
     if not bool(pixels.isfinite().all()):
@@ -246,6 +256,8 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         InputError: it is no picture that Pillow can read, or it is damaged.
         InputTypeError: `path` is neither a string nor a path.
     """
+    from PIL import Image, UnidentifiedImageError
+
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"A picture is named by a string or a path, not {path!r}.")
     try:
@@ -261,7 +273,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         raise InputError(f"{os.fspath(path)} cannot be read as a picture: {error}.") from error
 
 
-def image_to_tensor(image: Image.Image) -> Tensor:
+def image_to_tensor(image: PIL.Image.Image) -> Tensor:
     """Turn a picture of any mode into f[3,H,W] in [0, 1]; transparency becomes white.
 
     Example:
@@ -270,6 +282,8 @@ def image_to_tensor(image: Image.Image) -> Tensor:
         >>> image_to_tensor(Image.new("L", (2, 1), 255)).shape
         torch.Size([3, 1, 2])
     """
+    from PIL import Image
+
     if image.mode == "I" or image.mode.startswith("I;16"):  # PNG with 16 bits of gray
         image = image.convert("I").point(lambda level: level * (1 / 257)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -294,13 +308,13 @@ def _free_path(folder: Path, stem: str) -> Path:
     return path
 
 
-def _png_bytes(image: Image.Image) -> bytes:
+def _png_bytes(image: PIL.Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _html_image(image: Image.Image, prompt: str) -> str:
+def _html_image(image: PIL.Image.Image, prompt: str) -> str:
     data = base64.b64encode(_png_bytes(image)).decode("ascii")
     alt = html.escape(prompt, quote=True)
     return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="margin:2px">'

@@ -5,7 +5,6 @@ Composes a tokenizer, a transformer, an image tokenizer and, when ranking is ask
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -16,16 +15,15 @@ from tqdm import tqdm
 
 from . import hub
 from ._parts import (
-    CLASSES,
     GENERATION_CONFIG_NAME,
-    INDEX_NAME,
     ImageTokenizer,
     PartsLoader,
     check_kinds,
     check_parts,
+    check_savable,
     read_scores,
+    write_index,
 )
-from ._version import __version__
 from .errors import InputError, InputTypeError
 from .generation import GenerationConfig, GenerationOverrides, Sampler, TopSampler
 from .generation.loop import generate_tokens
@@ -34,6 +32,7 @@ from .generation.sampling import make_generators
 from .models.transformer import Transformer
 from .outputs import GenerationOutput, GenerationStep, tensor_to_images
 from .pretrained import SourceName, check_device, check_dtype, push_saved, save_into
+from .quantization import Quantization
 from .scorer import Scorer
 from .tokenizer import TextTokens, Tokenizer
 
@@ -94,6 +93,7 @@ class Pipeline:
         token: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        quantization: Quantization | None = None,
         vqgan: ImageTokenizer | None = None,
         scorer: Scorer | None = None,
     ) -> Self:
@@ -111,6 +111,7 @@ class Pipeline:
             token: Hub access token, instead of the stored one.
             device: where the models compute.
             dtype: of the weights; float32 when None.
+            quantization: "int8" quantises the transformer's weights while they are loaded.
             vqgan: used instead of the source's or the default.
             scorer: used instead of the source's or the default.
 
@@ -120,9 +121,11 @@ class Pipeline:
             CheckpointError: the files are corrupt, unsafe or disagree with their configuration.
             InputError: the parts do not fit each other, or the device cannot be used.
             InputTypeError: `dtype`, or a part that was passed, is of the wrong kind.
+            UnsupportedOperationError: int8 weights for a GPU, or for another dtype than float32.
         """
         place = check_device(device)
-        loader = PartsLoader(source, revision, cache_dir, local_files_only, token, place, dtype)
+        where = (source, revision, cache_dir, local_files_only, token)
+        loader = PartsLoader(*where, place, dtype, quantization)
         pipe = cls(
             tokenizer=loader.tokenizer(),
             transformer=loader.transformer(),
@@ -242,12 +245,7 @@ class Pipeline:
             "vqgan": self.vqgan,
             "scorer": self._scorer if completed else self._find_scorer(),
         }
-        for name, part in parts.items():
-            if part is not None and type(part) is not CLASSES[name]:
-                raise InputTypeError(
-                    f"The {name} is a {type(part).__name__}, which {INDEX_NAME} cannot name; "
-                    f"it must be a {CLASSES[name].__name__} to be saved."
-                )
+        check_savable(parts)
         save_into(directory, lambda folder: self._save(folder, parts))
 
     def push_to_hub(
@@ -270,6 +268,11 @@ class Pipeline:
             token=token,
             commit_message=commit_message,
         )
+
+    def quantize(self, quantization: Quantization = "int8") -> Self:
+        """Make the transformer's weights smaller, in place; see `Transformer.quantize`."""
+        self.transformer.quantize(quantization)
+        return self
 
     def to(
         self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None
@@ -383,11 +386,7 @@ class Pipeline:
         for name, part in parts.items():
             if part is not None:
                 part.save_pretrained(folder / name)
-        index = {
-            name: None if part is None else type(part).__name__ for name, part in parts.items()
-        }
-        text = json.dumps({"dallemini": {"version": __version__}, **index}, indent=2) + "\n"
-        (folder / INDEX_NAME).write_text(text, encoding="utf-8")
+        write_index(folder, parts)
         self.config.save(folder / GENERATION_CONFIG_NAME)
         notes = {} if self._origin is None else self._origin.notes()
         name = Path(self.name).name if Path(self.name).exists() else self.name

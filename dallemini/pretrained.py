@@ -298,9 +298,13 @@ def push_saved(
         )
 
 
-def write_config(directory: Path, config: Config, *, component: str) -> None:
+def write_config(
+    directory: Path, config: Config, *, component: str, quantization: str | None = None
+) -> None:
     """Write `config.json` with the mark that tells a native folder from a foreign one."""
     mark = {"component": component, "version": __version__}
+    if quantization is not None:
+        mark["quantization"] = quantization
     text = json.dumps({"dallemini": mark, **config.to_dict()}, indent=2) + "\n"
     (directory / CONFIG_NAME).write_text(text, encoding="utf-8")
 

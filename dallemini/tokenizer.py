@@ -1,7 +1,8 @@
 """Prompts to token ids: byte-level BPE with BART's special tokens, clean-up included.
 
 Holds `Tokenizer` and its result `TextTokens`. Knows nothing about what a model does with the ids.
-The scheme is that of BART, https://arxiv.org/abs/1910.13461, which took it from GPT-2.
+The scheme is that of BART, https://arxiv.org/abs/1910.13461, which took it from GPT-2. `tokenizers`
+is imported inside the functions that need it, because importing this library must be quick.
 """
 
 from __future__ import annotations
@@ -14,11 +15,9 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import tokenizers
 import torch
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from ._vocabulary import TOKENIZER_FILE, WORDS_FILE, find_files, read_text_settings
@@ -33,6 +32,9 @@ from .errors import (
 from .hub import Source
 from .pretrained import Pretrained, write_config
 from .text import TextNormalizer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 START, PADDING, END = "<s>", "<pad>", "</s>"
 SPECIAL_TOKENS = (START, PADDING, END, "<unk>", "<mask>")
@@ -229,6 +231,8 @@ class Tokenizer(Pretrained):
             InputTypeError: `texts` is not an iterable of strings.
             ConfigError: `max_length` is too small.
         """
+        from tokenizers import models, pre_tokenizers, trainers
+
         config = TokenizerConfig(max_length=max_length, normalize_text=normalize_text)
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         least = len(SPECIAL_TOKENS) + len(alphabet)
@@ -312,11 +316,16 @@ def _check_texts(texts: Iterable[str], *, normalize: bool) -> Iterator[str]:
         raise InputError("There are no texts to learn from; give at least one.")
 
 
-def _special_token(token: str) -> AddedToken:
+def _special_token(token: str) -> tokenizers.AddedToken:
+    from tokenizers import AddedToken
+
     return AddedToken(token, lstrip=token == "<mask>", normalized=True, special=True)
 
 
-def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+def _byte_level(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
+    import tokenizers
+    from tokenizers import decoders, pre_tokenizers
+
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
     backend.decoder = decoders.ByteLevel()
@@ -325,6 +334,8 @@ def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
 
 def _surround(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """Let a backend put `<s>` and `</s>` around a text, as BART does."""
+    from tokenizers import processors
+
     start, _, end = _special_ids(backend)
     backend.post_processor = processors.RobertaProcessing(
         (END, end), (START, start), trim_offsets=True, add_prefix_space=False
@@ -344,6 +355,8 @@ def _special_ids(backend: tokenizers.Tokenizer) -> list[int]:
 
 def _read_backend(paths: Sequence[Path]) -> tokenizers.Tokenizer:
     """Read `tokenizer.json`, or `vocab.json` and `merges.txt`."""
+    import tokenizers
+
     names = " and ".join(str(path) for path in paths)
     try:
         texts = [path.read_text(encoding="utf-8") for path in paths]
@@ -359,6 +372,8 @@ def _read_backend(paths: Sequence[Path]) -> tokenizers.Tokenizer:
 
 
 def _build_backend(vocabulary: dict[str, int], lines: Sequence[str]) -> tokenizers.Tokenizer:
+    from tokenizers import models
+
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     pairs = [(left, right) for left, right in merges]
     backend = _byte_level(models.BPE(vocabulary, pairs))

@@ -8,7 +8,8 @@ map that. Knows no model: `pretrained` builds one from what is read here.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .cache import convert_once
 from .clip import HuggingFaceCLIP
 from .clip_openai import OpenAICLIP, OpenCLIP
 from .dallebart import DalleBart, refuse_older_model
+from .digests import noted_digest
 from .formats import (
     CLASS_NAMES,
     COMPONENTS,
@@ -34,8 +36,14 @@ from .formats import (
 )
 from .lazy import LazyTensor
 from .min_dalle import Detokenizer, MinDalle
-from .native import Native, without_mark, write_native
-from .safetensors_file import WEIGHTS_FILE, read_safetensors, save_checkpoint
+from .native import MARK, Native, without_mark, write_native
+from .safetensors_file import (
+    WEIGHTS_FILE,
+    read_safetensors,
+    read_tensor,
+    save_checkpoint,
+    write_tensors,
+)
 from .vqgan import Taming, VQGANJax
 
 __all__ = [
@@ -48,9 +56,11 @@ __all__ = [
     "describe",
     "known_formats",
     "read_checkpoint",
+    "read_tensor",
     "refuse_older_model",
     "register_format",
     "save_checkpoint",
+    "write_tensors",
 ]
 
 _BUILT_IN: tuple[Format, ...] = (
@@ -71,12 +81,14 @@ class Checkpoint:
         state_dict: its tensors, mapped from `path`.
         format: the format that they came in.
         path: the native weight file.
+        mark: what `config.json` says beside the configuration: the version, a quantisation.
     """
 
     config: dict[str, Any]
     state_dict: dict[str, Tensor]
     format: str
     path: Path
+    mark: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(
@@ -106,8 +118,10 @@ def read_checkpoint(
         checkpoint = found.read(source, source.fetch(names))
         write_native(checkpoint, folder, component, origin=_origin(source, found))
 
-    place = conversion_cache_dir(cache_dir) / f"{component}-{source_key(source, names)}"
-    folder = convert_once(place, _is_usable, write, name=source.name)
+    cache = conversion_cache_dir(cache_dir)
+    notes = cache / ".digests"
+    key = source_key(source, names, digest_of=lambda path: noted_digest(path, notes))
+    folder = convert_once(cache / f"{component}-{key}", _is_usable, write, name=source.name)
     return _map(folder / CONFIG_NAME, folder / WEIGHTS_FILE, found.name)
 
 
@@ -140,23 +154,29 @@ def convert(
         The folder.
 
     Raises:
-        InputError: `dtype` is not a floating-point type.
+        InputError: `dtype` is not a floating-point type, or the source is quantised.
         StorageError: the folder cannot be written.
         As `read_checkpoint`.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise InputError(f"dtype must be a floating-point type like torch.float16, not {dtype}.")
     found, names = _detect(source, component)
-    checkpoint = found.read(source, source.fetch(names))
+    paths = source.fetch(names)
+    checkpoint, origin = found.read(source, paths), _origin(source, found)
+    if isinstance(found, Native) and (kind := _mark(paths[CONFIG_NAME]).get("quantization")):
+        if dtype is not None:
+            raise InputError(
+                f"{source.name} is quantised ({kind}) and cannot be converted to {dtype}; "
+                "convert the original, or leave dtype out."
+            )
+        origin["quantization"] = kind
     tensors = {name: _cast(tensor, dtype) for name, tensor in checkpoint.tensors.items()}
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder} cannot be made ({error}). Choose another folder.") from error
-    write_native(
-        LazyCheckpoint(checkpoint.config, tensors), folder, component, origin=_origin(source, found)
-    )
+    write_native(LazyCheckpoint(checkpoint.config, tensors), folder, component, origin=origin)
     return folder
 
 
@@ -191,7 +211,13 @@ def _nothing_found(source: Source, component: Component) -> Exception:
 
 
 def _map(config: Path, weights: Path, name: str) -> Checkpoint:
-    return Checkpoint(without_mark(read_json(config)), read_safetensors(weights), name, weights)
+    fields, tensors = without_mark(read_json(config)), read_safetensors(weights)
+    return Checkpoint(fields, tensors, name, weights, _mark(config))
+
+
+def _mark(config: Path) -> dict[str, Any]:
+    mark: dict[str, Any] = read_json(config).get(MARK, {})
+    return mark
 
 
 def _is_usable(folder: Path) -> bool:

@@ -62,6 +62,25 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Map one tensor of a file by itself: its pages go when it goes.
+
+    Raises:
+        MissingFileError: the file does not exist.
+        CheckpointError: the file is truncated or corrupt, or lacks the tensor.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or damaged ({error}). Delete it and download it again."
+        ) from error
+
+
 def save_checkpoint(
     state_dict: Mapping[str, Tensor],
     directory: str | os.PathLike[str],
@@ -93,6 +112,16 @@ def save_checkpoint(
                 f"{name!r} must be a tensor to be saved, not {type(tensor).__name__}."
             )
     tensors = {name: LazyTensor.of(name, tensor.detach()) for name, tensor in state_dict.items()}
+    return write_tensors(tensors, directory, metadata=metadata)
+
+
+def write_tensors(
+    tensors: Mapping[str, LazyTensor],
+    directory: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write tensors as `model.safetensors`, loading one at a time; else as `save_checkpoint`."""
     path = Path(directory) / WEIGHTS_FILE
     write_safetensors(tensors, path, metadata=metadata)
     return path

@@ -12,12 +12,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..models._checks import check_ids
 from ..models.decoding import DecoderCache
 from ..models.transformer import Transformer
 from ..tokenizer import TextTokens
+from .choices import Choices
 from .sampling import Sampler
+
+# Tokens between two looks at what the sampler chose, by kind of device. On a GPU a look makes the
+# processor wait, so that it cannot prepare the next step meanwhile.
+LOOK_EVERY = {"cpu": 1}
+LOOK_EVERY_ELSEWHERE = 32
 
 
 @torch.no_grad()
@@ -52,19 +56,24 @@ def generate_tokens(
 
     Raises:
         InputTypeError: the sampler did not return a tensor of integers.
-        InputError: it returned ids that it was not offered, or the logits are not numbers.
+        InputError: it returned ids that it was not offered, or the logits are not numbers. On a
+            GPU this is told some tokens late, but before the last one is yielded.
     """
     images = prompt_of_image.shape[0]
     guided = guidance_scale != 1.0
     cache = _start(transformer, prompts, unconditional if guided else None, prompt_of_image)
     tokens = transformer.start_tokens(images)
-    for _ in range(transformer.config.image_length):
+    choices, length = Choices(), transformer.config.image_length
+    every = LOOK_EVERY.get(tokens.device.type, LOOK_EVERY_ELSEWHERE)
+    for position in range(1, length + 1):
         rows = tokens.repeat(2) if guided else tokens
         logits = transformer.decode_step(rows, cache)[:, :num_codes].float()
         if guided:
             conditional, blank = logits.chunk(2)
             logits = blank + guidance_scale * (conditional - blank)
-        tokens = _checked(sampler(logits, generators), logits)
+        tokens = choices.take(sampler(logits, generators), logits)
+        if position % every == 0 or position == length:
+            choices.check()
         yield tokens
 
 
@@ -85,20 +94,3 @@ def _start(
     if transformer.dtype == torch.float32:
         prompts = prompts.trim()  # in half precision the padding shows in the rounding
     return transformer.init_cache(transformer.encode(prompts), rows=rows)
-
-
-def _checked(tokens: Tensor, logits: Tensor) -> Tensor:
-    """Return what a sampler chose from f[N,V] as i64[N]."""
-    images, width = logits.shape
-    check_ids("The sampler's choice", tokens, shape=f"[{images}], one id an image", axes=1)
-    if len(tokens) != images:
-        raise InputError(f"The sampler chose {len(tokens)} ids for {images} images.")
-    offered = (tokens >= 0) & (tokens < width)
-    if bool((offered & (logits < torch.inf).all(dim=1)).all()):  # False for NaN too
-        return tokens.to(logits.device, torch.int64)
-    if bool(offered.all()):
-        raise InputError(
-            "The transformer's logits are not finite numbers: its weights are broken, or the "
-            "numbers too large. Load it with dtype=torch.float32 or lower guidance_scale."
-        )
-    raise InputError(f"The sampler chose from {width} ids, but returned {tokens.tolist()}.")

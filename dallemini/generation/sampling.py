@@ -59,7 +59,9 @@ class TopSampler:
         scores, tokens = _candidates(logits, self.temperature, self.top_k, self.top_p)
         cumulative = scores.softmax(-1).cumsum(-1)
         drawn = [torch.rand(1, generator=generator) for generator in generators]
-        threshold = torch.stack(drawn).to(cumulative.device) * cumulative[:, -1:]
+        # CUDA reads ordinary memory before the call returns, so there is nothing to wait for.
+        uniform = torch.stack(drawn).to(cumulative.device, non_blocking=cumulative.is_cuda)
+        threshold = uniform * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, threshold, right=True)
         last = (scores > -torch.inf).sum(-1, keepdim=True).clamp(min=1) - 1
         if tokens is None:

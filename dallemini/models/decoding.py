@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+from torch.nn import functional as F
+
+TEXT_STEP = 16
 
 
 class TokenizedText(Protocol):
@@ -60,3 +63,15 @@ class DecoderCache:
     def rows(self) -> int:
         """Number of rows R decoded together."""
         return self.cross_mask.shape[0]
+
+
+def pad_text(input_ids: Tensor, attention_mask: Tensor, *, limit: int) -> tuple[Tensor, Tensor]:
+    """Lengthen i64[B,T] and bool[B,T] by padding to the next multiple of 16, `limit` at most.
+
+    The length of the longest prompt in a batch decides in which order sums over the text are added
+    up. What comes of it are last digits in float32, but steps of the rounding where activations
+    are integers; at multiples of the processor's vectors the order stays.
+    """
+    length = input_ids.shape[1]
+    more = max(0, min(-length % TEXT_STEP, limit - length))
+    return F.pad(input_ids, (0, more)), F.pad(attention_mask, (0, more), value=False)

@@ -390,10 +390,10 @@ def _parts(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _refuse_adapted(model: nn.Module) -> None:
+    if getattr(model, "quantization", None):
+        raise InputError("Int8 weights take no adapters; load the model without quantization.")
     if any(isinstance(part, LoRALinear) for part in model.modules()):
-        raise InputError(
-            f"The {_kind(model)} has adapters already; merge_lora(model) adds them to its weights."
-        )
+        raise InputError("The model has adapters already; merge_lora(model) adds them to its own.")
 
 
 def _kind(model: nn.Module) -> str:

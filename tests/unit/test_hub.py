@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from dallemini.hub import (
     BUNDLED_MODEL,
     LocalSource,
     conversion_cache_dir,
+    file_digest,
     model_card,
     open_source,
     source_key,
@@ -306,6 +308,20 @@ def test_key_of_local_files_is_their_content(model_folder: Path, tmp_path: Path)
     (copy / "config.json").write_text("{}")
     assert source_key(open_source(copy), names) != key
     assert source_key(open_source(copy), names[:1]) != source_key(open_source(copy), names)
+
+
+def test_key_of_local_files_can_take_their_digests_from_elsewhere(model_folder: Path) -> None:
+    source, names = open_source(model_folder, subfolder="vqgan"), ["config.json"]
+    assert source_key(source, names, digest_of=file_digest) == source_key(source, names)
+    other = source_key(source, names, digest_of=lambda path: f"noted for {path.name}")
+    assert other != source_key(source, names)
+
+
+def test_file_digest_is_the_sha256_of_its_content(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    assert file_digest(tmp_path / "x") == hashlib.sha256(b"content").hexdigest()
+    with pytest.raises(FileNotFoundError):
+        file_digest(tmp_path / "y")
 
 
 def test_key_of_hub_files_is_commit_subfolder_and_names(hub: HubServer, model_folder: Path) -> None:

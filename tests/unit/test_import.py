@@ -59,14 +59,20 @@ print(json.dumps({
 }))
 """
 
+LOADED = """
+import json, sys, torch
+before = set(sys.modules)
+import dallemini
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
 
-@pytest.fixture(scope="module")
-def report() -> Any:
-    """What a fresh interpreter that sees this package says about importing it."""
+
+def run(program: str) -> Any:
+    """What a fresh interpreter that sees this package prints, read as JSON."""
     root = os.path.dirname(os.path.dirname(dallemini.__file__))
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM],
+        [sys.executable, "-W", "error", "-c", program],
         env=environment,
         capture_output=True,
         text=True,
@@ -74,6 +80,18 @@ def report() -> Any:
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def report() -> Any:
+    """What importing this package changes."""
+    return run(PROGRAM)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Any:
+    """The modules that importing this package adds to those of torch."""
+    return run(LOADED)
 
 
 def test_public_names_are_these() -> None:
@@ -100,6 +118,23 @@ def test_import_prints_nothing(report: Any) -> None:
 
 def test_import_leaves_optional_packages_alone(report: Any) -> None:
     assert report["optional"] == []
+
+
+def test_import_loads_no_package_that_can_wait(loaded: list[str]) -> None:
+    # PIL, tokenizers and huggingface_hub would double or triple what an import takes; numpy and
+    # tqdm are quick, and mostly torch has them already.
+    packages = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert packages <= {"dallemini", "numpy", "safetensors", "tqdm"}
+
+
+def test_import_loads_nothing_slow_of_torch_or_of_python(loaded: list[str]) -> None:
+    slow = ("torch._dynamo", "torch._inductor", "torch.onnx", "asyncio", "http", "multiprocessing")
+    assert not [name for name in loaded if name.startswith(slow)]
+
+
+def test_import_loads_no_layer_above_the_pipeline(loaded: list[str]) -> None:
+    above = {"cli", "data", "evaluation", "testing", "training"}
+    assert not above & {name.split(".")[1] for name in loaded if name.startswith("dallemini.")}
 
 
 def test_import_and_drawing_ask_no_network(report: Any) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dallemini.errors import InputError, InputTypeError
 from dallemini.generation import TopSampler, generate_tokens, make_generators
+from dallemini.generation.loop import LOOK_EVERY
 from dallemini.models.decoding import DecoderCache
 from dallemini.models.transformer import Transformer
 from dallemini.testing import TINY_TRANSFORMER, tiny_tokenizer, tiny_transformer
@@ -248,6 +249,50 @@ def test_a_sampler_that_returns_an_id_it_was_not_offered_is_refused(
     chosen = torch.tensor([0, token])
     with pytest.raises(InputError, match=rf"chose from 64 ids, but returned \[0, {token}\]"):
         next(start(transformer, prompts, sampler=lambda logits, _: chosen))
+
+
+def test_rare_looks_change_no_token(
+    transformer: Transformer, prompts: TextTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = draw(transformer, prompts)
+    monkeypatch.setitem(LOOK_EVERY, "cpu", 5)
+    assert torch.equal(draw(transformer, prompts), often)
+
+
+@pytest.mark.parametrize(
+    ("every", "wrong", "told"), [(5, 1, 5), (5, 6, 10), (5, 16, 16), (99, 3, 16)]
+)
+def test_a_rare_look_tells_a_wrong_id_at_the_next_look_or_the_end(
+    transformer: Transformer,
+    prompts: TextTokens,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    wrong: int,
+    told: int,
+) -> None:
+    asked: list[Tensor] = []
+
+    def sampler(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        asked.append(logits)
+        return torch.tensor([7, 64 if len(asked) == wrong else 8])
+
+    monkeypatch.setitem(LOOK_EVERY, "cpu", every)
+    drawn: list[Tensor] = []
+    with pytest.raises(InputError, match=r"chose from 64 ids, but returned \[7, 64\]"):
+        drawn.extend(start(transformer, prompts, sampler=sampler))
+    assert len(asked) == told
+    assert len(drawn) == told - 1
+    assert int(torch.stack(drawn).max()) < 64  # safe to look up and to decode meanwhile
+
+
+def test_a_rare_look_tells_broken_weights(
+    prompts: TextTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = tiny_transformer()
+    transformer.lm_head.weight.data[3] = float("nan")
+    monkeypatch.setitem(LOOK_EVERY, "cpu", 99)
+    with pytest.raises(InputError, match="logits are not finite"):
+        draw(transformer, prompts)
 
 
 def test_an_int32_choice_is_read_as_int64(transformer: Transformer, prompts: TextTokens) -> None:

@@ -554,3 +554,9 @@ def test_importing_it_needs_no_optional_package() -> None:
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
     )
     assert result.stdout == "[]\n"
+
+
+def test_int8_weights_take_no_adapters() -> None:
+    model = tiny_transformer().quantize("int8")
+    with pytest.raises(InputError, match="Int8 weights take no adapters"):
+        add_lora(model)

@@ -1,0 +1,111 @@
+"""dallemini: a native checkpoint, converted from min-dalle's files, and the pipeline's call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dallemini import VQGAN, Pipeline
+from dallemini.generation import TopSampler, make_generators
+from dallemini.generation.loop import generate_tokens
+
+from .breakdown import Breakdown
+from .memory import with_memory
+from .models import PROMPT, Size
+from .stopwatch import Stopwatch, first_calls, measure_call
+
+Precision = Literal["float32", "int8"]
+
+GUIDANCE = 16.0
+TOP_K = 256
+
+
+def native_folder(folder: Path, precision: Precision) -> Path:
+    """Return where the converted model lies."""
+    return folder / f"dallemini-{precision}"
+
+
+def convert(folder: Path, size: Size, precision: Precision) -> None:
+    """Read min-dalle's files and save the pipeline in the native layout."""
+    cache = folder / "cache"
+    source = folder / size.folder
+    pipe = Pipeline.from_pretrained(
+        source,
+        cache_dir=cache,
+        vqgan=VQGAN.from_pretrained(folder / "vqgan" / "detoker.pt", cache_dir=cache),
+        quantization=None if precision == "float32" else precision,
+    )
+    pipe.save_pretrained(native_folder(folder, precision))
+
+
+class Ours:
+    """A pipeline loaded from its native folder.
+
+    Args:
+        folder: as `convert` leaves it.
+        precision: which of the folders in it.
+    """
+
+    def __init__(self, folder: Path, precision: Precision) -> None:
+        self._pipe = Pipeline.from_pretrained(native_folder(folder, precision))
+
+    def greedy(self, steps: int) -> list[int]:
+        """Return the start token and the first tokens, drawn with top-k 1."""
+        return first_calls(
+            self._pipe.transformer,
+            "decode_step",
+            steps,
+            lambda: self._draw(1, 1, top_k=1),
+            pick=lambda image_tokens, cache: int(image_tokens[0]),
+        )
+
+    def warm_up(self) -> None:
+        """Decode one picture."""
+        self._pipe.vqgan.decode(torch.zeros(1, self._pipe.vqgan.image_length, dtype=torch.int64))
+
+    def measure(self, images: Sequence[int], *, seed: int) -> dict[str, dict[str, float]]:
+        """Draw so many pictures, each number once, and tell the seconds of every part."""
+        watch = Stopwatch()
+        watch.watch("encoder", self._pipe.transformer, "encode")
+        watch.watch("step", self._pipe.transformer, "decode_step")
+        watch.watch("decode", self._pipe.vqgan, "decode")
+        return {
+            str(count): with_memory(
+                measure_call(watch, partial(self._draw, count, seed), images=count)
+            )
+            for count in images
+        }
+
+    def breakdown(
+        self, images: int, *, positions: Sequence[int], steps: int = 4
+    ) -> dict[str, dict[str, float]]:
+        """Tell for some positions where the time of a step goes, in seconds a step."""
+        pipe, breakdown = self._pipe, Breakdown()
+        tokens = generate_tokens(
+            pipe.transformer,
+            pipe.tokenizer(PROMPT),
+            unconditional=pipe.tokenizer.unconditional(),
+            prompt_of_image=torch.zeros(images, dtype=torch.int64),
+            guidance_scale=GUIDANCE,
+            sampler=breakdown.scoped("sampling", TopSampler(top_k=TOP_K)),
+            generators=make_generators(range(images)),
+            num_codes=pipe.vqgan.codebook_size,
+        )
+        with breakdown.watching(pipe.transformer.lm_head, "lm_head"):
+            return breakdown.of(tokens, positions=positions, steps=steps)
+
+    def _draw(self, images: int, seed: int, *, top_k: int = TOP_K) -> object:
+        return self._pipe(
+            PROMPT,
+            num_images_per_prompt=images,
+            guidance_scale=GUIDANCE,
+            temperature=1.0,
+            top_k=top_k,
+            batch_size=images,
+            seed=seed,
+            progress=False,
+        )
