@@ -130,17 +130,21 @@ def encode_images(
     work = _Work(vqgan, plan, batch_size=batch_size, progress=progress and rank == 0)
     work.run(Pieces(dataset, missing, batch_size), workers)
     if world_size == 1 and not work.images and len(missing) == len(mine):
-        counts = ", ".join(f"{count} {reason}" for reason, count in work.bad.most_common())
-        raise InputError(
-            f"None of the records can be used ({counts or 'none passes the filters'}); the log of "
-            "dallemini.data names bad ones. Mend them, or change the settings of the data."
-        )
+        raise InputError(_describe_nothing(work.bad))
     return EncodeReport(
         images=work.images,
         bad=dict(work.bad),
         shards=len(missing),
         skipped_shards=len(mine) - len(missing),
         seconds=time.monotonic() - started,
+    )
+
+
+def _describe_nothing(bad: collections.Counter[str]) -> str:
+    counts = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
+    return (
+        f"None of the records can be used ({counts or 'none passes the filters'}); the log of "
+        "dallemini.data names bad ones. Mend them, or change the settings of the data."
     )
 
 
