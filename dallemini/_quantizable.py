@@ -145,24 +145,16 @@ class QuantizableModule(PretrainedModule[ConfigT]):
         return cls._build(checkpoint, quantization).to(device=place, dtype=wanted)
 
     @classmethod
-    def _load(cls, source: hub.Source, *, cache_dir: SourceName | None) -> Self:
-        checkpoint = checkpoints.read_checkpoint(
-            source, component=cls.component, cache_dir=cache_dir
-        )
-        return cls._build(checkpoint, None)
-
-    @classmethod
-    def _build(cls, checkpoint: Checkpoint, quantization: Quantization | None) -> Self:
+    def _build(cls, checkpoint: Checkpoint, quantization: Quantization | None = None) -> Self:
+        stored = _stored_quantization(checkpoint)
+        if stored is None and quantization is None:
+            return super()._build(checkpoint)
         model = cls(cls.config_class.from_dict(checkpoint.config))  # type: ignore[arg-type]
         names = linear_names(model)
-        stored = _stored_quantization(checkpoint)
         if stored is not None:
             for name in names:
                 model._replace(name, None)
         check_state_dict(model, checkpoint.state_dict, str(checkpoint.path))
-        if stored is None and quantization is None:
-            model.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
-            return model.eval()
         for name in names:
             model._replace(name, _read_layer(checkpoint, name, stored))
         _load_others(model, checkpoint.state_dict)

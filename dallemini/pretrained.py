@@ -215,6 +215,10 @@ class PretrainedModule(nn.Module, Generic[ConfigT]):
         checkpoint = checkpoints.read_checkpoint(
             source, component=cls.component, cache_dir=cache_dir
         )
+        return cls._build(checkpoint)
+
+    @classmethod
+    def _build(cls, checkpoint: checkpoints.Checkpoint) -> Self:
         model = cls(cls.config_class.from_dict(checkpoint.config))  # type: ignore[arg-type]
         check_state_dict(model, checkpoint.state_dict, str(checkpoint.path))
         model.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
