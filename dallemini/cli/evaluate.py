@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -15,29 +14,15 @@ from ..generation import GenerationConfig, GenerationOverrides
 from ..hub import BUNDLED_MODEL
 from ..pipeline import Pipeline
 from ..pretrained import check_device
-from .options import DtypeName, Where, attribute_help, to_dtype
+from .options import DtypeName, Where, drawing_type, to_dtype
 
 _DRAWING = ("guidance_scale", "temperature", "top_k", "top_p")
-
-
-def _drawing_type() -> Any:
-    """Return those of `GenerationOverrides` that change what a seed draws, with help."""
-    help_of, hints = attribute_help(GenerationConfig), typing.get_type_hints(GenerationOverrides)
-    make: Any = typing.TypedDict
-    fields = {
-        name: Annotated[
-            hints[name],
-            tyro.conf.arg(help=help_of[name], help_behavior_hint="(default: the model's own)"),
-        ]
-        for name in _DRAWING
-    }
-    return make("Drawing", fields, total=False)
 
 
 if TYPE_CHECKING:
     Drawing = GenerationOverrides
 else:
-    Drawing = _drawing_type()
+    Drawing = drawing_type("Drawing", _DRAWING)
 
 
 @dataclass(frozen=True, kw_only=True)

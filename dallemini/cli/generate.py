@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -16,35 +15,17 @@ from ..hub import BUNDLED_MODEL
 from ..outputs import GenerationOutput
 from ..pipeline import Pipeline
 from ..pretrained import check_device
-from .options import DtypeName, Where, attribute_help, to_dtype
+from .options import DtypeName, Where, drawing_type, to_dtype
 
 _GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 _ALIASES = {"num_images_per_prompt": ("--num-images",)}
 
 
-def _settings_type() -> Any:
-    """Return `GenerationOverrides` with help, less `seed`, which reads better when repeated."""
-    help_of = attribute_help(GenerationConfig)
-    fields = {
-        name: Annotated[
-            hint,
-            tyro.conf.arg(
-                help=help_of[name],
-                help_behavior_hint="(default: the model's own)",
-                aliases=_ALIASES.get(name, ()),
-            ),
-        ]
-        for name, hint in typing.get_type_hints(GenerationOverrides).items()
-        if name != "seed"
-    }
-    make: Any = typing.TypedDict
-    return make("Settings", fields, total=False)
-
-
 if TYPE_CHECKING:
     Settings = GenerationOverrides
 else:
-    Settings = _settings_type()
+    _names = [name for name in GenerationOverrides.__annotations__ if name != "seed"]
+    Settings = drawing_type("Settings", _names, aliases=_ALIASES)  # seed reads better repeated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ import torch
 import tyro
 
 from .. import hub
+from ..generation import GenerationConfig, GenerationOverrides
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -93,3 +96,29 @@ def attribute_help(cls: type) -> dict[str, str]:
     section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
     entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section, flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
+
+
+def drawing_type(
+    name: str, settings: Iterable[str], *, aliases: Mapping[str, tuple[str, ...]] | None = None
+) -> Any:
+    """Make a type with some fields of `GenerationOverrides`, their help, and other flags for them.
+
+    Args:
+        name: of the type.
+        settings: names of the fields.
+        aliases: more flags, by field.
+    """
+    help_of, hints = attribute_help(GenerationConfig), typing.get_type_hints(GenerationOverrides)
+    make: Any = typing.TypedDict
+    fields = {
+        setting: Annotated[
+            hints[setting],
+            tyro.conf.arg(
+                help=help_of[setting],
+                help_behavior_hint="(default: the model's own)",
+                aliases=(aliases or {}).get(setting, ()),
+            ),
+        ]
+        for setting in settings
+    }
+    return make(name, fields, total=False)
