@@ -17,6 +17,7 @@ from . import checkpoints, hub
 from .checkpoints import Checkpoint, LazyTensor
 from .config import Config
 from .errors import CheckpointError, InputError, UnsupportedOperationError
+from .kernels.int8 import KernelOperator, choose_operator
 from .pretrained import (
     PretrainedModule,
     SourceName,
@@ -216,8 +217,16 @@ def _stored_quantization(checkpoint: Checkpoint) -> Quantization | None:
 def _read_layer(
     checkpoint: Checkpoint, name: str, stored: Quantization | None
 ) -> dict[str, Tensor]:
-    """Read the state of one int8 layer past the shared mapping, whose pages would stay."""
-    weight = checkpoints.read_tensor(checkpoint.path, f"{name}.weight")
+    """Return the state of one int8 layer.
+
+    What is converted or packed is read past the shared mapping, whose pages would stay.
+    """
+    mapped = checkpoint.state_dict[f"{name}.weight"]
+    outputs, inputs = mapped.shape
+    if stored is not None and isinstance(choose_operator(inputs, outputs), KernelOperator):
+        weight = mapped
+    else:
+        weight = checkpoints.read_tensor(checkpoint.path, f"{name}.weight")
     if stored is None:
         return quantize_weight(weight)
     scale = checkpoint.state_dict[f"{name}.weight_scale"]

@@ -2,9 +2,7 @@
 
 A weight has one scale for each output channel; activations are quantised at every call, with one
 scale for each row, so that a row's result does not depend on its neighbours: a seed draws the same
-picture alone and in a batch. Symmetric rounding as in section 3.1 of "Quantizing deep convolutional
-networks for efficient inference" (Krishnamoorthi 2018, arXiv 1806.08342). The products are torch's
-own FBGEMM kernels; `choose_operator` is the one place that decides what computes.
+picture alone and in a batch. `kernels.int8` says what computes.
 
 Knows layers and files of tensors, not what a model is for.
 
@@ -13,136 +11,29 @@ Shapes: M rows, I inputs, O outputs of a layer.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .errors import DalleMiniWarning, InputError, InputTypeError, UnsupportedOperationError
+from .errors import InputError, InputTypeError, UnsupportedOperationError
+from .kernels import Linear
+from .kernels.int8 import LARGEST, Int8Operator, choose_operator
 
 Quantization = Literal["int8"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("int8",)
 
-_LARGEST = 127  # of a weight: -128 is left out, so that the range is symmetric
 _CHANNELS = 256  # rounded at once, so that the floats in between stay few
-_TINY = torch.finfo(torch.float32).tiny
-_PACKERS = ("x86", "fbgemm")  # the names under which torch offers FBGEMM's linear layers
-
-
-class Int8Operator(Protocol):
-    """Keeps an int8 weight as its kernel wants it, and multiplies by it."""
-
-    def pack(self, weight: Tensor, scale: Tensor) -> object:
-        """Keep a weight i8[O,I] with its scales f32[O]."""
-
-    def unpack(self, packed: Any) -> tuple[Tensor, Tensor]:
-        """Return the weight i8[O,I] and the scales f32[O]."""
-
-    def multiply(self, rows: Tensor, packed: Any, *, fine: bool) -> Tensor:
-        """Map f32[M,I] to f32[M,O]; `fine` where a few inputs outweigh all others."""
-
-
-class FbgemmOperator:
-    """FBGEMM through `torch.ops.quantized`: integer products, packed weights.
-
-    Rows are divided by their largest absolute value first; the kernel then quantises all of them
-    with the same constant scale.
-
-    Args:
-        levels: integers on each side of zero for activations. 127 needs a processor that sums the
-            products in 32 bits (VNNI); 63 suits those that sum pairs in 16 bits first, where larger
-            ones would saturate.
-    """
-
-    def __init__(self, *, levels: int) -> None:
-        self.levels = levels
-
-    def pack(self, weight: Tensor, scale: Tensor) -> object:
-        """Copy a weight i8[O,I] into the kernel's layout; nothing keeps the original."""
-        zero = torch.zeros(len(scale), dtype=torch.int64)
-        with _packing():
-            quantized = torch._make_per_channel_quantized_tensor(
-                weight.contiguous(), scale.double(), zero, 0
-            )
-            packed: object = torch.ops.quantized.linear_prepack(quantized, None)
-        return packed
-
-    def unpack(self, packed: Any) -> tuple[Tensor, Tensor]:
-        """Return the weight i8[O,I] and the scales f32[O], equal to what was packed."""
-        with _packing():
-            quantized = torch.ops.quantized.linear_unpack(packed)[0]
-            return quantized.int_repr(), quantized.q_per_channel_scales().float()
-
-    def multiply(self, rows: Tensor, packed: Any, *, fine: bool) -> Tensor:
-        """Map f32[M,I] to f32[M,O]; `fine` multiplies what rounding leaves over as well."""
-        norm = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_min_(_TINY)
-        rows = rows / norm
-        if not fine:
-            return self._product(rows, packed).mul_(norm)
-        step = 1 / self.levels
-        left = (rows - (rows * self.levels).round_().mul_(step)).mul_(2 * self.levels)
-        product, rest = self._product(torch.cat([rows, left]), packed).chunk(2)
-        return torch.add(product, rest, alpha=step / 2).mul_(norm)
-
-    def _product(self, rows: Tensor, packed: Any) -> Tensor:
-        """Multiply rows between -1 and 1, rounded to `levels` steps on each side of zero."""
-        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            rows, 1 / self.levels, self.levels + 1, packed
-        )
-        return product
-
-
-class PlainOperator:
-    """Widens the weight at every call and multiplies in float32: small and slow, runs anywhere."""
-
-    def pack(self, weight: Tensor, scale: Tensor) -> object:
-        """Keep both as they are, mapped if they are."""
-        return weight, scale
-
-    def unpack(self, packed: Any) -> tuple[Tensor, Tensor]:
-        """Return the weight i8[O,I] and the scales f32[O]."""
-        weight, scale = packed
-        return weight, scale
-
-    def multiply(self, rows: Tensor, packed: Any, *, fine: bool) -> Tensor:
-        """Map f32[M,I] to f32[M,O]; activations are not rounded, so `fine` changes nothing."""
-        weight, scale = packed
-        return F.linear(rows, weight.to(rows.dtype)).mul_(scale)
-
-
-@functools.cache
-def choose_operator(engines: tuple[str, ...] | None = None) -> Int8Operator:
-    """Return what multiplies by int8 weights on this machine; asked once, when layers are made.
-
-    Whether sums saturate is found out by a product that would, not by the processor's name.
-
-    Args:
-        engines: the quantised engines to choose from; those of this torch when None.
-    """
-    known = torch.backends.quantized.supported_engines if engines is None else engines
-    if any(name in known for name in _PACKERS):
-        with contextlib.suppress(RuntimeError, AttributeError):  # built without it, or too old
-            exact = _sums_exactly(FbgemmOperator(levels=_LARGEST))
-            return FbgemmOperator(levels=_LARGEST if exact else _LARGEST // 2)
-    warnings.warn(
-        "This torch has no FBGEMM for this processor, so int8 weights are widened at every "
-        "product: they save memory, but no time.",
-        DalleMiniWarning,
-        stacklevel=2,
-    )
-    return PlainOperator()
+_PLAIN = (nn.Linear, Linear)
 
 
 class Int8Linear(nn.Module):
     """A linear layer without bias whose weight is i8[O,I] with scales f32[O].
 
-    Made without weights, as all models here are; `load_state_dict` packs `weight` and
-    `weight_scale` for the kernel and does not keep the tensors. It is for inference on the CPU.
+    Made without weights, as all models here are; `load_state_dict` hands `weight` and
+    `weight_scale` to the operator, which keeps them as they are (mapped from a file, perhaps) or
+    copies them into an order of its own. It is for inference on the CPU.
 
     Args:
         in_features: I.
@@ -170,7 +61,7 @@ class Int8Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.fine = in_features, out_features, fine
-        self.operator = choose_operator() if operator is None else operator
+        self.operator = operator or choose_operator(in_features, out_features)
         self.training = False
         self._packed: object | None = None
 
@@ -282,8 +173,8 @@ def quantize_weight(weight: Tensor) -> dict[str, Tensor]:
     for values, integers, scale in zip(*pieces, strict=True):
         values = values.float()
         torch.linalg.vector_norm(values, torch.inf, dim=1, out=scale)
-        scale.div_(_LARGEST).masked_fill_(scale == 0, 1.0)
-        integers.copy_((values / scale[:, None]).round_().clamp_(-_LARGEST, _LARGEST))
+        scale.div_(LARGEST).masked_fill_(scale == 0, 1.0)
+        integers.copy_((values / scale[:, None]).round_().clamp_(-LARGEST, LARGEST))
     return {"weight": rounded, "weight_scale": scales}
 
 
@@ -295,8 +186,8 @@ def linear_names(model: nn.Module) -> list[str]:
     """
     linears = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     for name, part in linears.items():
-        if type(part) is not nn.Linear or part.bias is not None:
-            kind = "has a bias" if type(part) is nn.Linear else f"is a {type(part).__name__}"
+        if type(part) not in _PLAIN or part.bias is not None:
+            kind = "has a bias" if type(part) in _PLAIN else f"is a {type(part).__name__}"
             raise UnsupportedOperationError(
                 f"{name} {kind}, which cannot be quantised; merge adapters with merge_lora first."
             )
@@ -350,33 +241,6 @@ def refuse_moving(fn: Any) -> None:
         f"A model with int8 weights computes in torch.float32 on the CPU and cannot be moved to "
         f"{where}; load it without quantization for that."
     )
-
-
-@contextlib.contextmanager
-def _packing() -> Iterator[None]:
-    """Let FBGEMM be the engine, and torch not announce the end of its quantised tensors."""
-    before = torch.backends.quantized.engine
-    engines = torch.backends.quantized.supported_engines
-    wanted = before if before in _PACKERS else next(name for name in _PACKERS if name in engines)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            if wanted != before:
-                torch.backends.quantized.engine = wanted
-            yield
-        finally:
-            if wanted != before:
-                torch.backends.quantized.engine = before
-
-
-def _sums_exactly(operator: FbgemmOperator) -> bool:
-    """Multiply the largest numbers: saturated sums come out too small."""
-    inputs = 64
-    weight = torch.full((32, inputs), _LARGEST, dtype=torch.int8)
-    packed = operator.pack(weight, torch.ones(len(weight)))
-    product = operator.multiply(torch.ones(2, inputs), packed, fine=False)
-    return torch.allclose(product, torch.tensor(float(_LARGEST * inputs)), rtol=1e-4)
 
 
 _NO_TRAINING = (

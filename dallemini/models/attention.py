@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import kernels
+from ..kernels import Linear
+
 LAYER_NORM_EPS = 1e-5
 
 
@@ -38,8 +41,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
-        self.out_proj = nn.Linear(width, width, bias=False)
+        self.qkv_proj = Linear(width, 3 * width)
+        self.out_proj = Linear(width, width)
 
     def forward(
         self, hidden_states: Tensor, *, mask: Tensor | None = None, causal: bool = False
@@ -67,9 +70,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.kv_proj = nn.Linear(width, 2 * width, bias=False)
-        self.out_proj = nn.Linear(width, width, bias=False)
+        self.q_proj = Linear(width, width)
+        self.kv_proj = Linear(width, 2 * width)
+        self.out_proj = Linear(width, width)
 
     def project_states(self, encoder_states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values of f[B,T,D], each f[B,H,T,D/H]; they serve every step."""
@@ -93,9 +96,9 @@ class GLU(nn.Module):
     def __init__(self, width: int, ffn_width: int) -> None:
         super().__init__()
         self.norm_in = BiasNorm(width)
-        self.in_proj = nn.Linear(width, 2 * ffn_width, bias=False)
+        self.in_proj = Linear(width, 2 * ffn_width)
         self.norm_mid = BiasNorm(ffn_width)
-        self.out_proj = nn.Linear(ffn_width, width, bias=False)
+        self.out_proj = Linear(ffn_width, width)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map f[B,S,D] to f[B,S,D]."""
@@ -124,6 +127,8 @@ def attend(
     Returns:
         f[B,H,S,D/H].
     """
+    if query.shape[2] == 1 and not causal:
+        return kernels.attend(query, key, value, mask=mask)
     if not (torch.is_grad_enabled() and query.device.type == "cpu"):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
     # Training on the CPU: the backward of torch's fused attention is the slower one there, four

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dallemini import Pipeline, Transformer
+from dallemini import Pipeline, Transformer, kernels
 from dallemini.checkpoints import convert
 from dallemini.errors import (
     CheckpointError,
@@ -26,14 +26,18 @@ from dallemini.errors import (
 )
 from dallemini.generation import TopSampler
 from dallemini.hub import open_source
+from dallemini.kernels.int8 import (
+    FbgemmOperator,
+    Int8Operator,
+    KernelOperator,
+    PlainOperator,
+    choose_operator,
+    choose_torch_operator,
+)
 from dallemini.models.decoding import pad_text
 from dallemini.quantization import (
-    FbgemmOperator,
     Int8Linear,
-    Int8Operator,
-    PlainOperator,
     check_quantization,
-    choose_operator,
     int8_layers,
     linear_names,
     quantize_weight,
@@ -44,7 +48,8 @@ from dallemini.training.lora import LoRAConfig, add_lora
 from quantization_quality import Agreement, compare, compare_pipelines
 
 OPERATORS: list[Int8Operator] = [
-    choose_operator(),
+    choose_torch_operator(),
+    choose_operator(96, 31),
     FbgemmOperator(levels=63),
     PlainOperator(),
 ]
@@ -114,7 +119,7 @@ def test_rows_do_not_depend_on_their_neighbours(operator: Int8Operator) -> None:
             torch.testing.assert_close(row, layer(alone)[0], rtol=0, atol=close)
 
 
-@pytest.mark.parametrize("operator", OPERATORS[:2])
+@pytest.mark.parametrize("operator", OPERATORS[:3])
 def test_fine_rounding_keeps_what_lies_beside_an_outlier(operator: Int8Operator) -> None:
     weight, states = random(31, 96), random(5, 96, seed=1)
     states[:, 7] = 300.0
@@ -155,17 +160,32 @@ def test_plain_operator_multiplies_by_the_widened_weight() -> None:
 
 
 def test_processor_without_the_kernel_is_told_once() -> None:
-    choose_operator.cache_clear()
+    choose_torch_operator.cache_clear()
     with pytest.warns(DalleMiniWarning, match="no FBGEMM .* save memory, but no time"):
-        operator = choose_operator(("qnnpack", "none"))
+        operator = choose_torch_operator(("qnnpack", "none"))
     assert isinstance(operator, PlainOperator)
-    assert choose_operator(("qnnpack", "none")) is operator
+    assert choose_torch_operator(("qnnpack", "none")) is operator
 
 
 def test_this_machine_uses_the_kernel_where_torch_has_it() -> None:
     engines = torch.backends.quantized.supported_engines
     expected = FbgemmOperator if {"x86", "fbgemm"} & {*engines} else PlainOperator
-    assert isinstance(choose_operator(), expected)
+    assert isinstance(choose_torch_operator(), expected)
+
+
+def test_the_package_s_own_kernel_is_taken_where_it_computes_the_size() -> None:
+    expected = KernelOperator if kernels.has_int8(64, 4) else type(choose_torch_operator())
+    assert isinstance(choose_operator(64, 4), expected)
+    assert choose_operator(63, 4) is choose_torch_operator()
+    assert choose_operator(64, 3) is choose_torch_operator()
+
+
+@pytest.mark.skipif(not kernels.has_int8(64, 4), reason="no library, or no AVX-512 VNNI")
+def test_kernel_rounds_as_torch_does() -> None:
+    weight, states = random(31, 200), random(9, 200, seed=1)
+    operators = (KernelOperator(), FbgemmOperator(levels=127))
+    own, torchs = (make_layer(weight, operator=operator)(states) for operator in operators)
+    torch.testing.assert_close(own, torchs, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.skipif(
@@ -184,11 +204,11 @@ def test_packing_leaves_the_engine_as_it_was(monkeypatch: pytest.MonkeyPatch) ->
 def test_layer_is_copied_with_its_weights(
     operator: Int8Operator, copied: Callable[[Int8Linear], Int8Linear]
 ) -> None:
-    layer, states = make_layer(random(5, 8), operator=operator), random(2, 8, seed=1)
+    layer, states = make_layer(random(5, 72), operator=operator), random(2, 72, seed=1)
     other = copied(layer)
     assert torch.equal(other(states), layer(states))
     assert {*other.state_dict()} == {"weight", "weight_scale"}
-    assert copied(Int8Linear(8, 5, operator=operator)).unpacked()["weight"].is_meta
+    assert copied(Int8Linear(72, 5, operator=operator)).unpacked()["weight"].is_meta
 
 
 def test_state_is_plain_and_comes_back_equal() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 PARTS = ("projections", "lm_head", "attention", "sampling", "other operations", "python")
 SCOPES = ("lm_head", "sampling")
-_ATTENTION = ("scaled_dot_product", "flash_attention", "bmm", "baddbmm", "softmax")
+_ATTENTION = ("attend", "scaled_dot_product", "flash_attention", "bmm", "baddbmm", "softmax")
 _PROJECTIONS = ("linear", "addmm", "aten::mm", "matmul", "int8pack", "int_mm", "quantized")
 
 
@@ -50,6 +51,18 @@ class Breakdown:
         finally:
             for handle in handles:
                 handle.remove()
+
+    @contextmanager
+    def watching_functions(self, module: ModuleType, names: Iterable[str]) -> Iterator[None]:
+        """Put a scope of its name around every call of these functions of a module."""
+        before = {name: getattr(module, name) for name in names}
+        for name, function in before.items():
+            setattr(module, name, self.scoped(name, function))
+        try:
+            yield
+        finally:
+            for name, function in before.items():
+                setattr(module, name, function)
 
     def of(
         self, tokens: Iterator[Any], *, positions: Sequence[int], steps: int

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from dallemini import VQGAN, Pipeline
+from dallemini import VQGAN, Pipeline, kernels
 from dallemini.generation import TopSampler, make_generators
 from dallemini.generation.loop import generate_tokens
 
@@ -95,7 +95,10 @@ class Ours:
             generators=make_generators(range(images)),
             num_codes=pipe.vqgan.codebook_size,
         )
-        with breakdown.watching(pipe.transformer.lm_head, "lm_head"):
+        head = breakdown.watching(pipe.transformer.lm_head, "lm_head")
+        # called through ctypes, which the profiler does not see
+        called = breakdown.watching_functions(kernels, ("linear", "linear_int8", "_attend"))
+        with head, called:
             return breakdown.of(tokens, positions=positions, steps=steps)
 
     def _draw(self, images: int, seed: int, *, top_k: int = TOP_K) -> object:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -213,6 +213,17 @@ def test_breakdown_profiles_the_positions_asked_for() -> None:
         assert parts["lm_head"] > 0
         assert parts["sampling"] > 0
         assert sum(parts[name] for name in PARTS) == pytest.approx(parts["step"], rel=0.01)
+
+
+def test_functions_are_watched_and_put_back() -> None:
+    module = ModuleType("module")
+    module.linear = original = lambda states: states + 1  # type: ignore[attr-defined]
+    breakdown = Breakdown()
+    with breakdown.watching_functions(module, ["linear"]):
+        steps = (module.linear(torch.ones(1)) for _ in range(2))
+        found = breakdown.of(steps, positions=(0,), steps=2)
+    assert module.linear is original
+    assert found["0"]["projections"] > 0
 
 
 def test_different_tokens_stop_the_benchmark() -> None:

@@ -1,0 +1,280 @@
+"""The C kernels beside torch: equal results, equal bits in any batch, and the way without them."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dallemini import kernels
+from dallemini.errors import UnsupportedOperationError
+from dallemini.kernels import Linear, attend, extend_and_attend, linear, linear_int8
+
+SIZES = [(16, 4), (17, 5), (64, 64), (100, 33), (130, 7), (256, 1025)]
+ROWS = [1, 2, 5, 6, 7, 18, 64]
+
+built = pytest.mark.skipif(
+    not kernels.has_float32(), reason="the C library was not built, or the processor has no AVX2"
+)
+int8 = pytest.mark.skipif(not kernels.has_int8(64, 4), reason="no library, or no AVX-512 VNNI")
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def draw_int8(outputs: int, inputs: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, generator=generator)
+
+
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_abilities", lambda: 0)
+
+
+def test_library_is_built_where_there_is_a_compiler() -> None:
+    """`pip install -e` builds it; a test run without would show the way around it only."""
+    if shutil.which("cc") is None or sys.platform != "linux":
+        pytest.skip("no compiler on this machine")
+    assert kernels._library() is not None, 'install with: pip install -e ".[dev]"'
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_linear_agrees_with_float64(rows: int, inputs: int, outputs: int) -> None:
+    hidden_states, weight = draw(rows, inputs), draw(outputs, inputs, seed=1)
+    expected = hidden_states.double() @ weight.double().T
+    error = (linear(hidden_states, weight) - expected).norm() / expected.norm()
+    assert error < 1e-6
+
+
+@built
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_linear_gives_a_row_the_same_bits_in_any_batch(inputs: int, outputs: int) -> None:
+    hidden_states, weight = draw(18, inputs), draw(outputs, inputs, seed=1)
+    together = linear(hidden_states, weight)
+    for count in range(1, 18):
+        assert torch.equal(linear(hidden_states[:count], weight), together[:count])
+
+
+@built
+def test_threads_change_no_bit() -> None:
+    hidden_states, weight = draw(3, 100), draw(33, 100, seed=1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = linear(hidden_states, weight)
+        torch.set_num_threads(5)
+        assert torch.equal(linear(hidden_states, weight), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_linear_keeps_the_leading_axes() -> None:
+    hidden_states, weight = draw(2, 3, 32), draw(8, 32, seed=1)
+    assert linear(hidden_states, weight).shape == (2, 3, 8)
+    assert linear(hidden_states[0, 0], weight).shape == (8,)
+
+
+def test_linear_reads_tensors_that_are_not_contiguous() -> None:
+    hidden_states, weight = draw(32, 3).T, draw(32, 8, seed=1).T
+    torch.testing.assert_close(linear(hidden_states, weight), hidden_states @ weight.T)
+
+
+def test_linear_reads_no_further_than_the_weight() -> None:
+    weight = torch.full((40, 40), torch.nan)
+    weight[:6] = 1.0
+    assert torch.equal(linear(torch.ones(1, 40), weight[:6]), torch.full((1, 6), 40.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_linear_leaves_other_dtypes_to_torch(dtype: torch.dtype) -> None:
+    hidden_states, weight = draw(2, 32).to(dtype), draw(8, 32, seed=1).to(dtype)
+    assert torch.equal(linear(hidden_states, weight), F.linear(hidden_states, weight))
+
+
+def test_linear_refuses_sizes_that_do_not_fit_as_torch_does() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        linear(draw(2, 48), draw(8, 32))
+
+
+def test_gradients_flow_through_a_linear_layer() -> None:
+    layer, hidden_states = Linear(32, 8), draw(2, 32)
+    layer(hidden_states).sum().backward()
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, hidden_states.sum(0).expand(8, -1))
+
+
+def test_gradients_reach_the_input_past_a_frozen_layer() -> None:
+    layer = Linear(32, 8).requires_grad_(False)
+    hidden_states = draw(2, 32).requires_grad_()
+    layer(hidden_states).sum().backward()
+    assert hidden_states.grad is not None
+
+
+def test_autocast_has_the_say_over_the_dtype() -> None:
+    layer, hidden_states = Linear(32, 8).requires_grad_(False), draw(2, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(hidden_states).dtype == torch.bfloat16
+
+
+def test_compiled_code_holds_torch_operators() -> None:
+    layer = Linear(32, 8).requires_grad_(False)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(draw(2, 32)), layer(draw(2, 32)))
+
+
+def test_everything_works_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden_states, weight = draw(2, 64), draw(8, 64, seed=1)
+    query, keys, values = draw(2, 4, 1, 16), draw(2, 4, 9, 16, seed=1), draw(2, 4, 9, 16, seed=2)
+    with_library = linear(hidden_states, weight), attend(query, keys, values)
+    without_library(monkeypatch)
+    torch.testing.assert_close(linear(hidden_states, weight), with_library[0])
+    torch.testing.assert_close(attend(query, keys, values), with_library[1])
+    assert not kernels.has_float32()
+    assert not kernels.has_int8(64, 8)
+
+
+@pytest.mark.parametrize("size", [16, 48, 64, 80, 24])
+@pytest.mark.parametrize("positions", [1, 3, 16, 17, 40])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attend_agrees_with_torch(positions: int, size: int, masked: bool) -> None:
+    rows, heads = 3, 2
+    query = draw(rows, 1, 3, heads, size).mul(2).permute(2, 0, 3, 1, 4)[0]
+    keys, values = (draw(rows, heads, positions, size, seed=seed) for seed in (1, 2))
+    mask = None
+    if masked:
+        mask = draw(rows, 1, 1, positions, seed=3) > 0
+        mask[..., 0] = True
+    expected = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    found = attend(query, keys, values, mask=mask)
+    torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    query, keys, values = draw(1, 1, 1, 16), draw(1, 1, 9, 16, seed=1), draw(1, 1, 9, 16, seed=2)
+    for broken in range(3):
+        tensors = [tensor.clone() for tensor in (query, keys, values)]
+        tensors[broken][..., 0, 3] = torch.nan
+        assert attend(*tensors).isnan().any()
+    hidden_states = draw(2, 32)
+    hidden_states[0, 1] = torch.nan
+    product = linear(hidden_states, draw(8, 32))
+    assert product[0].isnan().all()
+    assert product[1].isfinite().all()
+
+
+@built
+def test_attend_reads_masked_values_as_nothing() -> None:
+    query, keys = torch.full((1, 1, 1, 16), 30.0), torch.zeros(1, 1, 20, 16)
+    keys[:, :, 5:] = 30.0
+    values = torch.ones(1, 1, 20, 16)
+    values[:, :, 5:] = 1e30
+    mask = torch.arange(20).view(1, 1, 1, 20) < 5
+    assert torch.equal(attend(query, keys, values, mask=mask), torch.ones(1, 1, 1, 16))
+
+
+@pytest.mark.parametrize("size", [16, 64, 8])
+def test_extend_and_attend_equals_attention_to_the_filled_part(size: int) -> None:
+    rows, heads, length = 2, 3, 20
+    cache = [torch.full((rows, heads, length, size), torch.nan) for _ in range(2)]
+    fused = draw(length, rows, 1, 3, heads, size)
+    for position in range(length):
+        query, key, value = fused[position].permute(2, 0, 3, 1, 4).unbind(0)
+        found = extend_and_attend(query, key, value, *cache, position=position)
+        keys, values = (fused[: position + 1, :, 0, i].permute(1, 2, 0, 3) for i in (1, 2))
+        expected = F.scaled_dot_product_attention(query, keys, values)
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+        assert torch.equal(cache[0][:, :, : position + 1], keys)
+        assert torch.equal(cache[1][:, :, : position + 1], values)
+    assert not cache[0].isnan().any()
+
+
+@int8
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 4), (65, 5), (100, 33), (130, 7), (256, 129)])
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 11, 70])
+def test_int8_sums_are_exact_where_rows_are_integers(rows: int, inputs: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    integers = torch.randint(-127, 128, (rows, inputs), generator=generator).float()
+    integers[:, -1] = 127  # then a row's scale is 1
+    weight, scale = draw_int8(outputs, inputs), draw(outputs).abs() + 0.5
+    exact = (integers.double() @ weight.double().T) * scale
+    found = linear_int8(integers, weight, scale, fine=False)
+    torch.testing.assert_close(found, exact.float(), rtol=1e-6, atol=0)
+
+
+@int8
+def test_fine_rounding_is_a_hundred_times_nearer() -> None:
+    rows, weight, scale = draw(8, 300), draw_int8(50, 300), torch.ones(50)
+    exact = rows.double() @ weight.double().T
+    coarse, fine = (
+        (linear_int8(rows, weight, scale, fine=fine) - exact).norm() / exact.norm()
+        for fine in (False, True)
+    )
+    assert coarse < 0.02
+    assert fine < coarse / 100
+
+
+@int8
+@pytest.mark.parametrize("fine", [False, True])
+def test_int8_gives_a_row_the_same_bits_in_any_batch(fine: bool) -> None:
+    rows, weight, scale = draw(18, 100), draw_int8(33, 100), torch.ones(33)
+    together = linear_int8(rows, weight, scale, fine=fine)
+    for count in range(1, 18):
+        alone = linear_int8(rows[:count], weight, scale, fine=fine)
+        assert torch.equal(alone, together[:count])
+
+
+@int8
+def test_int8_of_a_row_of_zeros_is_zero() -> None:
+    product = linear_int8(torch.zeros(2, 64), draw_int8(8, 64), torch.ones(8), fine=True)
+    assert torch.equal(product, torch.zeros(2, 8))
+
+
+@int8
+@pytest.mark.parametrize("size", [1e-44, 1e-37, 1e37])
+def test_int8_takes_very_small_and_very_large_rows(size: float) -> None:
+    weight, scale = draw_int8(8, 64), torch.full((8,), 1e-3)
+    rows = draw(2, 64) * size
+    expected = (rows.double() @ weight.double().T) * 1e-3
+    found = linear_int8(rows, weight, scale, fine=True)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-2, atol=1e-30)
+
+
+def test_int8_refuses_what_it_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnsupportedOperationError, match="no int8 kernel for 32 inputs"):
+        linear_int8(draw(1, 32), draw_int8(8, 32), torch.ones(8), fine=False)
+    without_library(monkeypatch)
+    with pytest.raises(UnsupportedOperationError, match="ask has_int8 first"):
+        linear_int8(draw(1, 64), draw_int8(8, 64), torch.ones(8), fine=False)
+
+
+@built
+def test_a_library_for_another_system_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kernels, "__file__", str(tmp_path / "__init__.py"))
+    assert kernels._library.__wrapped__() is None  # there is none
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        (tmp_path / f"_cpu{suffix}").write_bytes(b"not a library")
+    assert kernels._library.__wrapped__() is None
+
+
+def test_source_compiles_without_warnings(tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("no compiler on this machine")
+    source = Path(kernels.__file__).with_name("_cpu.c")
+    flags = ["-O1", "-fopenmp", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-c"]
+    output = str(tmp_path / "kernels.o")
+    done = subprocess.run(
+        [compiler, *flags, str(source), "-o", output], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
