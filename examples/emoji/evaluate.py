@@ -1,6 +1,7 @@
 """Measure the bundled model: does it draw what was asked for, on the ground that was asked for?
 
-    python examples/emoji/evaluate.py DATA [--model MODEL] [--captions 200] [--output FILE]
+    python examples/emoji/evaluate.py DATA [--model MODEL] [--quantization int8]
+        [--captions 200] [--only MEASURE ...] [--output FILE]
 
 A drawn picture counts as right when, among 100 real pictures of its style, the one of its caption
 is the nearest (first) or among the five nearest, in the centred features of EfficientNet-Lite0.
@@ -24,7 +25,9 @@ from torch import Tensor
 from dallemini import VQGAN, Pipeline
 from dallemini.evaluation import codebook_use, mean_interval, psnr, rank_of, wilson_interval
 from dallemini.evaluation.efficientnet import EfficientNetFeatures
+from dallemini.hub import BUNDLED_MODEL
 from dallemini.outputs import image_to_tensor
+from dallemini.quantization import QUANTIZATIONS
 from dallemini.training import TransformerBatch, TransformerTask
 from dataset import COLORS, SIZE, Emoji, Emojis, caption, color_table, is_held_out, pair_label
 
@@ -284,11 +287,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS)
     parser.add_argument("--captions", type=int, default=200)
     parser.add_argument("--only", nargs="*", default=list(MEASURES), choices=list(MEASURES))
     parser.add_argument("--output")
     arguments = parser.parse_args()
-    pipe = Pipeline.from_pretrained(*([arguments.model] if arguments.model else []))
+    pipe = Pipeline.from_pretrained(
+        arguments.model or BUNDLED_MODEL, quantization=arguments.quantization
+    )
     eye = Eye(arguments.data, pipe, count=arguments.captions)
     report: Report = {"model": pipe.name, "settings": pipe.config.to_dict()}
     for name in arguments.only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -16,6 +17,7 @@ from dallemini.errors import (
     InputTypeError,
     UnsupportedOperationError,
 )
+from dallemini.models import _strips
 from dallemini.models.vqgan import VQGAN, VQGANConfig
 from dallemini.testing import TINY_TRANSFORMER, TINY_VQGAN, tiny_vqgan
 
@@ -51,6 +53,87 @@ def test_construction_takes_no_memory_and_no_random_numbers() -> None:
     vqgan = VQGAN(VQGANConfig())
     assert all(tensor.is_meta for tensor in vqgan.state_dict().values())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+LARGE = VQGANConfig(
+    ch=32,
+    ch_mult=(1, 1, 2),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    resolution=64,
+    z_channels=16,
+    embed_dim=8,
+    n_embed=64,
+    value_range=(-1.0, 1.0),
+    has_encoder=False,
+)
+LARGE_SIDE = 33  # 132 x 132 positions of 32 channels: 2.1 MiB
+
+
+@pytest.fixture(scope="module")
+def large() -> VQGAN:
+    vqgan = VQGAN.from_config(LARGE)
+    for name, parameter in vqgan.named_parameters():
+        if "norm" in name or name.endswith("bias"):  # not left at one and zero
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            parameter.data += 0.2 * noise
+    return vqgan
+
+
+@pytest.fixture(scope="module")
+def large_codes() -> Tensor:
+    return torch.randint(64, (2, LARGE_SIDE**2), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def plainly_decoded(vqgan: VQGAN, codes: Tensor) -> Tensor:
+    vectors = vqgan.quantize.embedding(codes).view(-1, LARGE_SIDE, LARGE_SIDE, 8)
+    return vqgan.decode_features(vectors.permute(0, 3, 1, 2)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("large_bytes", [0, _strips.LARGE_BYTES])
+def test_large_pictures_are_the_plain_ones_up_to_rounding(
+    large: VQGAN, large_codes: Tensor, large_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_strips, "LARGE_BYTES", large_bytes)
+    monkeypatch.setattr(_strips, "STRIP_BYTES", 500_000)
+    found, expected = large.decode(large_codes), plainly_decoded(large, large_codes)
+    assert 0.2 < float(expected.mean()) < 0.8
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)
+    assert not torch.equal(found, expected)  # or it was not drawn in strips
+    levels = [(pixels * 255).to(torch.uint8).int() for pixels in (found, expected)]
+    different = (levels[0] - levels[1]).abs()
+    assert different.max() <= 1
+    assert (different > 0).float().mean() < 1e-3
+
+
+def test_a_large_picture_is_the_same_alone_and_in_a_batch(
+    large: VQGAN, large_codes: Tensor
+) -> None:
+    together = large.decode(large_codes)
+    assert together.shape == (2, 3, 4 * LARGE_SIDE, 4 * LARGE_SIDE)
+    for row in range(2):
+        assert torch.equal(large.decode(large_codes[row : row + 1])[0], together[row])
+    assert torch.equal(large.decode(large_codes), together)
+
+
+def test_large_pictures_in_half_precision(large: VQGAN, large_codes: Tensor) -> None:
+    half = copy.deepcopy(large).to(torch.bfloat16)
+    pixels = half.decode(large_codes[:1])
+    assert pixels.dtype == torch.bfloat16
+    error = (pixels.float() - large.decode(large_codes[:1])).abs().mean()
+    assert float(error) < 0.02
+
+
+def test_gradients_flow_through_large_pictures(large: VQGAN) -> None:
+    vectors = torch.randn(1, 8, LARGE_SIDE, LARGE_SIDE, generator=torch.Generator().manual_seed(0))
+    vectors.requires_grad_()
+    large.decode_features(vectors).square().mean().backward()
+    assert vectors.grad is not None
+    assert float(vectors.grad.abs().sum()) > 0
+    assert all(parameter.grad is not None for parameter in large.decoder.parameters())
+    large.zero_grad(set_to_none=True)
+    assert not large.decode(torch.zeros(1, LARGE_SIDE**2, dtype=torch.int64)).requires_grad
 
 
 def test_decoded_pictures_lie_in_0_to_1(vqgan: VQGAN, codes: Tensor) -> None:
