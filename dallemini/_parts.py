@@ -86,12 +86,13 @@ class PartsLoader:
     device: str | torch.device
     dtype: torch.dtype | None
     quantization: Quantization | None = None
+    subfolder: str | None = None
 
     @property
     def name(self) -> str:
-        """The name recorded in pictures: the source and, from the Hub, its commit."""
-        commit = self.opened.revision_key
-        return f"{self.opened.name}@{commit[:12]}" if commit else self.opened.name
+        """The name recorded in pictures: source and subfolder and, from the Hub, the commit."""
+        commit, name = self.opened.revision_key, _joined(self.opened.name, self.subfolder)
+        return f"{name}@{commit[:12]}" if commit else name
 
     @cached_property
     def opened(self) -> hub.Source:
@@ -99,6 +100,7 @@ class PartsLoader:
         refuse_older_model(str(self.source), None)
         return hub.open_source(
             self.source,
+            subfolder=self.subfolder,
             revision=self.revision,
             cache_dir=self.cache_dir,
             local_files_only=self.local_files_only,
@@ -180,7 +182,7 @@ class PartsLoader:
 
     def _where(self, part: str) -> dict[str, Any]:
         # The branch and not its commit: the cache then also knows the branch when offline.
-        subfolder = part if self.index is not None else None
+        subfolder = self.subfolder if self.index is None else _joined(self.subfolder, part)
         return {**self._elsewhere(), "subfolder": subfolder, "revision": self.revision}
 
     def _elsewhere(self) -> dict[str, Any]:
@@ -189,6 +191,10 @@ class PartsLoader:
             "local_files_only": self.local_files_only,
             "token": self.token,
         }
+
+
+def _joined(folder: str | None, name: str | None) -> str:
+    return "/".join(filter(None, (folder, name)))
 
 
 def check_kinds(

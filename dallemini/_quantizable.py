@@ -156,9 +156,9 @@ class QuantizableModule(PretrainedModule[ConfigT]):
             for name in names:
                 model._replace(name, None)
         check_state_dict(model, checkpoint.state_dict, str(checkpoint.path))
+        _load_others(model, checkpoint, leave={*names})  # first: what widening takes is given back
         for name in names:
             model._replace(name, _read_layer(checkpoint, name, stored))
-        _load_others(model, checkpoint.state_dict)
         return model.requires_grad_(False).eval()
 
     def _replace(self, name: str, state: Mapping[str, Tensor] | None) -> None:
@@ -238,11 +238,19 @@ def _read_layer(
     return {"weight": weight, "weight_scale": scale}
 
 
-def _load_others(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
+def _load_others(model: nn.Module, checkpoint: Checkpoint, *, leave: set[str]) -> None:
     for name, part in _leaves(model).items():
-        if not isinstance(part, Int8Linear):
-            own = {key: state_dict[f"{name}.{key}"] for key in part.state_dict()}
+        if name not in leave:
+            own = {key: _read_float(checkpoint, f"{name}.{key}") for key in part.state_dict()}
             part.load_state_dict(own, strict=True, assign=True)
+
+
+def _read_float(checkpoint: Checkpoint, name: str) -> Tensor:
+    """Return a float32 tensor: mapped, or widened past the mapping, whose pages would stay."""
+    mapped = checkpoint.state_dict[name]
+    if mapped.dtype == torch.float32:
+        return mapped
+    return checkpoints.read_tensor(checkpoint.path, name).float()
 
 
 def _leaves(model: nn.Module) -> dict[str, nn.Module]:

@@ -182,10 +182,7 @@ def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
         except ConfigError as error:
             raise ConfigError(f"{cls.__name__}.{key}: {error}") from error
     if not _fits(value, hint):
-        name = getattr(hint, "__name__", str(hint)) if not typing.get_origin(hint) else str(hint)
-        if typing.get_origin(hint) is typing.Literal:
-            name = "one of " + ", ".join(repr(option) for option in typing.get_args(hint))
-        raise ConfigError(f"{cls.__name__}.{key} must be {name}, not {value!r}.")
+        raise ConfigError(f"{cls.__name__}.{key} must be {_describe(hint)}, not {value!r}.")
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and _wants_float(hint):
@@ -194,6 +191,18 @@ def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
         except OverflowError as error:
             raise ConfigError(f"{cls.__name__}.{key} is too large for a number.") from error
     return value
+
+
+def _describe(hint: Any) -> str:
+    """Name what a type hint allows, for messages."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, options)) if options[1:] else repr(options[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_describe, options))
+    if origin is None and hint is not types.NoneType:
+        return getattr(hint, "__name__", str(hint))
+    return "None" if origin is None else str(hint)
 
 
 def _nested_config(hint: Any) -> type[Config] | None:

@@ -138,7 +138,7 @@ class GenerationOutput:
         """
         prompt = self.prompt_of(index)
         alone = self.config.override(
-            seed=self.seeds[index], num_images_per_prompt=1, batch_size=None, rank=False
+            seed=self.seeds[index], num_images_per_prompt=1, batch_size="auto", rank=False
         )
         chunks = {
             # a prompt may hold half a surrogate pair, a file cannot

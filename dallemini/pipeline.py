@@ -25,9 +25,9 @@ from ._parts import (
     write_index,
 )
 from .errors import InputError, InputTypeError
-from .generation import GenerationConfig, GenerationOverrides, Sampler, TopSampler
+from .generation import GenerationConfig, GenerationOverrides, Sampler
 from .generation.loop import generate_tokens
-from .generation.request import Request, choose_seeds
+from .generation.request import Request, make_request
 from .generation.sampling import make_generators
 from .models.transformer import Transformer
 from .outputs import GenerationOutput, GenerationStep, tensor_to_images
@@ -87,6 +87,7 @@ class Pipeline:
         cls,
         source: SourceName = hub.BUNDLED_MODEL,
         *,
+        subfolder: str | None = None,
         revision: str | None = None,
         cache_dir: SourceName | None = None,
         local_files_only: bool = False,
@@ -105,6 +106,7 @@ class Pipeline:
 
         Args:
             source: a Hub id, a local folder, or nothing for the bundled model.
+            subfolder: folder inside the source that holds the pipeline.
             revision: branch, tag or commit on the Hub.
             cache_dir: the Hub's cache folder, instead of the user's.
             local_files_only: never ask the network.
@@ -125,7 +127,7 @@ class Pipeline:
         """
         place = check_device(device)
         where = (source, revision, cache_dir, local_files_only, token)
-        loader = PartsLoader(*where, place, dtype, quantization)
+        loader = PartsLoader(*where, place, dtype, quantization, subfolder)
         pipe = cls(
             tokenizer=loader.tokenizer(),
             transformer=loader.transformer(),
@@ -274,6 +276,11 @@ class Pipeline:
         self.transformer.quantize(quantization)
         return self
 
+    def compile(self, *, backend: str = "inductor") -> Self:
+        """Compile the drawing of tokens, in place; see `Transformer.compile_decoding`."""
+        self.transformer.compile_decoding(backend=backend)
+        return self
+
     def to(
         self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None
     ) -> Self:
@@ -283,10 +290,8 @@ class Pipeline:
             InputTypeError: a part of one's own cannot be moved, or `dtype` is no dtype.
             InputError: the device cannot be used.
         """
-        if device is not None:
-            device = check_device(device)
-        if dtype is not None:
-            dtype = check_dtype(dtype)
+        device = None if device is None else check_device(device)
+        dtype = None if dtype is None else check_dtype(dtype)
         parts: list[Any] = [self.transformer, self.vqgan, *filter(None, [self._scorer])]
         for part in parts:
             if not hasattr(part, "to"):
@@ -303,20 +308,13 @@ class Pipeline:
         progress: bool | None,
         overrides: GenerationOverrides,
     ) -> Request:
-        config = self.config.override(**overrides)
-        if sampler is not None and (isinstance(sampler, type) or not callable(sampler)):
-            raise InputTypeError(f"sampler must be callable like TopSampler(), not {sampler!r}.")
-        if progress is not None and not isinstance(progress, bool):
-            raise InputTypeError(f"progress must be True, False or None, not {progress!r}.")
-        tokens = self.tokenizer(prompts)
-        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        top = TopSampler(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
-        return Request(
-            prompts=texts,
-            tokens=tokens,
-            config=config,
-            seeds=choose_seeds(config, len(texts) * config.num_images_per_prompt),
-            sampler=sampler or top,
+        return make_request(
+            prompts,
+            tokenizer=self.tokenizer,
+            transformer=self.transformer,
+            vqgan=self.vqgan,
+            config=self.config.override(**overrides),
+            sampler=sampler,
             progress=progress,
         )
 

@@ -21,6 +21,7 @@ from ..models.clip import CLIP
 from ..models.transformer import Transformer
 from ..models.vqgan import VQGAN
 from ..pretrained import PretrainedModule
+from ..quantization import Quantization
 from ..scorer import CLIPTokenizer
 from ..tokenizer import Tokenizer
 from .options import DtypeName, Location, SourceOptions, Where, to_dtype
@@ -48,6 +49,7 @@ class Convert:
         scorer: source of a CLIP model, for ranking.
         subfolder: of a part inside the source.
         dtype: floating-point type to store; as in the source when not given.
+        quantization: int8 for smaller weights of the transformer.
         where: of the source; --revision is that of SOURCE alone.
     """
 
@@ -57,6 +59,7 @@ class Convert:
     scorer: str | None = None
     subfolder: str | None = None
     dtype: DtypeName | None = None
+    quantization: Quantization | None = None
     where: Where
 
     def run(self) -> None:
@@ -68,6 +71,11 @@ class Convert:
         """
         _check_output(self.output)
         parts = self._parts()
+        if self.quantization is not None and "transformer" not in parts:
+            raise InputError(
+                f"{self.source} holds {', '.join(parts)}; leave out --quantization, which makes a "
+                "transformer smaller."
+            )
         with _unfinished(self.output) as folder:
             folders = {part: folder if len(parts) == 1 else folder / part for part in parts}
             for part, location in parts.items():
@@ -96,13 +104,16 @@ class Convert:
         checkpoints.convert(
             location.open(), folder, component=COMPONENT_OF[part], dtype=to_dtype(self.dtype)
         )
+        if part == "transformer" and self.quantization is not None:
+            model = Transformer.from_pretrained(folder, quantization=self.quantization)
+            model.save_pretrained(folder)
         if part == "scorer":
             with contextlib.suppress(MissingFileError):  # OpenAI's file holds the weights only
                 tokenizer = CLIPTokenizer.from_pretrained(location.name, **location.keywords)
                 tokenizer.save_pretrained(folder)
 
     def _write_index(self, folder: Path, parts: Mapping[str, Location]) -> None:
-        loader = loader_of(Location(self.source, self.where))
+        loader = loader_of(Location(self.source, self.where, self.subfolder))
         classes = {part: CLASSES[part].__name__ if part in parts else None for part in PARTS}
         index = {"dallemini": {"version": __version__}, **classes}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

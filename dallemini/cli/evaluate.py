@@ -13,16 +13,15 @@ from ..evaluation import EvaluationConfig, PictureSource, evaluate, picture_size
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub import BUNDLED_MODEL
 from ..pipeline import Pipeline
-from ..pretrained import check_device
-from .options import DtypeName, Where, drawing_type, to_dtype
+from .options import Drawing, Location, Where, drawing_type
 
 _DRAWING = ("guidance_scale", "temperature", "top_k", "top_p")
 
 
 if TYPE_CHECKING:
-    Drawing = GenerationOverrides
+    Settings = GenerationOverrides
 else:
-    Drawing = drawing_type("Drawing", _DRAWING)
+    Settings = drawing_type("Settings", _DRAWING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,7 @@ class Evaluate:
         image_column: where the pictures are.
         filters: such as "width >= 256" or "lang == en"; a record passes all of them or is left out;
             may be repeated.
-        device: where to compute: cpu, cuda, cuda:1, mps.
-        dtype: floating-point type of the weights.
+        drawing: of the model.
         where: of the model.
     """
 
@@ -52,13 +50,12 @@ class Evaluate:
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(
         default_factory=EvaluationConfig
     )
-    settings: Annotated[Drawing, tyro.conf.arg(name="")]
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
     crop: Literal["center", "pad"] = "center"
     caption_column: str = DataConfig.caption_column
     image_column: str = DataConfig.image_column
     filters: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="where")] = ()
-    device: str = "cpu"
-    dtype: DtypeName = "float32"
+    drawing: Drawing
     where: Where
 
     def run(self) -> None:
@@ -67,19 +64,13 @@ class Evaluate:
         Raises:
             DalleMiniError: an option, the model, the data or the folder is no good.
         """
-        device = check_device(self.device)
+        self.drawing.check()
         GenerationConfig().override(**self.settings)  # a wrong one is told before the loading
         is_text = self.data.endswith(".txt")
         # likewise the data, although the size of the pictures is not known before the model is
         data = read_captions(self.data) if is_text else self._open(DataConfig.image_size)
-        pipe = Pipeline.from_pretrained(
-            self.model,
-            revision=self.where.revision,
-            cache_dir=self.where.cache_dir,
-            local_files_only=self.where.offline,
-            device=device,
-            dtype=to_dtype(self.dtype),
-        )
+        source = Location(self.model, self.where)
+        pipe = Pipeline.from_pretrained(self.model, **source.keywords, **self.drawing.keywords)
         report = evaluate(
             pipe,
             data if is_text else self._open(picture_size(pipe)),

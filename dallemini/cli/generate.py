@@ -14,8 +14,7 @@ from ..generation import GenerationConfig, GenerationOverrides
 from ..hub import BUNDLED_MODEL
 from ..outputs import GenerationOutput
 from ..pipeline import Pipeline
-from ..pretrained import check_device
-from .options import DtypeName, Where, drawing_type, to_dtype
+from .options import Drawing, Location, Where, drawing_type
 
 _GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 _ALIASES = {"num_images_per_prompt": ("--num-images",)}
@@ -39,8 +38,7 @@ class Generate:
         grid: also lay all pictures out in this PNG or JPEG file.
         seed: of the first picture, the next ones count up; repeated, one for each picture.
         settings: of the drawing.
-        device: where to compute: cpu, cuda, cuda:1, mps.
-        dtype: floating-point type of the weights.
+        drawing: of the model.
         where: of the model.
     """
 
@@ -52,8 +50,7 @@ class Generate:
     grid: Path | None = None
     seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
     settings: Annotated[Settings, tyro.conf.arg(name="")]
-    device: str = "cpu"
-    dtype: DtypeName = "float32"
+    drawing: Drawing
     where: Where
 
     def run(self) -> None:
@@ -64,19 +61,13 @@ class Generate:
                 the drawing is.
         """
         settings = self._checked_settings()
-        device = check_device(self.device)
+        self.drawing.check()
         folder = Path() if self.output is None and self.grid is None else self.output
         for place in (folder, self.grid and self.grid.parent):
             if place is not None:
                 _make_folder(place)
-        pipe = Pipeline.from_pretrained(
-            self.model,
-            revision=self.where.revision,
-            cache_dir=self.where.cache_dir,
-            local_files_only=self.where.offline,
-            device=device,
-            dtype=to_dtype(self.dtype),
-        )
+        source = Location(self.model, self.where)
+        pipe = Pipeline.from_pretrained(self.model, **source.keywords, **self.drawing.keywords)
         drawn = pipe(self.prompts, **settings)
         if folder is not None:
             for path in drawn.save(folder):

@@ -15,6 +15,8 @@ import tyro
 
 from .. import hub
 from ..generation import GenerationConfig, GenerationOverrides
+from ..pretrained import check_device
+from ..quantization import Quantization, refuse_moving
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -35,6 +37,45 @@ class SourceOptions:
 
 
 Where = Annotated[SourceOptions, tyro.conf.arg(name="")]
+"""The same, with its options named as if they were the command's own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawingOptions:
+    """How a model that draws is loaded.
+
+    Attributes:
+        device: where to compute: cpu, cuda, cuda:1, mps.
+        dtype: floating-point type of the weights.
+        quantization: int8 for smaller weights of the transformer, on the CPU.
+    """
+
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
+    quantization: Quantization | None = None
+
+    def check(self) -> None:
+        """Try the options before anything is loaded.
+
+        Raises:
+            InputError: the device cannot be used.
+            UnsupportedOperationError: int8 weights are not for this device or type.
+        """
+        device, dtype = check_device(self.device), to_dtype(self.dtype)
+        if self.quantization is not None:
+            refuse_moving(lambda tensor: tensor.to(device=device, dtype=dtype))
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keywords of `Pipeline.from_pretrained` for these options."""
+        return {
+            "device": self.device,
+            "dtype": to_dtype(self.dtype),
+            "quantization": self.quantization,
+        }
+
+
+Drawing = Annotated[DrawingOptions, tyro.conf.arg(name="")]
 """The same, with its options named as if they were the command's own."""
 
 
@@ -61,6 +102,11 @@ class Location:
             "cache_dir": self.where.cache_dir,
             "local_files_only": self.where.offline,
         }
+
+    def inside(self, folder: str) -> Location:
+        """Return the place of a folder in this one."""
+        subfolder = folder if self.subfolder is None else f"{self.subfolder}/{folder}"
+        return dataclasses.replace(self, subfolder=subfolder)
 
     def open(self, *, offline: bool = False) -> hub.Source:
         """Find its files.

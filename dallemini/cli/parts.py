@@ -6,7 +6,6 @@ Looks at file names and configurations; weights are described only where those l
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 
 from .. import checkpoints, hub
 from .._parts import INDEX_NAME, PartsLoader
@@ -35,7 +34,7 @@ def find_parts(location: Location) -> dict[str, Location]:
     if INDEX_NAME in source.files():
         index = loader_of(location).index or {}
         named = [part for part in PARTS if index.get(part) is not None]
-        return {part: dataclasses.replace(location, subfolder=part) for part in named}
+        return {part: location.inside(part) for part in named}
     found = [_PART_OF[component] for component in _components(source)]
     if _has_tokenizer(source, found):
         found.append("tokenizer")
@@ -48,7 +47,14 @@ def loader_of(location: Location) -> PartsLoader:
     """Return the loader that `Pipeline.from_pretrained` uses."""
     where = location.where
     return PartsLoader(
-        location.name, where.revision, where.cache_dir, where.offline, None, "cpu", None
+        location.name,
+        where.revision,
+        where.cache_dir,
+        where.offline,
+        token=None,
+        device="cpu",
+        dtype=None,
+        subfolder=location.subfolder,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from ..config import Config
 from ..errors import ConfigError
@@ -25,7 +25,7 @@ class GenerationOverrides(TypedDict, total=False):
     temperature: float
     top_k: int | None
     top_p: float | None
-    batch_size: int | None
+    batch_size: int | Literal["auto"] | None
     seed: int | tuple[int, ...] | list[int] | None
     rank: bool
 
@@ -41,7 +41,8 @@ class GenerationConfig(Config):
         temperature: from 1e-6; lower is safer, higher is wilder.
         top_k: draw only among the k likeliest tokens; None for all, 1 is greedy.
         top_p: draw only among the likeliest tokens that together reach this probability.
-        batch_size: pictures drawn at once, to bound memory; None for all. Changes no token.
+        batch_size: pictures drawn at once; "auto" for as many as fit into the memory at hand, None
+            for all. Changes no token.
         seed: picture n has the seed `seed + n`; a list gives each its own; None chooses freshly.
         rank: sort the pictures of each prompt by how well they fit it.
 
@@ -59,7 +60,7 @@ class GenerationConfig(Config):
     temperature: float = 1.0
     top_k: int | None = 50
     top_p: float | None = None
-    batch_size: int | None = None
+    batch_size: int | Literal["auto"] | None = "auto"
     seed: int | tuple[int, ...] | None = None
     rank: bool = False
 
@@ -67,7 +68,7 @@ class GenerationConfig(Config):
         self.check_types()
         for name in ("num_images_per_prompt", "top_k", "batch_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 hint = "; use None for no limit" if name != "num_images_per_prompt" else ""
                 raise ConfigError(f"{name} must be at least 1, not {value}{hint}.")
         if self.num_images_per_prompt > MAX_IMAGES:

@@ -6,10 +6,12 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError
-from ..tokenizer import TextTokens
+from ..errors import InputError, InputTypeError
+from ..models.transformer import Transformer
+from ..tokenizer import TextTokens, Tokenizer
 from .config import MAX_SEED, GenerationConfig
-from .sampling import Sampler
+from .memory import choose_batch_size
+from .sampling import Sampler, TopSampler
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,14 @@ class Request:
     seeds: tuple[int, ...]
     sampler: Sampler
     progress: bool | None
+    batch_size: int
 
     @property
     def batches(self) -> list[range]:
         """The images drawn together, as ranges of their indices."""
         count = len(self.seeds)
-        size = self.config.batch_size or count
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+        starts = range(0, count, self.batch_size)
+        return [range(start, min(start + self.batch_size, count)) for start in starts]
 
     def prompt_of(self, image: int) -> int:
         """Return which prompt an image belongs to."""
@@ -37,6 +40,51 @@ class Request:
     def ranking(self, scores: Sequence[float]) -> list[int]:
         """Return the images sorted by prompt, then by falling score."""
         return sorted(range(len(scores)), key=lambda image: (self.prompt_of(image), -scores[image]))
+
+
+def make_request(
+    prompts: str | Sequence[str],
+    *,
+    tokenizer: Tokenizer,
+    transformer: Transformer,
+    vqgan: object,
+    config: GenerationConfig,
+    sampler: Sampler | None,
+    progress: bool | None,
+) -> Request:
+    """Check a call, tokenize its prompts, and decide what is drawn together.
+
+    Args:
+        prompts: one prompt or several.
+        tokenizer: of the prompts.
+        transformer: draws the tokens.
+        vqgan: draws the pixels.
+        config: settings of the call.
+        sampler: chooses the tokens; None for the one of the settings.
+        progress: whether to show a bar; None for the default.
+
+    Raises:
+        InputError: no prompts, or not one seed for each picture.
+        InputTypeError: prompts that are not strings, a sampler that cannot be called, or progress
+            that is none of the three.
+    """
+    if sampler is not None and (isinstance(sampler, type) or not callable(sampler)):
+        raise InputTypeError(f"sampler must be callable like TopSampler(), not {sampler!r}.")
+    if progress is not None and not isinstance(progress, bool):
+        raise InputTypeError(f"progress must be True, False or None, not {progress!r}.")
+    tokens = tokenizer(prompts)
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    seeds = choose_seeds(config, len(texts) * config.num_images_per_prompt)
+    top = TopSampler(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    return Request(
+        prompts=texts,
+        tokens=tokens,
+        config=config,
+        seeds=seeds,
+        sampler=sampler or top,
+        progress=progress,
+        batch_size=choose_batch_size(config, transformer, vqgan, images=len(seeds)),
+    )
 
 
 def choose_seeds(config: GenerationConfig, count: int) -> tuple[int, ...]:

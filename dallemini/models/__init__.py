@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .clip import CLIP, CLIPConfig
 from .decoding import DecoderCache, EncoderOutput
+from .static import StaticCache
 from .transformer import Transformer, TransformerConfig
 from .vqgan import VQGAN, VQGANConfig
 
@@ -16,6 +17,7 @@ __all__ = [
     "CLIPConfig",
     "DecoderCache",
     "EncoderOutput",
+    "StaticCache",
     "Transformer",
     "TransformerConfig",
     "VQGANConfig",

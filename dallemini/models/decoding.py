@@ -5,11 +5,14 @@ Shapes: B prompts, R decoder rows, T text tokens, L image tokens, D width, H hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..kernels import extend_and_attend
 
 TEXT_STEP = 16
 
@@ -44,6 +47,7 @@ class DecoderCache:
     """Keys and values of the tokens decoded so far, and of the text.
 
     Made by `Transformer.init_cache`, filled by `decode_step`; it belongs to one decoding loop.
+    This one reads only what is filled, so that shapes grow; `StaticCache` keeps them fixed.
 
     Attributes:
         self_keys: per layer f[R,H,L,D/H], filled up to `length`; `self_values` likewise.
@@ -63,6 +67,22 @@ class DecoderCache:
     def rows(self) -> int:
         """Number of rows R decoded together."""
         return self.cross_mask.shape[0]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Write key and value f[R,H,1,D/H] at the current position; attend from `query`."""
+        keys, values = self.self_keys[layer], self.self_values[layer]
+        return extend_and_attend(query, key, value, keys, values, position=self.length)
+
+    def take_position(self, table: Tensor) -> Tensor:
+        """Return the row f[1,D] of f[L,D] for the current position."""
+        return table[self.length : self.length + 1]
+
+    def run(self, step: DecodingStep, image_tokens: Tensor) -> Tensor:
+        """Let `step` decode the current position of tokens i64[R]; return its logits f[R,V]."""
+        return step(image_tokens, self)
+
+
+DecodingStep: TypeAlias = Callable[[Tensor, DecoderCache], Tensor]
 
 
 def pad_text(input_ids: Tensor, attention_mask: Tensor, *, limit: int) -> tuple[Tensor, Tensor]:

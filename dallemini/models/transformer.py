@@ -10,25 +10,22 @@ Shapes: B prompts, R decoder rows, T text tokens, L image tokens, D width, V ima
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from .._quantizable import QuantizableModule
 from ..config import Config
-from ..errors import ConfigError, InputError, InputTypeError
+from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
+from ..kernels import Linear
 from ..pretrained import empty_embedding
+from ..quantization import Quantization
 from ._checks import check_ids, check_range
-from .attention import (
-    GLU,
-    LAYER_NORM_EPS,
-    BiasNorm,
-    CrossAttention,
-    SelfAttention,
-    attend,
-)
+from .attention import LAYER_NORM_EPS, BiasNorm
 from .decoding import DecoderCache, EncoderOutput, TokenizedText, pad_text
+from .layers import DecoderLayer, EncoderLayer
+from .static import CompiledStep
 
 INIT_STD = 0.02
 
@@ -76,70 +73,6 @@ class TransformerConfig(Config):
             )
 
 
-class EncoderLayer(nn.Module):
-    """Bidirectional self-attention and a gated feed-forward block, each with a residual."""
-
-    def __init__(self, width: int, heads: int, ffn_width: int) -> None:
-        super().__init__()
-        self.self_attn_norm = BiasNorm(width)
-        self.self_attn = SelfAttention(width, heads)
-        self.self_attn_post_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.glu = GLU(width, ffn_width)
-
-    def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
-        """Map f[B,T,D] to f[B,T,D]; `mask` bool[B,1,1,T]."""
-        attended = self.self_attn(self.self_attn_norm(hidden_states), mask=mask)
-        hidden_states = hidden_states + self.self_attn_post_norm(attended)
-        fed_forward: Tensor = self.glu(hidden_states)
-        return hidden_states + fed_forward
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the text, and a gated feed-forward block."""
-
-    def __init__(self, width: int, heads: int, ffn_width: int) -> None:
-        super().__init__()
-        self.self_attn_norm = BiasNorm(width)
-        self.self_attn = SelfAttention(width, heads)
-        self.self_attn_post_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.cross_attn_norm = BiasNorm(width)
-        self.cross_attn = CrossAttention(width, heads)
-        self.cross_attn_post_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.glu = GLU(width, ffn_width)
-
-    def forward(self, hidden_states: Tensor, encoder_output: EncoderOutput) -> Tensor:
-        """Map f[B,L,D] to f[B,L,D], each position seeing itself and those before it."""
-        attended = self.self_attn(self.self_attn_norm(hidden_states), causal=True)
-        hidden_states = hidden_states + self.self_attn_post_norm(attended)
-        key, value = self.cross_attn.project_states(encoder_output.hidden_states)
-        mask = encoder_output.attention_mask[:, None, None, :]
-        return self._attend_text(hidden_states, key, value, mask)
-
-    def step(self, hidden_states: Tensor, cache: DecoderCache, layer: int) -> Tensor:
-        """Map one position f[R,1,D], reading and extending the cache of this layer."""
-        query, key, value = self.self_attn.project(self.self_attn_norm(hidden_states))
-        position, end = cache.length, cache.length + 1
-        keys, values = cache.self_keys[layer], cache.self_values[layer]
-        keys[:, :, position:end] = key
-        values[:, :, position:end] = value
-        attended = attend(query, keys[:, :, :end], values[:, :, :end])
-        attended = self.self_attn_post_norm(self.self_attn.merge(attended))
-        return self._attend_text(
-            hidden_states + attended,
-            cache.cross_keys[layer],
-            cache.cross_values[layer],
-            cache.cross_mask,
-        )
-
-    def _attend_text(
-        self, hidden_states: Tensor, key: Tensor, value: Tensor, mask: Tensor
-    ) -> Tensor:
-        attended = self.cross_attn(self.cross_attn_norm(hidden_states), key, value, mask)
-        hidden_states = hidden_states + self.cross_attn_post_norm(attended)
-        fed_forward: Tensor = self.glu(hidden_states)
-        return hidden_states + fed_forward
-
-
 class Encoder(nn.Module):
     """The text side: embeddings, positions, layers, final norm."""
 
@@ -183,25 +116,24 @@ class Decoder(nn.Module):
 
     def forward(self, input_ids: Tensor, encoder_output: EncoderOutput) -> Tensor:
         """Map i64[B,L] (start token first) to f[B,L,D]."""
-        hidden_states = self.embed(input_ids, 0)
+        hidden_states = self.embed(input_ids, self.embed_positions.weight[: input_ids.shape[1]])
         for layer in self.layers:
             hidden_states = layer(hidden_states, encoder_output)
         normed: Tensor = self.final_norm(hidden_states)
         return normed
 
     def step(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Map the tokens i64[R] at position `cache.length` to f[R,D]; advances the cache."""
-        hidden_states = self.embed(input_ids[:, None], cache.length)
+        """Map the tokens i64[R] at the cache's position to f[R,D]; writes that position."""
+        position = cache.take_position(self.embed_positions.weight)
+        hidden_states = self.embed(input_ids[:, None], position)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             hidden_states = layer.step(hidden_states, cache, index)
-        cache.length += 1
         normed: Tensor = self.final_norm(hidden_states[:, 0])
         return normed
 
-    def embed(self, input_ids: Tensor, position: int) -> Tensor:
-        """Embed i64[B,S] that starts at `position`, giving f[B,S,D]."""
-        positions = self.embed_positions.weight[position : position + input_ids.shape[1]]
+    def embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Embed i64[B,S] with the rows f[S,D] of their positions, giving f[B,S,D]."""
         embedded = self.embed_tokens(input_ids) * self.embed_scale + positions
         normed: Tensor = self.layernorm_embedding(embedded)
         return normed
@@ -224,13 +156,14 @@ class Transformer(QuantizableModule[TransformerConfig]):
     component: ClassVar[Literal["transformer"]] = "transformer"
     # products of two projections: single channels reach 10 to 20 times the mean
     fine_layers: ClassVar[tuple[str, ...]] = ("glu.out_proj",)
+    _compiled: CompiledStep | None = None
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         with torch.device("meta"):
             self.encoder = Encoder(config)
             self.decoder = Decoder(config)
-            self.lm_head = nn.Linear(config.d_model, config.image_vocab_size + 1, bias=False)
+            self.lm_head = Linear(config.d_model, config.image_vocab_size + 1)
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw weights from N(0, 0.02), as the original does; norms start as the identity."""
@@ -319,7 +252,7 @@ class Transformer(QuantizableModule[TransformerConfig]):
             rows: i64[R], which prompt each decoder row reads; one row a prompt when None.
 
         Returns:
-            An empty cache for R rows.
+            An empty cache for R rows; a `StaticCache` after `compile_decoding`.
 
         Raises:
             InputTypeError: `rows` is not a tensor of integers.
@@ -333,13 +266,16 @@ class Transformer(QuantizableModule[TransformerConfig]):
         heads = self.config.decoder_attention_heads
         shape = (index.numel(), heads, self.config.image_length, self.config.d_model // heads)
         projected = [layer.cross_attn.project_states(states) for layer in self._decoder_layers()]
-        return DecoderCache(
+        cache = DecoderCache(
             self_keys=[states.new_empty(shape) for _ in projected],
             self_values=[states.new_empty(shape) for _ in projected],
-            cross_keys=[key[index] for key, _ in projected],
-            cross_values=[value[index] for _, value in projected],
+            cross_keys=[key[index].contiguous() for key, _ in projected],
+            cross_values=[value[index].contiguous() for _, value in projected],
             cross_mask=mask[index][:, None, None, :],
         )
+        if self._compiled is None:
+            return cache
+        return self._compiled.start(cache, text_length=self.config.max_text_length)
 
     def _decoder_layers(self) -> list[DecoderLayer]:
         return cast(list[DecoderLayer], list(self.decoder.layers))
@@ -357,6 +293,7 @@ class Transformer(QuantizableModule[TransformerConfig]):
         Raises:
             InputTypeError: the tokens are not a tensor of integers.
             InputError: the number of rows differs from the cache's, or the picture is complete.
+            UnsupportedOperationError: torch cannot compile the step, after `compile_decoding`.
         """
         check_ids("image_tokens", image_tokens, shape=f"[{cache.rows}]", axes=1)
         if image_tokens.shape != (cache.rows,):
@@ -371,8 +308,59 @@ class Transformer(QuantizableModule[TransformerConfig]):
                 f"The picture is complete after {self.config.image_length} tokens; "
                 "start another with init_cache."
             )
+        logits = cache.run(self._predict, image_tokens)
+        cache.length += 1
+        return logits
+
+    def _predict(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Map i64[R] to logits f[R,V], unchecked: what `compile_decoding` compiles."""
         logits: Tensor = self.lm_head(self.decoder.step(image_tokens, cache))
         return logits
+
+    def compile_decoding(self, *, backend: str = "inductor") -> Self:
+        """Let `torch.compile` make the decoding steps from now on; returns the model.
+
+        The next drawing compiles, once for each number of rows, device and dtype; on a GPU every
+        drawing then captures its step in a CUDA graph. `forward` and what it draws stay the same.
+        Copies and pickles of the model are not compiled.
+
+        Args:
+            backend: of `torch.compile`; "eager" checks the step without generating code.
+
+        Raises:
+            InputTypeError: `backend` is not a string.
+            InputError: torch has no such backend.
+            UnsupportedOperationError: the weights are quantised, or torch has no compiler here.
+        """
+        if self.quantization is not None:
+            raise UnsupportedOperationError(
+                f"A Transformer with {self.quantization} weights cannot be compiled: torch's "
+                "compiler does not see into their kernels. Load it without quantization, or draw "
+                "without compiling."
+            )
+        self._compiled = CompiledStep(backend=backend)
+        return self
+
+    def quantize(self, quantization: Quantization = "int8") -> Self:
+        """Turn the linear layers into integer ones, in place, as `QuantizableModule.quantize`.
+
+        Raises:
+            InputTypeError: `quantization` is not a string.
+            InputError: there is no such quantisation, or the model has no weights.
+            UnsupportedOperationError: it is compiled or quantised already, not on the CPU, or has
+                adapters.
+        """
+        if self._compiled is not None:
+            raise UnsupportedOperationError(
+                "This Transformer is compiled, and int8 weights cannot be; load it anew with "
+                "quantization='int8', without compiling."
+            )
+        return super().quantize(quantization)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Describe the model without compiled code, for pickle and copies."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**state, "_compiled": None}
 
     def _check_text(self, tokens: TokenizedText) -> None:
         if not (hasattr(tokens, "input_ids") and hasattr(tokens, "attention_mask")):

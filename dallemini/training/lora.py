@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import hub
+from .. import hub, kernels
 from .._version import __version__
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.safetensors_file import read_safetensors, replacing, write_safetensors
@@ -96,7 +96,10 @@ class LoRALinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map f[...,I] to f[...,O], in the dtype that the layer alone would give."""
-        output = F.linear(input, self.weight, self.bias)
+        if self.bias is None:
+            output = kernels.linear(input, self.weight)
+        else:
+            output = F.linear(input, self.weight, self.bias)
         narrow = F.dropout(input.to(self.lora_a.dtype), self.config.dropout, self.training)
         update = F.linear(F.linear(narrow, self.lora_a), self.lora_b)
         return output + (self.config.scale * update).to(output.dtype)

@@ -53,6 +53,16 @@ def test_dalle_mini_completes_itself_with_its_vqgan(released: HubServer) -> None
     assert CLIP_NAME not in asked
 
 
+def test_foreign_checkpoint_in_a_folder_of_a_model_is_completed_too(
+    released: HubServer, fixtures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(fixtures / "e2e-tiny" / "model", tmp_path / "many" / "mini")
+    commit = released.add("someone/many", tmp_path / "many")
+    pipe = Pipeline.from_pretrained("someone/many", subfolder="mini")
+    assert draw(pipe) == draw(Pipeline.from_pretrained(MINI))
+    assert pipe.name == f"someone/many/mini@{commit[:12]}"
+
+
 def test_second_load_maps_the_conversion_and_needs_no_network(released: HubServer) -> None:
     first = draw(Pipeline.from_pretrained(MINI))
     released.reset()

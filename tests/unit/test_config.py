@@ -27,12 +27,13 @@ class Example(Config):
     weights: tuple[float, ...] = (0.0,)
     seed: int | tuple[int, ...] | None = None
     kind: Literal["small", "large"] = "small"
+    size: int | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         self.check_types()
 
 
-EXAMPLE = Example(layers=3, rate=0.25, sizes=(4,), seed=(5, 6), kind="large")
+EXAMPLE = Example(layers=3, rate=0.25, sizes=(4,), seed=(5, 6), kind="large", size=None)
 
 
 def test_json_round_trip_is_identity(tmp_path: Path) -> None:
@@ -48,6 +49,13 @@ def test_absent_fields_take_their_defaults() -> None:
 def test_lists_become_tuples() -> None:
     config = Example.from_dict({"layers": 1, "sizes": [7, 8], "seed": [1]})
     assert (config.sizes, config.seed) == ((7, 8), (1,))
+
+
+@pytest.mark.parametrize("size", [3, "auto", None])
+def test_a_number_a_word_or_none_stays_what_it_is(size: Any) -> None:
+    config = Example.from_dict({"layers": 1, "size": size})
+    assert config.size == size
+    assert Example.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_whole_numbers_become_floats() -> None:
@@ -116,7 +124,10 @@ def test_only_an_object_makes_a_configuration(values: Any) -> None:
         ("sizes", {1: 2}, "tuple"),
         ("seed", [1.5], "int | tuple"),
         ("seed", [None], "int | tuple"),
-        ("kind", "medium", "small"),
+        ("kind", "medium", "one of 'small', 'large'"),
+        ("size", "none", r"int \| 'auto' \| None"),
+        ("size", 2.5, r"int \| 'auto' \| None"),
+        ("size", True, r"int \| 'auto' \| None"),
     ],
 )
 def test_wrong_type_names_field_type_and_value(field: str, value: Any, wanted: str) -> None:

@@ -589,6 +589,50 @@ def test_publishing_and_loading_is_identity(pipe: Pipeline, hub: HubServer) -> N
     assert loaded.name == f"someone/tiny@{url.rpartition('/')[2][:12]}"
 
 
+def test_pipeline_is_found_in_a_folder_of_the_source(pipe: Pipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "all" / "tiny")
+    (tmp_path / "all" / "tiny" / "NOTICE").write_text("made in a test", encoding="utf-8")
+    loaded = Pipeline.from_pretrained(tmp_path / "all", subfolder="tiny")
+    assert alike(draw(loaded, rank=True), draw(pipe, rank=True))
+    assert loaded.name == f"{tmp_path / 'all'}/tiny"
+    loaded.save_pretrained(tmp_path / "copy")
+    assert (tmp_path / "copy" / "NOTICE").read_text(encoding="utf-8") == "made in a test"
+    assert str(tmp_path) not in (tmp_path / "copy" / "README.md").read_text(encoding="utf-8")
+
+
+def test_pipeline_is_found_in_a_deep_folder_on_the_hub(
+    pipe: Pipeline, hub: HubServer, tmp_path: Path
+) -> None:
+    pipe.config = GenerationConfig(top_k=3)
+    pipe.save_pretrained(tmp_path / "all" / "models" / "tiny")
+    pipe.config = GenerationConfig()
+    commit = hub.add("someone/many", tmp_path / "all")
+    first = Pipeline.from_pretrained("someone/many", subfolder="models/tiny")
+    assert alike(draw(first, rank=True, top_k=50), draw(pipe, rank=True))
+    assert first.name == f"someone/many/models/tiny@{commit[:12]}"
+    assert first.config.top_k == 3
+    hub.stop()
+    again = Pipeline.from_pretrained("someone/many", subfolder="models/tiny", local_files_only=True)
+    assert alike(draw(again, rank=True), draw(first, rank=True))
+
+
+@pytest.mark.parametrize(
+    ("subfolder", "error", "message"),
+    [
+        ("nowhere", MissingFileError, r"no folder .*nowhere\. Check .* subfolder="),
+        ("..", InputError, r"subfolder must be a folder inside the model, not '\.\.'"),
+        ("", InputError, "subfolder must be a folder inside the model, not ''"),
+        (3, InputTypeError, "subfolder must be a string, not 3"),
+    ],
+)
+def test_what_names_no_folder_of_the_source_is_refused(
+    pipe: Pipeline, tmp_path: Path, subfolder: Any, error: type[Exception], message: str
+) -> None:
+    pipe.save_pretrained(tmp_path / "tiny")
+    with pytest.raises(error, match=message):
+        Pipeline.from_pretrained(tmp_path, subfolder=subfolder)
+
+
 def test_a_part_of_ones_own_cannot_be_saved(pipe: Pipeline, tmp_path: Path) -> None:
     own = Pipeline(**{**parts(pipe), "vqgan": Palette()})
     with pytest.raises(InputTypeError, match=r"The vqgan is a Palette, which model_index\.json"):

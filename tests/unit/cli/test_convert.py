@@ -104,6 +104,44 @@ def test_subfolder_is_converted_alone(run: Any, tiny: Path, output: Path) -> Non
     assert VQGAN.from_pretrained(output).codebook_size == 64
 
 
+def test_pipeline_in_a_folder_of_the_source_is_converted(
+    run: Any, tiny: Path, output: Path
+) -> None:
+    result = run("convert", tiny.parent, output, "--subfolder", tiny.name)
+    assert (result.code, result.err) == (0, "")
+    drawn = Pipeline.from_pretrained(output)("a cat", seed=1)
+    again = Pipeline.from_pretrained(tiny)("a cat", seed=1)
+    assert torch.equal(drawn.image_tokens, again.image_tokens)
+    assert (output / "README.md").read_text() == (tiny / "README.md").read_text()
+
+
+@pytest.mark.parametrize("dtype", [[], ["--dtype", "float16"]])
+def test_transformer_is_quantised_on_the_way(
+    run: Any, tiny: Path, output: Path, dtype: list[str]
+) -> None:
+    assert run("convert", tiny, output, "--quantization", "int8", *dtype).code == 0
+    converted = Pipeline.from_pretrained(output)
+    assert converted.transformer.quantization == "int8"
+    if not dtype:
+        loaded = Pipeline.from_pretrained(tiny, quantization="int8")
+        assert same_weights(converted.transformer, loaded.transformer)
+
+
+def test_foreign_transformer_is_quantised_on_the_way(run: Any, flax: Path, output: Path) -> None:
+    assert run("convert", flax, output, "--quantization", "int8").code == 0
+    converted = Transformer.from_pretrained(output, subfolder="transformer")
+    assert same_weights(converted, Transformer.from_pretrained(flax, quantization="int8"))
+
+
+def test_without_transformer_there_is_nothing_to_quantise(
+    run: Any, tiny: Path, output: Path
+) -> None:
+    result = run("convert", tiny, output, "--subfolder", "vqgan", "--quantization", "int8")
+    assert result.code == 1
+    assert "holds vqgan; leave out --quantization" in result.err
+    assert not output.exists()
+
+
 def test_source_may_be_on_the_hub(run: Any, hub: HubServer, flax: Path, output: Path) -> None:
     hub.add("someone/flax", flax, branch="v2")
     assert run("convert", "someone/flax", output, "--revision", "v2").code == 0

@@ -53,6 +53,16 @@ def test_a_text_file_is_captions(run: Any, tiny: Path, tmp_path: Path) -> None:
     assert "frechet" in values["not_measured"]
 
 
+def test_quantization_is_measured(run: Any, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a cat\na dog\n")
+    reports = []
+    for name in ("None", "int8"):
+        words = ["--data", tmp_path / "captions.txt", "--model", tiny, "--output", tmp_path / name]
+        assert run("evaluate", *words, "--quantization", name).code == 0
+        reports.append(json.loads((tmp_path / name / "report.json").read_text("utf-8"))["drawn"])
+    assert reports[0] != reports[1]
+
+
 def test_filters_choose_the_records(run: Any, tiny: Path, data: Path, tmp_path: Path) -> None:
     words = ["--data", data, "--model", tiny, "--output", tmp_path, "--measure", "reconstruction"]
     result = run("evaluate", *words, "--where", "size >= 2", "--crop", "pad")
@@ -67,6 +77,7 @@ def test_filters_choose_the_records(run: Any, tiny: Path, data: Path, tmp_path: 
         (["--data", "missing-folder"], "missing-folder"),
         (["--data", "{data}", "--caption-column", "title"], "title"),
         (["--data", "{data}", "--temperature", "0"], "temperature must be"),
+        (["--data", "{data}", "--quantization", "int8", "--dtype", "float16"], "cannot be moved"),
         (["--data", "{data}", "--captions", "0"], "captions must be at least 1"),
         (["--data", "{data}", "--features", "pixels"], "no feature space 'pixels'"),
         (["--data", "{data}", "--gallery-column", "hue"], "no column 'hue'"),

@@ -93,6 +93,28 @@ def test_dtype_is_used(run: Any, tiny: Path) -> None:
     assert run("generate", "a cat", "--model", tiny, "--dtype", "bfloat16").code == 0
 
 
+def test_quantization_is_used(run: Any, tiny: Path) -> None:
+    words = ["generate", "a cat", "--model", tiny, "--seed", 3]
+    (path,) = run(*words, "--quantization", "int8").lines
+    drawn = Pipeline.from_pretrained(tiny, quantization="int8")("a cat", seed=3).images[0]
+    with Image.open(path) as image:
+        assert image.tobytes() == drawn.tobytes()
+    (plain,) = run(*words, "--output", "plain", "--quantization", "None").lines
+    with Image.open(plain) as image:
+        assert image.tobytes() != drawn.tobytes()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, "auto", "None"])
+def test_batch_size_changes_no_picture(run: Any, tiny: Path, batch_size: object) -> None:
+    words = ["generate", "a cat", "--model", tiny, "--seed", 3, "--num-images", 3]
+    pictures = []
+    for folder, given in (("one", []), ("other", ["--batch-size", batch_size])):
+        result = run(*words, "--output", folder, *given)
+        assert result.code == 0, result.err
+        pictures.append([Path(path).read_bytes() for path in result.lines])
+    assert pictures[0] == pictures[1]
+
+
 def test_long_prompt_is_one_line_of_warning(run: Any, tiny: Path) -> None:
     result = run("generate", "cat " * 99, "--model", tiny, "--seed", 1)
     assert result.code == 0
@@ -109,6 +131,10 @@ def test_long_prompt_is_one_line_of_warning(run: Any, tiny: Path) -> None:
         (["--seed", -3], "seed must be from 0"),
         (["--grid", "apple.txt"], "--grid must end in one of .png, .jpg, .jpeg"),
         (["--device", "toaster"], "The device 'toaster' cannot be used here"),
+        (
+            ["--quantization", "int8", "--dtype", "float16"],
+            "computes in torch.float32 on the CPU and cannot be moved to torch.float16",
+        ),
         (["--model", "./nothing"], "There is no file or folder './nothing'"),
     ],
 )

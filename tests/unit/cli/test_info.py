@@ -38,6 +38,11 @@ def test_subfolder_is_one_part(run: Any, tiny: Path) -> None:
     assert "\ntransformer\n" not in result.out
 
 
+def test_subfolder_may_be_a_whole_pipeline(run: Any, tiny: Path) -> None:
+    result = run("info", tiny.parent, "--subfolder", tiny.name)
+    assert block(result.out, "transformer") == block(run("info", tiny).out, "transformer")
+
+
 def test_released_folder_is_told_by_its_format(run: Any, fixtures: Path) -> None:
     result = run("info", fixtures / "e2e-tiny" / "model")
     assert block(result.out, "transformer")["format"] == "DalleBart (Flax)"

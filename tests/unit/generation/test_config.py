@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ def test_defaults_are_those_of_the_released_models() -> None:
         "temperature": 1.0,
         "top_k": 50,
         "top_p": None,
-        "batch_size": None,
+        "batch_size": "auto",
         "seed": None,
         "rank": False,
     }
@@ -42,6 +44,21 @@ def test_settings_survive_json() -> None:
     assert GenerationConfig.from_dict(config.to_dict()) == config
 
 
+@pytest.mark.parametrize("batch_size", [1, 64, "auto", None])
+def test_batch_size_is_a_number_a_word_or_none(batch_size: Any) -> None:
+    config = GenerationConfig().override(batch_size=batch_size)
+    assert config.batch_size == batch_size
+    assert GenerationConfig.from_dict(config.to_dict()) == config
+
+
+def test_settings_of_older_files_are_read(tmp_path: Path) -> None:
+    older = {**GenerationConfig(top_k=7).to_dict(), "batch_size": None}
+    (tmp_path / "generation_config.json").write_text(json.dumps(older), encoding="utf-8")
+    assert GenerationConfig.from_file(tmp_path / "generation_config.json") == GenerationConfig(
+        top_k=7, batch_size=None
+    )
+
+
 @pytest.mark.parametrize("seed", [0, MAX_SEED, (0, MAX_SEED), None])
 def test_every_seed_of_63_bits_is_accepted(seed: Any) -> None:
     assert GenerationConfig(seed=seed).seed == seed
@@ -62,6 +79,7 @@ def test_every_seed_of_63_bits_is_accepted(seed: Any) -> None:
         ],
         ("num_images_per_prompt", None, "num_images_per_prompt must be int, not None"),
         ("top_k", 0, "use None for no limit"),
+        ("batch_size", "automatic", r"batch_size must be int \| 'auto' \| None, not 'automatic'"),
         ("guidance_scale", float("nan"), "guidance_scale must be a finite number from 0, not nan"),
         ("guidance_scale", float("inf"), "guidance_scale must be a finite number from 0, not inf"),
         ("guidance_scale", -1, r"guidance_scale must be a finite number from 0, not -1\.0"),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from dallemini.errors import InputError
 from dallemini.generation import GenerationConfig, TopSampler
-from dallemini.generation.request import Request, choose_seeds
+from dallemini.generation.request import Request, choose_seeds, make_request
+from dallemini.testing import tiny_tokenizer, tiny_transformer, tiny_vqgan
 from dallemini.tokenizer import TextTokens
 
 
-def request(count: int, **settings: Any) -> Request:
+def request(count: int, *, batch_size: int = 6) -> Request:
     """A request for so many images of two prompts."""
-    config = GenerationConfig(num_images_per_prompt=count // 2, seed=5, **settings)
+    config = GenerationConfig(num_images_per_prompt=count // 2, seed=5)
     tokens = torch.zeros(2, 4, dtype=torch.int64)
     return Request(
         prompts=("first", "second"),
@@ -24,16 +23,31 @@ def request(count: int, **settings: Any) -> Request:
         seeds=choose_seeds(config, count),
         sampler=TopSampler(),
         progress=None,
+        batch_size=batch_size,
     )
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "sizes"), [(None, [6]), (6, [6]), (4, [4, 2]), (1, [1] * 6), (99, [6])]
-)
-def test_batches_cover_every_image_once(batch_size: int | None, sizes: list[int]) -> None:
+@pytest.mark.parametrize(("batch_size", "sizes"), [(6, [6]), (4, [4, 2]), (1, [1] * 6), (99, [6])])
+def test_batches_cover_every_image_once(batch_size: int, sizes: list[int]) -> None:
     batches = request(6, batch_size=batch_size).batches
     assert [len(batch) for batch in batches] == sizes
     assert [image for batch in batches for image in batch] == list(range(6))
+
+
+def test_a_call_is_tokenized_and_gets_seeds_and_batches() -> None:
+    made = make_request(
+        ["a cat", "a dog"],
+        tokenizer=tiny_tokenizer(),
+        transformer=tiny_transformer(),
+        vqgan=tiny_vqgan(),
+        config=GenerationConfig(num_images_per_prompt=2, seed=3, top_k=7, batch_size=3),
+        sampler=None,
+        progress=False,
+    )
+    assert (made.prompts, made.seeds) == (("a cat", "a dog"), (3, 4, 5, 6))
+    assert made.tokens.input_ids.shape[0] == 2
+    assert made.sampler == TopSampler(top_k=7)
+    assert [len(batch) for batch in made.batches] == [3, 1]
 
 
 def test_images_belong_to_prompts_in_order() -> None:

@@ -1,0 +1,268 @@
+"""How much memory a drawing takes, counted before it is drawn, and how many images fit.
+
+The one place that adds up what the decoding loop and the image tokenizer hold; it allocates
+nothing. `tests/unit/generation/test_memory.py` compares it with what processes really take.
+
+Shapes: N images, R = N or 2N decoder rows, B prompts, T text tokens, L image tokens, D width,
+F width of the feed-forward blocks, V image vocabulary + 1.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..models.transformer import Transformer, TransformerConfig
+from ..models.vqgan import VQGAN, VQGANConfig
+from ..quantization import Quantization, linear_names
+from .available import available_memory
+from .config import GenerationConfig
+
+SHARE = 0.8  # of the memory at hand that a drawing may take: other programs live on
+UNKNOWN_IMAGES = 4  # drawn together where nobody says how much memory there is
+
+# Rows that "auto" decodes together at most. From some dozens up, a processor takes its time for
+# the arithmetic and no longer for reading the weights, so that more rows together gain nothing.
+MOST_ROWS = {"cpu": 64}
+MOST_ROWS_ELSEWHERE = 512
+
+_FLOAT = torch.float32.itemsize
+_SLACK = 3  # allocators keep pieces of what was freed before
+_SCRATCH = 16 << 20  # of convolutions, whatever the size of the picture
+_PIXEL_BATCH = 16  # pictures that the pipeline holds as numbers, before they are images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryPrediction:
+    """Bytes that a drawing takes, term by term.
+
+    Attributes:
+        weights: of the models. Those in float32 on the CPU are mapped from their files: they take
+            memory as far as they are read, and it can be given back.
+        encoder: what reading the prompts takes meanwhile.
+        cross_attention: keys and values of the text, for every decoder row.
+        self_attention: keys and values of the image tokens, for every decoder row; this grows
+            with the images, and soon outweighs all else.
+        step: what one decoding step takes meanwhile: activations, logits, the sampler.
+        pixels: one picture on its way through the image tokenizer, and the finished ones.
+    """
+
+    weights: int
+    encoder: int
+    cross_attention: int
+    self_attention: int
+    step: int
+    pixels: int
+
+    @property
+    def tokens(self) -> int:
+        """The peak while tokens are drawn; prompts are read before the first step."""
+        return self.cross_attention + self.self_attention + max(self.encoder, self.step)
+
+    @property
+    def drawing(self) -> int:
+        """The peak of a call beside the loaded models: pixels follow when all tokens are drawn."""
+        return max(self.tokens, self.pixels)
+
+    @property
+    def streaming(self) -> int:
+        """The same for a stream, which shows pixels while it draws tokens."""
+        return self.tokens + self.pixels
+
+    @property
+    def total(self) -> int:
+        """The peak of a call with the weights."""
+        return self.weights + self.drawing
+
+
+def predict_memory(
+    config: TransformerConfig,
+    *,
+    vqgan: VQGANConfig | None = None,
+    images: int = 1,
+    prompts: int = 1,
+    guided: bool = True,
+    text_length: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization | None = None,
+) -> MemoryPrediction:
+    """Count the memory of a drawing from the sizes of its models; nothing is loaded or drawn.
+
+    Peaks of real processes were between half of this and 1.05 times it. A scorer, Python and torch
+    themselves are not counted.
+
+    Args:
+        config: sizes of the transformer.
+        vqgan: sizes of the image tokenizer, whose encoder draws nothing and is not counted.
+            None leaves out all of it.
+        images: drawn together, N.
+        prompts: different ones among them, B.
+        guided: whether guidance doubles the decoder rows.
+        text_length: tokens of the longest prompt, T; the longest that there can be when None.
+        dtype: of the weights; float32 where they are quantised.
+        quantization: of the transformer.
+
+    Raises:
+        InputError: a count is not a whole number from 1, or a prompt is longer than the model
+            reads.
+
+    Example:
+        >>> from dallemini.generation import predict_memory
+        >>> from dallemini.models import TransformerConfig
+        >>> predict_memory(TransformerConfig(), images=9).self_attention
+        452984832
+    """
+    longest = config.max_text_length
+    length = longest if text_length is None else text_length
+    _check_counts(images=images, prompts=prompts, text_length=length)
+    if length > longest:
+        raise InputError(f"text_length must be at most {longest}, not {length}.")
+    quantized = quantization is not None
+    size = torch.float32.itemsize if quantized else dtype.itemsize
+    rows, texts = images * (1 + guided), prompts + guided
+    width, layers, vocabulary = config.d_model, config.decoder_layers, config.image_vocab_size + 1
+    logits = rows * vocabulary * size * (1 + quantized)
+    sampled = (
+        images * vocabulary * _FLOAT * (5 + 2 * guided)
+    )  # the sampler's f[N,V], and guidance's
+    hidden = rows * _block_numbers(width, config.decoder_ffn_dim, quantized) * size
+    read = texts * length * _block_numbers(width, config.encoder_ffn_dim, quantized) * size
+    return MemoryPrediction(
+        weights=_transformer_bytes(config, size, quantized) + _vqgan_bytes(vqgan, dtype.itemsize),
+        encoder=read,
+        # Projected once for each prompt, then copied to the rows that read it.
+        cross_attention=2 * layers * (rows + texts) * length * width * size,
+        self_attention=2 * layers * rows * config.image_length * width * size,
+        step=_SLACK * (logits + sampled + hidden),
+        pixels=0 if vqgan is None else _pixel_bytes(config, vqgan, images),
+    )
+
+
+def choose_batch_size(
+    config: GenerationConfig, transformer: Transformer, vqgan: object, *, images: int
+) -> int:
+    """Return how many of a call's images are drawn together.
+
+    For "auto" as many as fit into the memory at hand, and no more than gain time; then as many
+    fewer as make the batches equal.
+
+    Args:
+        config: settings of the call.
+        transformer: draws the tokens.
+        vqgan: draws the pixels; counted where it is a `VQGAN`.
+        images: of the whole call.
+    """
+    if config.batch_size != "auto":
+        return config.batch_size or images
+    if images == 1:  # the first picture does not wait for a count
+        return 1
+    guided = config.guidance_scale != 1.0
+    rows = MOST_ROWS.get(transformer.device.type, MOST_ROWS_ELSEWHERE)
+    most = min(images, rows // 2 if guided else rows)
+    available = available_memory(transformer.device)
+    if available is None:
+        fitting = min(most, UNKNOWN_IMAGES)
+    else:
+        room = int(available * SHARE) - _mapped_bytes(transformer, vqgan)
+        fitting = _fitting(config, transformer, vqgan, most=most, room=room)
+    return math.ceil(images / math.ceil(images / fitting))
+
+
+def _fitting(
+    config: GenerationConfig, transformer: Transformer, vqgan: object, *, most: int, room: int
+) -> int:
+    """Return how many images, from 1 to `most`, take no more than `room` bytes."""
+
+    def needed(images: int) -> int:
+        return predict_memory(
+            transformer.config,
+            vqgan=vqgan.config if isinstance(vqgan, VQGAN) else None,
+            images=images,
+            prompts=min(images, 1 + math.ceil(images / config.num_images_per_prompt)),
+            guided=config.guidance_scale != 1.0,
+            dtype=transformer.dtype,
+            quantization=transformer.quantization,
+        ).streaming
+
+    return max(1, bisect.bisect_right(range(1, most + 1), room, key=needed))
+
+
+def _block_numbers(width: int, ffn_width: int, quantized: bool) -> int:
+    """Return how many numbers a layer holds at its peak for each position: that of the GLU.
+
+    Int8 layers also scale their inputs, and have integers beside the floats.
+    """
+    return (8 * width + 6 * ffn_width) * (1 + quantized)
+
+
+def _pixel_bytes(config: TransformerConfig, vqgan: VQGANConfig, images: int) -> int:
+    """Count one picture where the decoder is largest, and the finished ones.
+
+    Convolutions compute in float32 on the CPU, whatever the type of the weights.
+    """
+    side, widths = math.isqrt(config.image_length), [vqgan.ch * factor for factor in vqgan.ch_mult]
+    largest = 0
+    for width, before in zip(reversed(widths), [widths[-1], *reversed(widths)], strict=False):
+        largest = max(largest, side**2 * max(width, before))
+        side *= 2
+    # A residual block holds its input, the normalised input, two convolutions, and what these
+    # reorder for themselves: feature maps, and the largest weight.
+    decoding = (5 * largest + 3 * 9 * max(widths) ** 2) * _FLOAT + _SCRATCH
+    values = 3 * config.image_length * vqgan.downsample_factor**2
+    return decoding + values * (images + 3 * _FLOAT * min(images, _PIXEL_BATCH))
+
+
+@functools.cache
+def _transformer_bytes(config: TransformerConfig, itemsize: int, quantized: bool) -> int:
+    model = Transformer(config)  # on `meta`: a description without weights
+    total = sum(parameter.numel() for parameter in model.parameters()) * itemsize
+    if quantized:  # one byte for four, and a scale for each output channel
+        for name in linear_names(model):
+            weight = model.get_parameter(f"{name}.weight")
+            total += _FLOAT * weight.shape[0] - (itemsize - 1) * weight.numel()
+    return total
+
+
+@functools.cache
+def _vqgan_bytes(config: VQGANConfig | None, itemsize: int) -> int:
+    if config is None:
+        return 0
+    model = VQGAN(dataclasses.replace(config, has_encoder=False))
+    return sum(parameter.numel() for parameter in model.parameters()) * itemsize
+
+
+def _mapped_bytes(*parts: object) -> int:
+    """Return how much of what counts as available will be needed for weights.
+
+    Float32 and int8 weights on the CPU are mapped from files, and a system counts the pages of
+    files as available, since it could drop them; reading them again at every token would take ages.
+    """
+    models = [part for part in parts if isinstance(part, nn.Module)]
+    return sum(
+        tensor.nbytes
+        for model in models
+        for module in model.modules()
+        for tensor in _own_tensors(module)
+        if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.int8)
+    )
+
+
+def _own_tensors(module: nn.Module) -> list[Tensor]:
+    """Return the tensors of one module, also those that an int8 layer keeps in a tuple."""
+    kept = [
+        value for values in vars(module).values() if isinstance(values, tuple) for value in values
+    ]
+    tensors = [value for value in kept if isinstance(value, Tensor)]
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False), *tensors]
+
+
+def _check_counts(**counts: object) -> None:
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"{name} must be a whole number from 1, not {count!r}.")
