@@ -294,6 +294,7 @@ def record(concept: Concept, emoji_set: EmojiSet) -> dict[str, Any]:
         "style": emoji_set.style,
         "hex": concept.hex,
         "label": concept.label,
+        "caption": f"{concept.label}, {emoji_set.style}",
         "keywords": list(concept.keywords),
         "group": concept.group,
         "split": split_of(concept.hex, emoji_set.name),

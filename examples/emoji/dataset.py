@@ -44,6 +44,7 @@ class Emoji:
     style: str
     hex: str
     label: str
+    caption: str
     keywords: list[str]
     group: str
     split: str

@@ -221,6 +221,7 @@ def test_record_has_the_documented_keys(script: Any) -> None:
         "style": "noto emoji",
         "hex": "1f34e",
         "label": "red apple",
+        "caption": "red apple, noto emoji",
         "keywords": ["fruit"],
         "group": "food-drink",
         "split": script.split_of("1f34e", "noto"),

@@ -39,7 +39,7 @@ def emojis(tmp_path: Path) -> Emojis:
             picture.save(tmp_path / file)
             line = {"file": file, "set": style, "style": f"{style} emoji", "hex": f"1f{number}"}
             keywords = [f"{name} thing", "everywhere", f"word{number}"]
-            words = {"label": name, "keywords": keywords, "group": "x"}
+            words = {"label": name, "caption": name, "keywords": keywords, "group": "x"}
             lines.append({**line, **words, "split": "train", "license": "MIT"})
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return Emojis(tmp_path, split="train")
