@@ -1,9 +1,9 @@
 """Products and attention of a few rows, as decoding needs them: torch's functions, or C.
 
 `linear`, `attend` and `linear_int8` compute what the functions of torch of that name compute. Where
-the C library was built with the package (any compiler for x86-64 will do) and the processor has
-AVX2, inference in float32 goes through it: torch's matrix products are made for many rows. Without
-it everything works, slower. A row's result does not depend on the other rows of its batch.
+the C library was built with the package (by GCC 12 or newer, on Linux for x86-64) and the processor
+has AVX-512, inference in float32 goes through it: torch's matrix products are made for many rows.
+Without it everything works, slower. A row's result does not depend on the other rows of its batch.
 
 Shapes: M rows, I inputs, O outputs; R decoder rows, H heads, T positions, D width.
 """
@@ -13,20 +13,28 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
+import warnings
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from ..errors import UnsupportedOperationError
+from ..errors import DalleMiniWarning, InputError, UnsupportedOperationError
 
 MOST_ROWS = 64  # from here on, general products are as fast
 
 _FLOATS, _INT8 = 1, 2  # the bits of dallemini_supports
 _LANES, _BYTES, _OUTPUTS = 16, 64, 4  # the least sizes that the library computes
+_MOST_POSITIONS = 1 << 14  # scores lie on the stack of a thread
+_INTERFACE = 1  # of dallemini_interface
 _NAME = "_cpu"
 _PLAIN = (Tensor, nn.Parameter)
+_is_traced, _is_transformed, _dispatch_modes = (
+    getattr(torch._C, name, bool)  # nothing to ask where torch has no such thing any more
+    for name in ("_is_tracing", "_are_functorch_transforms_active", "_len_torch_dispatch_stack")
+)
 
 
 class Linear(nn.Linear):
@@ -102,10 +110,16 @@ def extend_and_attend(
 
     Returns:
         f[R,H,1,D/H].
+
+    Raises:
+        InputError: the cache has no such position.
     """
-    end = position + 1
+    end, length = position + 1, keys.shape[2]
+    if not 0 < end <= length:
+        raise InputError(f"position must be from 0 to {length - 1}, not {position}.")
     together = query.stride() == key.stride() == value.stride()
-    if not (together and _fit(query, keys, values, None) and _ready(key, value)):
+    together = together and query.shape == key.shape == value.shape
+    if not (together and _fit(query, keys, values, None, key, value)):
         keys[:, :, position:end], values[:, :, position:end] = key, value
         return attend(query, keys[:, :, :end], values[:, :, :end])
     return _attend(query, key, value, keys, values, None, count=end)
@@ -155,25 +169,46 @@ def has_int8(inputs: int, outputs: int) -> bool:
     return bool(_abilities() & _INT8) and inputs >= _BYTES and outputs >= _OUTPUTS
 
 
+def is_watched() -> bool:
+    """Tell whether something would miss what the library computes.
+
+    That is a compiler, a trace, `torch.func`, forward derivatives or a dispatch mode, all of which
+    see the operators of torch only. Backward derivatives are not meant.
+    """
+    return (
+        torch.compiler.is_compiling()  # first: a compiler understands this one
+        or _is_traced()
+        or _is_transformed()
+        or _dispatch_modes() > 0
+        or getattr(forward_ad, "_current_level", -1) >= 0
+    )
+
+
 def has_float32() -> bool:
     """Tell whether `linear` and `attend` have something better than torch's functions here."""
     return bool(_abilities() & _FLOATS)
 
 
-def _fit(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> bool:
+def _fit(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *present: Tensor
+) -> bool:
     """Tell whether the library reads queries and a cache that lie like this."""
     rows, heads, queries, size = query.shape
+    shape = keys.shape
+    positions = shape[2]
     return (
         queries == 1
         and size % _LANES == 0
-        and keys.shape[2] > 0
-        and _ready(query, keys, values)
+        and 0 < positions <= _MOST_POSITIONS
+        and shape == (rows, heads, positions, size)
+        and shape == values.shape
+        and _ready(query, keys, values, *present)
         and keys.is_contiguous()
         and values.is_contiguous()
         and (heads == 1 or query.stride(1) == size)
         and query.stride(3) == 1
-        and (mask is None or (mask.dtype == torch.bool and mask.is_contiguous()))
-        and (mask is None or mask.numel() == rows * keys.shape[2])
+        and (mask is None or (mask.dtype == torch.bool and mask.is_cpu and mask.is_contiguous()))
+        and (mask is None or mask.shape == (rows, 1, 1, positions))
     )
 
 
@@ -189,9 +224,14 @@ def _attend(
 ) -> Tensor:
     rows, heads, capacity, size = keys.shape
     attended = query.new_empty(rows, heads, 1, size)
-    inputs = (query, key, value, keys, values, mask, attended)
     _found().dallemini_attend(
-        *(None if tensor is None else tensor.data_ptr() for tensor in inputs),
+        query.data_ptr(),
+        None if key is None else key.data_ptr(),
+        None if value is None else value.data_ptr(),
+        keys.data_ptr(),
+        values.data_ptr(),
+        None if mask is None else mask.data_ptr(),
+        attended.data_ptr(),
         rows,
         query.stride(0),
         heads,
@@ -205,16 +245,14 @@ def _attend(
 
 def _ready(*tensors: Tensor) -> bool:
     """Tell whether the library may read these tensors: plain ones, and nothing records them."""
-    if torch.compiler.is_compiling() or not has_float32() or torch.is_autocast_enabled("cpu"):
+    if is_watched() or not has_float32() or torch.is_autocast_enabled("cpu"):
         return False
     records = torch.is_grad_enabled()
-    return all(
-        type(tensor) in _PLAIN
-        and tensor.dtype == torch.float32
-        and tensor.is_cpu
-        and not (records and tensor.requires_grad)
-        for tensor in tensors
-    )
+    for tensor in tensors:  # a loop takes half the time of `all`
+        plain = type(tensor) in _PLAIN and tensor.layout is torch.strided and tensor.is_cpu
+        if not plain or tensor.dtype is not torch.float32 or (records and tensor.requires_grad):
+            return False
+    return True
 
 
 @functools.cache
@@ -226,7 +264,7 @@ def _abilities() -> int:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """Load the library, once; None if there is none, or none that torch's OpenMP can run."""
+    """Load the library, once; None if there is none that fits this package and torch's OpenMP."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(_NAME + suffix)
         if path.exists():
@@ -234,8 +272,21 @@ def _library() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(path))
             except OSError:  # built for another system, or this torch has no OpenMP
                 return None
-            return _declared(library)
+            return _declared(library) if _is_current(library, path) else None
     return None
+
+
+def _is_current(library: ctypes.CDLL, path: Path) -> bool:
+    """Tell whether functions take what they are given here, and warn if not."""
+    if getattr(library, "dallemini_interface", int)() == _INTERFACE:  # int() is 0
+        return True
+    warnings.warn(
+        f"{path} was built for another version of dallemini, so torch computes, more slowly; "
+        "install the package again to build it anew.",
+        DalleMiniWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 def _found() -> ctypes.CDLL:

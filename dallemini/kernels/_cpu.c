@@ -8,8 +8,9 @@
    Every output is summed up in an order that depends on the number of inputs alone, so that a row
    gives the same bits in any batch and with any number of threads.
 
-   The vectors of 512 bits are an extension of GCC and Clang; a processor without AVX-512 computes
-   each as two halves. OpenMP is the one that torch has loaded: there is no other to link with. */
+   The vectors of 512 bits are an extension of GCC and Clang, and only for processors that have
+   them: halves would go through memory, which is slower than torch. OpenMP is the one that torch
+   has loaded: there is no other to link with. */
 
 #include <immintrin.h>
 #include <math.h>
@@ -23,7 +24,7 @@ typedef float float_group __attribute__((vector_size(16), aligned(4)));
 typedef int32_t int_group __attribute__((vector_size(16), aligned(4)));
 
 #define INLINE static inline __attribute__((always_inline))
-#define ANY_WIDTH __attribute__((target_clones("arch=x86-64-v4", "arch=haswell", "default")))
+#define WIDE __attribute__((target("arch=x86-64-v4")))
 #define VNNI __attribute__((target("arch=x86-64-v4,avx512vnni")))
 #define UNROLL _Pragma("GCC unroll 8")
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -32,12 +33,14 @@ typedef int32_t int_group __attribute__((vector_size(16), aligned(4)));
 enum { LANES = 16, BYTES = 64, OUTPUTS = 4, FLOAT_ROWS = 6, BYTE_ROWS = 5, LEVELS = 127 };
 enum { HAS_FLOATS = 1, HAS_INT8 = 2 };
 
+/* To be raised, here and in __init__.py, with every change of what the functions take: a library
+   that was left over from before is then not called. */
+int dallemini_interface(void) { return 1; }
+
 /* Which of the functions below the processor can run. */
 int dallemini_supports(void) {
     __builtin_cpu_init();
-    int wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    int vnni = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+    int wide = __builtin_cpu_supports("x86-64-v4"), vnni = __builtin_cpu_supports("avx512vnni");
     return (wide ? HAS_FLOATS : 0) | (wide && vnni ? HAS_INT8 : 0);
 }
 
@@ -47,7 +50,7 @@ INLINE long part(long outputs, long thread, long threads) {
     return MIN(outputs, groups * thread / threads * OUTPUTS);
 }
 
-/* Sum up the lanes of four vectors: [a, b, c, d], in one order for any processor. */
+/* Sum up the lanes of four vectors: [a, b, c, d]. */
 #define UNPACK(v, w, i, j)                                                                         \
     __builtin_shufflevector(v, w, i, 16 + i, j, 16 + j, 4 + i, 20 + i, 4 + j, 20 + j, 8 + i,       \
                             24 + i, 8 + j, 24 + j, 12 + i, 28 + i, 12 + j, 28 + j)
@@ -100,13 +103,13 @@ INLINE void float_tile(const float *x, const float *w, float *y, long inputs, lo
                 sums[r][o] += last * *(const floats *)(w + (o + 1) * inputs - LANES);
         }
     UNROLL
-    for (int r = 0; r < rows; r++) 
+    for (int r = 0; r < rows; r++)
         sum_floats(sums[r][0], sums[r][1], sums[r][2], sums[r][3],
                    (float_group *)(y + r * outputs));
 }
 
-ANY_WIDTH static void float_part(const float *x, const float *w, float *y, long rows, long inputs,
-                                 long outputs, long from, long to) {
+WIDE static void float_part(const float *x, const float *w, float *y, long rows, long inputs,
+                            long outputs, long from, long to) {
 #define TILE(n)                                                                                    \
     case n:                                                                                        \
         float_tile(x + r * inputs, w + o * inputs, y + r * outputs + o, inputs, outputs, n);       \
@@ -174,18 +177,20 @@ INLINE void weigh_values(const float *values, const float *weights, float *out, 
     for (int i = 0; i < width; i++) *(floats *)(out + i * LANES) = sums[i] * scale;
 }
 
-/* One head of one row: softmax of the scores, times the values. */
+/* One head of one row: softmax of the scores, times the values; zeros where nothing is seen. */
 INLINE void attend_head(const float *query, const float *keys, const float *values,
                         const uint8_t *mask, float *scores, float *out, long count, long size) {
     float most = score_keys(query, keys, mask, scores, count, size), total = 0;
+    if (most == -INFINITY) most = 0;
     for (long t = 0; t < count; t += LANES)
         *(floats *)(scores + t) = exp_floats(*(floats *)(scores + t) - most);
     for (long t = 0; t < count; t++) total += scores[t];
+    float scale = total == 0 ? 0 : 1 / total;
     long d = 0;
     for (; d + 4 * LANES <= size; d += 4 * LANES)
-        weigh_values(values + d, scores, out + d, count, size, 1 / total, 4);
+        weigh_values(values + d, scores, out + d, count, size, scale, 4);
     for (; d < size; d += LANES)
-        weigh_values(values + d, scores, out + d, count, size, 1 / total, 1);
+        weigh_values(values + d, scores, out + d, count, size, scale, 1);
 }
 
 typedef struct {
@@ -196,7 +201,7 @@ typedef struct {
     long stride, heads, count, capacity, size;
 } Attention;
 
-ANY_WIDTH static void attend_heads(const Attention *a, long from, long to) {
+WIDE static void attend_heads(const Attention *a, long from, long to) {
     float scores[a->count + LANES];
     for (long i = from; i < to; i++) {
         long row = i / a->heads, present = row * a->stride + i % a->heads * a->size;

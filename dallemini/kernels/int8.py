@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DalleMiniWarning
-from . import has_int8, linear_int8
+from . import has_int8, is_watched, linear_int8
 
 LARGEST = 127  # of a weight: -128 is left out, so that the range is symmetric
 
@@ -44,8 +44,8 @@ class KernelOperator:
     """The kernel of this package: reads weights where they lie, in a mapped file for example."""
 
     def pack(self, weight: Tensor, scale: Tensor) -> object:
-        """Keep both as they are."""
-        return weight, scale
+        """Keep both as they are, if that is contiguous and on the CPU."""
+        return weight.cpu().contiguous(), scale.cpu().contiguous()
 
     def unpack(self, packed: Any) -> tuple[Tensor, Tensor]:
         """Return the weight i8[O,I] and the scales f32[O]."""
@@ -53,7 +53,9 @@ class KernelOperator:
         return weight, scale
 
     def multiply(self, rows: Tensor, packed: Any, *, fine: bool) -> Tensor:
-        """Map f32[M,I] to f32[M,O]."""
+        """Map f32[M,I] to f32[M,O]; in plain torch where something is to see its operators."""
+        if is_watched() or not rows.is_cpu:
+            return PlainOperator().multiply(rows, packed, fine=fine)
         weight, scale = packed
         return linear_int8(rows, weight, scale, fine=fine)
 

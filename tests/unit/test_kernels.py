@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,16 +14,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from dallemini import kernels
-from dallemini.errors import UnsupportedOperationError
+from dallemini.errors import DalleMiniWarning, InputError, UnsupportedOperationError
 from dallemini.kernels import Linear, attend, extend_and_attend, linear, linear_int8
+from dallemini.kernels.int8 import KernelOperator
 
 SIZES = [(16, 4), (17, 5), (64, 64), (100, 33), (130, 7), (256, 1025)]
 ROWS = [1, 2, 5, 6, 7, 18, 64]
 
 built = pytest.mark.skipif(
-    not kernels.has_float32(), reason="the C library was not built, or the processor has no AVX2"
+    not kernels.has_float32(), reason="the C library was not built, or the processor has no AVX-512"
 )
 int8 = pytest.mark.skipif(not kernels.has_int8(64, 4), reason="no library, or no AVX-512 VNNI")
 
@@ -39,10 +44,19 @@ def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_abilities", lambda: 0)
 
 
+def find_compiler() -> str:
+    compiler = shutil.which("gcc")
+    if compiler is None or sys.platform != "linux" or platform.machine() != "x86_64":
+        pytest.skip("no GCC for x86-64 Linux on this machine")
+    version = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True)
+    if int(version.stdout.split(".")[0]) < 12:
+        pytest.skip("this GCC is older than 12")
+    return compiler
+
+
 def test_library_is_built_where_there_is_a_compiler() -> None:
     """`pip install -e` builds it; a test run without would show the way around it only."""
-    if shutil.which("cc") is None or sys.platform != "linux":
-        pytest.skip("no compiler on this machine")
+    find_compiler()
     assert kernels._library() is not None, 'install with: pip install -e ".[dev]"'
 
 
@@ -131,6 +145,30 @@ def test_compiled_code_holds_torch_operators() -> None:
     torch.testing.assert_close(compiled(draw(2, 32)), layer(draw(2, 32)))
 
 
+def test_what_sees_operators_only_misses_nothing() -> None:
+    """A kernel would crash under these, or be left out of what they make."""
+    hidden_states, weight = draw(4, 3, 32), draw(8, 32, seed=1)
+
+    def double(tensor: Tensor) -> Tensor:
+        return 2 * linear(tensor, weight)
+
+    expected = 2 * F.linear(hidden_states, weight)
+    torch.testing.assert_close(torch.func.vmap(double)(hidden_states), expected)
+    torch.testing.assert_close(torch.func.functionalize(double)(hidden_states), expected)
+    traced = make_fx(double)(torch.zeros_like(hidden_states))
+    torch.testing.assert_close(traced(hidden_states), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script:DeprecationWarning")  # torch's own use of it
+@torch.no_grad()
+def test_forward_derivatives_reach_through_a_layer() -> None:
+    hidden_states, weight, tangent = draw(3, 32), draw(8, 32, seed=1), draw(3, 32, seed=2)
+    with forward_ad.dual_level():
+        product = linear(forward_ad.make_dual(hidden_states, tangent), weight)
+        found = forward_ad.unpack_dual(product).tangent
+    torch.testing.assert_close(found, F.linear(tangent, weight))
+
+
 def test_everything_works_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden_states, weight = draw(2, 64), draw(8, 64, seed=1)
     query, keys, values = draw(2, 4, 1, 16), draw(2, 4, 9, 16, seed=1), draw(2, 4, 9, 16, seed=2)
@@ -156,6 +194,38 @@ def test_attend_agrees_with_torch(positions: int, size: int, masked: bool) -> No
     expected = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
     found = attend(query, keys, values, mask=mask)
     torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
+
+
+def test_attend_broadcasts_as_torch_does() -> None:
+    query, keys, values = draw(2, 2, 1, 16), draw(2, 2, 9, 16, seed=1), draw(2, 2, 9, 16, seed=2)
+    heads_mask = torch.ones(1, 2, 1, 9, dtype=torch.bool)  # as many numbers as one for each row
+    heads_mask[0, 1, 0, 3:] = False
+    for tensors, mask in (((query, keys, values), heads_mask), ((query[:1], keys, values), None)):
+        expected = F.scaled_dot_product_attention(*tensors, attn_mask=mask)
+        torch.testing.assert_close(attend(*tensors, mask=mask), expected, atol=3e-6, rtol=1e-5)
+
+
+def test_attend_takes_more_positions_than_a_stack_holds() -> None:
+    query, keys = draw(1, 1, 1, 16), draw(1, 1, 1 << 21, 16, seed=1)
+    expected = F.scaled_dot_product_attention(query, keys, keys)
+    torch.testing.assert_close(attend(query, keys, keys), expected)
+
+
+def test_a_row_that_sees_nothing_gets_zeros_as_from_torch() -> None:
+    query, keys, values = draw(2, 2, 1, 16), draw(2, 2, 9, 16, seed=1), draw(2, 2, 9, 16, seed=2)
+    mask = torch.zeros(2, 1, 1, 9, dtype=torch.bool)
+    mask[1, ..., :4] = True
+    found = attend(query, keys, values, mask=mask)
+    assert torch.equal(found[0], torch.zeros(2, 1, 16))
+    expected = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("position", [-1, 5])
+def test_extend_and_attend_refuses_a_position_outside_the_cache(position: int) -> None:
+    query, cache = draw(1, 1, 1, 16), draw(1, 1, 5, 16)
+    with pytest.raises(InputError, match=f"position must be from 0 to 4, not {position}"):
+        extend_and_attend(query, query, query, cache, cache.clone(), position=position)
 
 
 def test_what_is_no_number_stays_none() -> None:
@@ -233,6 +303,23 @@ def test_int8_gives_a_row_the_same_bits_in_any_batch(fine: bool) -> None:
 
 
 @int8
+def test_int8_weights_may_lie_in_any_order() -> None:
+    operator, rows, weight = KernelOperator(), draw(2, 64), draw_int8(64, 8).T
+    packed = operator.pack(weight, torch.ones(1).expand(8))
+    expected = linear_int8(rows, weight.contiguous(), torch.ones(8), fine=True)
+    assert torch.equal(operator.multiply(rows, packed, fine=True), expected)
+
+
+@int8
+def test_int8_leaves_to_torch_what_the_kernel_cannot_read() -> None:
+    operator, weight = KernelOperator(), draw_int8(8, 64)
+    packed = operator.pack(weight, torch.ones(8))
+    assert operator.multiply(torch.empty(2, 64, device="meta"), packed, fine=False).is_meta
+    traced = make_fx(lambda rows: operator.multiply(rows, packed, fine=False))(torch.zeros(2, 64))
+    torch.testing.assert_close(traced(draw(2, 64)), F.linear(draw(2, 64), weight.float()))
+
+
+@int8
 def test_int8_of_a_row_of_zeros_is_zero() -> None:
     product = linear_int8(torch.zeros(2, 64), draw_int8(8, 64), torch.ones(8), fine=True)
     assert torch.equal(product, torch.zeros(2, 8))
@@ -267,10 +354,21 @@ def test_a_library_for_another_system_is_not_used(
     assert kernels._library.__wrapped__() is None
 
 
+@built
+def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_INTERFACE", -1)
+    with pytest.warns(DalleMiniWarning, match="built for another version"):
+        assert kernels._library.__wrapped__() is None
+
+
+@built
+def test_a_library_without_a_version_is_not_used(tmp_path: Path) -> None:
+    with pytest.warns(DalleMiniWarning, match="install the package again"):
+        assert not kernels._is_current(ctypes.CDLL(None), tmp_path)
+
+
 def test_source_compiles_without_warnings(tmp_path: Path) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("no compiler on this machine")
+    compiler = find_compiler()
     source = Path(kernels.__file__).with_name("_cpu.c")
     flags = ["-O1", "-fopenmp", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-c"]
     output = str(tmp_path / "kernels.o")
