@@ -1,9 +1,10 @@
 """Products and attention of a few rows, as decoding needs them: torch's functions, or C.
 
 `linear`, `attend` and `linear_int8` compute what the functions of torch of that name compute. Where
-the C library was built with the package (by GCC 12 or newer, on Linux for x86-64) and the processor
-has AVX-512, inference in float32 goes through it: torch's matrix products are made for many rows.
-Without it everything works, slower. A row's result does not depend on the other rows of its batch.
+the C libraries were built with the package (by GCC 12 or newer, on Linux for x86-64) and the
+processor has AVX-512 or AVX2, inference in float32 goes through one of them: torch's matrix
+products are made for many rows. Without them everything works, slower. A row's result does not
+depend on the other rows of its batch.
 
 Shapes: M rows, I inputs, O outputs; R decoder rows, H heads, T positions, D width.
 """
@@ -26,10 +27,10 @@ from ..errors import DalleMiniWarning, InputError, UnsupportedOperationError
 MOST_ROWS = 64  # from here on, general products are as fast
 
 _FLOATS, _INT8 = 1, 2  # the bits of dallemini_supports
-_LANES, _BYTES, _OUTPUTS = 16, 64, 4  # the least sizes that the library computes
+_LINE, _BYTES, _OUTPUTS = 16, 64, 4  # the least sizes that a library computes
 _MOST_POSITIONS = 1 << 14  # scores lie on the stack of a thread
 _INTERFACE = 1  # of dallemini_interface
-_NAME = "_cpu"
+_NAMES = ("_cpu_avx512", "_cpu_avx2")  # the faster one first
 _PLAIN = (Tensor, nn.Parameter)
 _is_traced, _is_transformed, _dispatch_modes = (
     getattr(torch._C, name, bool)  # nothing to ask where torch has no such thing any more
@@ -60,7 +61,7 @@ def linear(hidden_states: Tensor, weight: Tensor) -> Tensor:
     """
     outputs, inputs = weight.shape
     rows = hidden_states.numel() // max(inputs, 1)
-    fits = 0 < rows <= MOST_ROWS and inputs >= _LANES and outputs >= _OUTPUTS
+    fits = 0 < rows <= MOST_ROWS and inputs >= _LINE and outputs >= _OUTPUTS
     if not (fits and _ready(hidden_states, weight) and hidden_states.shape[-1] == inputs):
         return F.linear(hidden_states, weight)
     if not (hidden_states.is_contiguous() and weight.is_contiguous()):
@@ -198,7 +199,7 @@ def _fit(
     positions = shape[2]
     return (
         queries == 1
-        and size % _LANES == 0
+        and size % _LINE == 0
         and 0 < positions <= _MOST_POSITIONS
         and shape == (rows, heads, positions, size)
         and shape == values.shape
@@ -257,16 +258,22 @@ def _ready(*tensors: Tensor) -> bool:
 
 @functools.cache
 def _abilities() -> int:
-    """Return what the library can do on this processor; 0 if it was not built."""
+    """Return what the library can do on this processor; 0 if there is none for it."""
     library = _library()
     return 0 if library is None else int(library.dallemini_supports())
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """Load the library, once; None if there is none that fits this package and torch's OpenMP."""
+    """Return the first library that the processor can run."""
+    loaded = (_loaded(name) for name in _NAMES)
+    return next((library for library in loaded if library and library.dallemini_supports()), None)
+
+
+def _loaded(name: str) -> ctypes.CDLL | None:
+    """Load a library; None if there is none that fits this package and torch's OpenMP."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(_NAME + suffix)
+        path = Path(__file__).with_name(name + suffix)
         if path.exists():
             try:
                 library = ctypes.CDLL(str(path))

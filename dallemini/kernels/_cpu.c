@@ -5,12 +5,13 @@
    is lost elsewhere. Weights stay as they lie in the checkpoint, [outputs, inputs], mapped or not:
    nothing is packed or copied.
 
-   Every output is summed up in an order that depends on the number of inputs alone, so that a row
-   gives the same bits in any batch and with any number of threads.
+   This is compiled twice, for vectors of 16 LANES (AVX-512) and of 8 (AVX2): vectors that the
+   processor does not have would go through memory, which is slower than torch. They are an
+   extension of GCC and Clang. OpenMP is the one that torch has loaded: there is no other to link
+   with.
 
-   The vectors of 512 bits are an extension of GCC and Clang, and only for processors that have
-   them: halves would go through memory, which is slower than torch. OpenMP is the one that torch
-   has loaded: there is no other to link with. */
+   For either, every output is summed up in an order that depends on the number of inputs alone, so
+   that a row gives the same bits in any batch and with any number of threads. */
 
 #include <immintrin.h>
 #include <math.h>
@@ -18,19 +19,44 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef float floats __attribute__((vector_size(64), aligned(4)));
-typedef int32_t ints __attribute__((vector_size(64), aligned(4)));
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* DOT adds the products of four unsigned bytes with four signed ones to each sum. EACH_SUM goes
+   over a tile in the order in which GCC keeps all of it in registers: 32 of them, or 16. */
+#if LANES == 16
+#define ARCH "x86-64-v4"
+#define VNNI_NAME "avx512vnni"
+#define DOT(sums, bytes, weights)                                                                  \
+    (ints)_mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(bytes), (__m512i)(weights))
+#define EACH_SUM(r, rows, o)                                                                       \
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < OUTPUTS; o++)
+#define TILES TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#elif LANES == 8
+#define ARCH "x86-64-v3"
+#define VNNI_NAME "avxvnni"
+#define DOT(sums, bytes, weights)                                                                  \
+    (ints)_mm256_dpbusd_avx_epi32((__m256i)(sums), (__m256i)(bytes), (__m256i)(weights))
+#define EACH_SUM(r, rows, o)                                                                       \
+    UNROLL for (int o = 0; o < OUTPUTS; o++) UNROLL for (int r = 0; r < rows; r++)
+#define TILES TILE(1) TILE(2) TILE(3)
+#else
+#error "LANES must be 16 or 8"
+#endif
+
+typedef float floats __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 typedef float float_group __attribute__((vector_size(16), aligned(4)));
 typedef int32_t int_group __attribute__((vector_size(16), aligned(4)));
 
 #define INLINE static inline __attribute__((always_inline))
-#define WIDE __attribute__((target("arch=x86-64-v4")))
-#define VNNI __attribute__((target("arch=x86-64-v4,avx512vnni")))
-#define UNROLL _Pragma("GCC unroll 8")
+#define WIDE __attribute__((target("arch=" ARCH)))
+#define VNNI __attribute__((target("arch=" ARCH "," VNNI_NAME)))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-enum { LANES = 16, BYTES = 64, OUTPUTS = 4, FLOAT_ROWS = 6, BYTE_ROWS = 5, LEVELS = 127 };
+/* Inputs are taken a cache line at a time: LINE floats or BYTES bytes. A tile is ROWS rows times
+   OUTPUTS outputs: as many sums as there are registers for. */
+enum { LINE = 16, BYTES = 64, OUTPUTS = 4, ROWS = LANES == 16 ? 6 : 3, LEVELS = 127 };
 enum { HAS_FLOATS = 1, HAS_INT8 = 2 };
 
 /* To be raised, here and in __init__.py, with every change of what the functions take: a library
@@ -40,7 +66,7 @@ int dallemini_interface(void) { return 1; }
 /* Which of the functions below the processor can run. */
 int dallemini_supports(void) {
     __builtin_cpu_init();
-    int wide = __builtin_cpu_supports("x86-64-v4"), vnni = __builtin_cpu_supports("avx512vnni");
+    int wide = __builtin_cpu_supports(ARCH), vnni = __builtin_cpu_supports(VNNI_NAME);
     return (wide ? HAS_FLOATS : 0) | (wide && vnni ? HAS_INT8 : 0);
 }
 
@@ -51,57 +77,58 @@ INLINE long part(long outputs, long thread, long threads) {
 }
 
 /* Sum up the lanes of four vectors: [a, b, c, d]. */
-#define UNPACK(v, w, i, j)                                                                         \
-    __builtin_shufflevector(v, w, i, 16 + i, j, 16 + j, 4 + i, 20 + i, 4 + j, 20 + j, 8 + i,       \
-                            24 + i, 8 + j, 24 + j, 12 + i, 28 + i, 12 + j, 28 + j)
-#define PAIRS(v, w, i, j)                                                                          \
-    __builtin_shufflevector(v, w, i, j, 16 + i, 16 + j, 4 + i, 4 + j, 20 + i, 20 + j, 8 + i,       \
-                            8 + j, 24 + i, 24 + j, 12 + i, 12 + j, 28 + i, 28 + j)
+#if LANES == 16
+#define FOURS(lanes, i, j) lanes(0, i, j), lanes(4, i, j), lanes(8, i, j), lanes(12, i, j)
+#define FOLD(v) FOUR(v, 0) + FOUR(v, 4) + (FOUR(v, 8) + FOUR(v, 12))
+#else
+#define FOURS(lanes, i, j) lanes(0, i, j), lanes(4, i, j)
+#define FOLD(v) FOUR(v, 0) + FOUR(v, 4)
+#endif
+#define FOUR(v, k) __builtin_shufflevector(v, v, k, k + 1, k + 2, k + 3)
+#define CROSSED(k, i, j) k + i, LANES + k + i, k + j, LANES + k + j
+#define PAIRED(k, i, j) k + i, k + j, LANES + k + i, LANES + k + j
+#define CROSS(v, w, i, j) __builtin_shufflevector(v, w, FOURS(CROSSED, i, j))
+#define PAIR(v, w, i, j) __builtin_shufflevector(v, w, FOURS(PAIRED, i, j))
 #define DEFINE_SUM(name, wide, narrow)                                                             \
     INLINE void name(wide a, wide b, wide c, wide d, narrow *total) {                              \
-        wide ab = UNPACK(a, b, 0, 1) + UNPACK(a, b, 2, 3);                                         \
-        wide cd = UNPACK(c, d, 0, 1) + UNPACK(c, d, 2, 3);                                         \
-        wide all = PAIRS(ab, cd, 0, 1) + PAIRS(ab, cd, 2, 3);                                      \
-        *total = __builtin_shufflevector(all, all, 0, 1, 2, 3) +                                   \
-                 __builtin_shufflevector(all, all, 4, 5, 6, 7) +                                   \
-                 (__builtin_shufflevector(all, all, 8, 9, 10, 11) +                                \
-                  __builtin_shufflevector(all, all, 12, 13, 14, 15));                              \
+        wide ab = CROSS(a, b, 0, 1) + CROSS(a, b, 2, 3);                                           \
+        wide cd = CROSS(c, d, 0, 1) + CROSS(c, d, 2, 3);                                           \
+        wide all = PAIR(ab, cd, 0, 1) + PAIR(ab, cd, 2, 3);                                        \
+        *total = FOLD(all);                                                                        \
     }
 DEFINE_SUM(sum_floats, floats, float_group)
 DEFINE_SUM(sum_ints, ints, int_group)
 
 /* ---- float32 ---- */
 
-/* The last vector of a row overlaps the one before it; lanes that were counted there are 0 here. */
-INLINE floats last_floats(const float *row, long inputs) {
-    float lanes[LANES] = {0};
-    long rest = inputs % LANES;
-    memcpy(lanes + LANES - rest, row + inputs - rest, rest * sizeof(float));
-    return *(const floats *)lanes;
+/* Add the products of LINE inputs; the compiler knows how many rows, `stride` apart. */
+INLINE void float_line(floats sums[ROWS][OUTPUTS], const float *x, const float *w, long stride,
+                       long inputs, int rows) {
+    UNROLL
+    for (int i = 0; i < LINE; i += LANES)
+        EACH_SUM(r, rows, o)
+            sums[r][o] += *(const floats *)(x + r * stride + i) *
+                          *(const floats *)(w + o * inputs + i);
 }
 
-/* Some rows times OUTPUTS outputs; the compiler knows how many rows. */
+/* Some rows times OUTPUTS outputs. The last line of a row overlaps the one before it: inputs that
+   were counted there are 0 here. */
 INLINE void float_tile(const float *x, const float *w, float *y, long inputs, long outputs,
                        int rows) {
-    floats sums[FLOAT_ROWS][OUTPUTS] = {{{0}}};
-    for (long i = 0; i + LANES <= inputs; i += LANES) {
+    floats sums[ROWS][OUTPUTS] = {{{0}}};
+    long rest = inputs % LINE;
+    for (long i = 0; i + LINE <= inputs; i += LINE) {
         UNROLL
         for (int o = 0; o < OUTPUTS; o++) __builtin_prefetch(w + (OUTPUTS + o) * inputs + i);
-        UNROLL
-        for (int r = 0; r < rows; r++)
-        UNROLL
-            for (int o = 0; o < OUTPUTS; o++)
-                sums[r][o] += *(const floats *)(x + r * inputs + i) *
-                              *(const floats *)(w + o * inputs + i);
+        float_line(sums, x + i, w + i, inputs, inputs, rows);
     }
-    if (inputs % LANES)
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            floats last = last_floats(x + r * inputs, inputs);
-            UNROLL
-            for (int o = 0; o < OUTPUTS; o++)
-                sums[r][o] += last * *(const floats *)(w + (o + 1) * inputs - LANES);
-        }
+    if (rest) {
+        float last[ROWS * LINE] = {0};
+        for (int r = 0; r < rows; r++)
+            memcpy(last + r * LINE + LINE - rest, x + (r + 1) * inputs - rest,
+                   rest * sizeof(float));
+        float_line(sums, last, w + inputs - LINE, LINE, inputs, rows);
+    }
     UNROLL
     for (int r = 0; r < rows; r++)
         sum_floats(sums[r][0], sums[r][1], sums[r][2], sums[r][3],
@@ -116,9 +143,7 @@ WIDE static void float_part(const float *x, const float *w, float *y, long rows,
         break;
     for (long first = from; first < to; first += OUTPUTS) {
         long o = MIN(first, outputs - OUTPUTS); /* the last ones may be computed twice */
-        for (long r = 0; r < rows; r += FLOAT_ROWS) switch (MIN(rows - r, FLOAT_ROWS)) {
-                TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
-            }
+        for (long r = 0; r < rows; r += ROWS) switch (MIN(rows - r, ROWS)) { TILES }
     }
 #undef TILE
 }
@@ -168,7 +193,7 @@ INLINE float score_keys(const float *query, const float *keys, const uint8_t *ma
 /* The sum of weighted values, of `width` vectors of each. */
 INLINE void weigh_values(const float *values, const float *weights, float *out, long count,
                          long size, float scale, int width) {
-    floats sums[4] = {{0}};
+    floats sums[64 / LANES] = {{0}};
     for (long t = 0; t < count; t++)
         UNROLL
         for (int i = 0; i < width; i++)
@@ -187,8 +212,8 @@ INLINE void attend_head(const float *query, const float *keys, const float *valu
     for (long t = 0; t < count; t++) total += scores[t];
     float scale = total == 0 ? 0 : 1 / total;
     long d = 0;
-    for (; d + 4 * LANES <= size; d += 4 * LANES)
-        weigh_values(values + d, scores, out + d, count, size, scale, 4);
+    for (; d + 64 <= size; d += 64)
+        weigh_values(values + d, scores, out + d, count, size, scale, 64 / LANES);
     for (; d < size; d += LANES)
         weigh_values(values + d, scores, out + d, count, size, scale, 1);
 }
@@ -222,7 +247,8 @@ WIDE static void attend_heads(const Attention *a, long from, long to) {
 void dallemini_attend(const float *query, const float *key, const float *value, float *keys,
                       float *values, const uint8_t *mask, float *out, long rows, long stride,
                       long heads, long count, long capacity, long size, int threads) {
-    Attention a = {query, key, value, keys, values, mask, out, stride, heads, count, capacity, size};
+    Attention a = {query,  key,   value, keys,     values, mask, out,
+                   stride, heads, count, capacity, size};
     long all = rows * heads;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; t++) attend_heads(&a, all * t / threads, all * (t + 1) / threads);
@@ -230,101 +256,93 @@ void dallemini_attend(const float *query, const float *key, const float *value, 
 
 /* ---- int8 ---- */
 
-/* Round LANES numbers, or fewer, to bytes around 128, `scale` of them to 1; what is left over of
-   each goes, enlarged, to `rest` where there is one. */
-VNNI INLINE void round_lanes(const float *x, long count, __m512 scale, uint8_t *bytes,
-                             uint8_t *rest) {
-    __mmask16 mask = count < LANES ? (__mmask16)((1u << count) - 1) : 0xffff;
-    __m512 exact = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x), scale);
-    __m512i rounded = _mm512_cvtps_epi32(exact), middle = _mm512_set1_epi32(128);
-    _mm512_mask_cvtepi32_storeu_epi8(bytes, mask, _mm512_add_epi32(rounded, middle));
-    if (!rest) return;
-    __m512 left = _mm512_sub_ps(exact, _mm512_cvtepi32_ps(rounded));
-    rounded = _mm512_cvtps_epi32(_mm512_mul_ps(left, _mm512_set1_ps(2 * LEVELS)));
-    _mm512_mask_cvtepi32_storeu_epi8(rest, mask, _mm512_add_epi32(rounded, middle));
+/* Round numbers times `scale` to bytes around 128; what is left over of each goes, enlarged, to
+   `rest` where there is one. Adding 1.5 * 2^23 leaves the integer in the lowest bits. */
+INLINE void round_numbers(const float *restrict x, long count, float scale,
+                          uint8_t *restrict bytes, uint8_t *restrict rest) {
+    const float middle = 12582912 + 128;
+    for (long i = 0; i < count; i++) {
+        float exact = x[i] * scale, shifted = exact + middle, left;
+        uint32_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        bytes[i] = (uint8_t)bits;
+        if (!rest) continue;
+        left = (exact - (shifted - middle)) * (2 * LEVELS) + middle;
+        memcpy(&bits, &left, sizeof bits);
+        rest[i] = (uint8_t)bits;
+    }
 }
 
-/* Round a row and return its largest absolute value. As with floats, the last vector overlaps the
-   one before it; bytes that were counted there are 0 here. */
-VNNI static float round_row(const float *x, long inputs, uint8_t *bytes, uint8_t *rest) {
+/* Round a row and return its largest absolute value, or NAN where it has none. As with floats, the
+   last line overlaps the one before it; bytes that were counted there are 0 here. */
+WIDE static float round_row(const float *x, long inputs, uint8_t *bytes, uint8_t *rest) {
     long tail = inputs % BYTES, whole = inputs - tail;
-    __m512i most = _mm512_setzero_si512(); /* as bits, among which what is no number is largest */
-    for (long i = 0; i < inputs; i += LANES) {
-        __mmask16 mask = inputs - i < LANES ? (__mmask16)((1u << (inputs - i)) - 1) : 0xffff;
-        __m512 size = _mm512_abs_ps(_mm512_maskz_loadu_ps(mask, x + i));
-        most = _mm512_max_epi32(most, _mm512_castps_si512(size));
+    int32_t most = 0; /* as bits, among which what is no number is largest */
+    for (long i = 0; i < inputs; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        most = MAX(most, bits & INT32_MAX);
     }
-    int32_t bits = _mm512_reduce_max_epi32(most);
     float norm;
-    memcpy(&norm, &bits, sizeof norm);
+    memcpy(&norm, &most, sizeof norm);
     if (norm < 1e-30f) norm = 1e-30f;
-    __m512 scale = _mm512_set1_ps(LEVELS / norm);
-    if (tail) memset(bytes + whole, 0, BYTES);
-    if (tail && rest) memset(rest + whole, 0, BYTES);
-    for (long i = 0; i < inputs; i += LANES) {
-        long place = i < whole ? i : i + BYTES - tail;
-        round_lanes(x + i, inputs - i, scale, bytes + place, rest ? rest + place : NULL);
-    }
+    if (!isfinite(norm)) norm = NAN;
+    float scale = LEVELS / norm;
+    round_numbers(x, whole, scale, bytes, rest);
+    if (!tail) return norm;
+    memset(bytes + whole, 0, BYTES);
+    if (rest) memset(rest + whole, 0, BYTES);
+    long place = whole + BYTES - tail;
+    round_numbers(x + whole, tail, scale, bytes + place, rest ? rest + place : NULL);
     return norm;
 }
 
-/* Integer sums of some rows and OUTPUTS outputs. Bytes are unsigned for the processor's sake: the
-   sum of a row of nothing but 128 is what that adds. */
-VNNI INLINE void byte_tile(const uint8_t *x, const uint8_t *zeros, const int8_t *w, int_group *y,
-                           long inputs, long stride, int rows) {
-    ints sums[BYTE_ROWS + 1][OUTPUTS] = {{{0}}};
+/* Integer sums of some rows and OUTPUTS outputs. */
+VNNI INLINE void byte_tile(const uint8_t *x, const int8_t *w, int_group *y, long inputs,
+                           long stride, int rows) {
+    ints sums[ROWS][OUTPUTS] = {{{0}}};
     for (long i = 0; i < stride; i += BYTES) {
         long place = MIN(i, inputs - BYTES);
-        __m512i weight[OUTPUTS];
-        for (int o = 0; o < OUTPUTS; o++) {
-            weight[o] = _mm512_loadu_si512(w + o * inputs + place);
+        UNROLL
+        for (int o = 0; o < OUTPUTS; o++)
             __builtin_prefetch(w + (OUTPUTS + o) * inputs + place);
-        }
         UNROLL
-        for (int r = 0; r <= rows; r++) {
-            __m512i bytes = _mm512_loadu_si512(r < rows ? x + r * stride + i : zeros + i);
-        UNROLL
-            for (int o = 0; o < OUTPUTS; o++)
-                sums[r][o] = (ints)_mm512_dpbusd_epi32((__m512i)sums[r][o], bytes, weight[o]);
-        }
+        for (int v = 0; v < BYTES; v += 4 * LANES)
+            EACH_SUM(r, rows, o)
+                sums[r][o] = DOT(sums[r][o], *(const ints *)(x + r * stride + i + v),
+                                 *(const ints *)(w + o * inputs + place + v));
     }
     UNROLL
-    for (int r = 0; r < rows; r++) {
-        ints *s = sums[r], *zero = sums[rows];
-        sum_ints(s[0] - zero[0], s[1] - zero[1], s[2] - zero[2], s[3] - zero[3],
-                 &y[r]);
-    }
+    for (int r = 0; r < rows; r++)
+        sum_ints(sums[r][0], sums[r][1], sums[r][2], sums[r][3], &y[r]);
 }
 
+/* Bytes are unsigned for the processor's sake: the sums of the first of them, a row of nothing but
+   128, are what that adds. After it each row has one, or two with what is left over. */
 typedef struct {
-    const float *x, *scale;
+    const float *scale;
     const int8_t *w;
     float *y, *norms;
-    uint8_t *bytes, *rest, *zeros; /* rounded rows, what is left over (or NULL), and 128s */
-    long rows, inputs, outputs, stride;
+    uint8_t *bytes;
+    long rows, each, inputs, outputs, stride;
 } Product;
 
-VNNI INLINE void byte_outputs(const Product *p, long r, long o, int rows) {
-    int_group sums[BYTE_ROWS], rest[BYTE_ROWS];
-    const int8_t *w = p->w + o * p->inputs;
-    byte_tile(p->bytes + r * p->stride, p->zeros, w, sums, p->inputs, p->stride, rows);
-    if (p->rest)
-        byte_tile(p->rest + r * p->stride, p->zeros, w, rest, p->inputs, p->stride, rows);
-    for (int i = 0; i < rows; i++) {
-        float_group total = __builtin_convertvector(sums[i], float_group);
-        if (p->rest) total += __builtin_convertvector(rest[i], float_group) / (2.0f * LEVELS);
-        total *= *(const float_group *)(p->scale + o) * (p->norms[r + i] / LEVELS);
-        *(float_group *)(p->y + (r + i) * p->outputs + o) = total;
-    }
-}
-
-VNNI static void byte_part(const Product *p, long from, long to) {
+VNNI static void byte_part(const Product *p, int_group *sums, long from, long to) {
 #define TILE(n)                                                                                    \
-    case n: byte_outputs(p, r, o, n); break;
+    case n: byte_tile(p->bytes + r * p->stride, w, sums + r, p->inputs, p->stride, n); break;
+    long all = 1 + p->rows * p->each;
     for (long first = from; first < to; first += OUTPUTS) {
         long o = MIN(first, p->outputs - OUTPUTS); /* the last ones may be computed twice */
-        for (long r = 0; r < p->rows; r += BYTE_ROWS)
-            switch (MIN(p->rows - r, BYTE_ROWS)) { TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) }
+        const int8_t *w = p->w + o * p->inputs;
+        for (long r = 0; r < all; r += ROWS) switch (MIN(all - r, ROWS)) { TILES }
+        for (long r = 0; r < p->rows; r++) {
+            const int_group *sum = sums + 1 + r * p->each;
+            float_group total = __builtin_convertvector(sum[0] - sums[0], float_group);
+            if (p->each == 2)
+                total += __builtin_convertvector(sum[1] - sums[0], float_group) / (2.0f * LEVELS);
+            total *= *(const float_group *)(p->scale + o) * (p->norms[r] / LEVELS);
+            *(float_group *)(p->y + r * p->outputs + o) = total;
+        }
     }
 #undef TILE
 }
@@ -333,24 +351,27 @@ VNNI static void byte_part(const Product *p, long from, long to) {
    outputs >= 4. Returns 0, or 1 where there is no memory. */
 int dallemini_linear_int8(const float *x, const int8_t *w, const float *scale, float *y, long rows,
                           long inputs, long outputs, int fine, int threads) {
-    long stride = (inputs + BYTES - 1) / BYTES * BYTES, size = rows * stride;
-    float *norms = malloc(rows * sizeof(float) + (fine ? 2 : 1) * size + stride);
-    if (!norms) return 1;
-    uint8_t *bytes = (uint8_t *)(norms + rows), *rest = fine ? bytes + size : NULL;
-    uint8_t *zeros = bytes + (fine ? 2 : 1) * size;
-    Product product = {x, scale, w, y, norms, bytes, rest, zeros, rows, inputs, outputs, stride};
-    memset(zeros, 128, stride);
-    if (inputs % BYTES) memset(zeros + stride - BYTES, 0, BYTES - inputs % BYTES);
+    long stride = (inputs + BYTES - 1) / BYTES * BYTES, each = fine ? 2 : 1, all = 1 + rows * each;
+    long room = all + 8; /* of a thread: the gap keeps two from writing to one cache line */
+    int_group *sums = malloc(threads * room * sizeof *sums + rows * sizeof(float) + all * stride);
+    if (!sums) return 1;
+    float *norms = (float *)(sums + threads * room);
+    uint8_t *bytes = (uint8_t *)(norms + rows);
+    Product product = {scale, w, y, norms, bytes, rows, each, inputs, outputs, stride};
+    memset(bytes, 128, stride);
+    if (inputs % BYTES) memset(bytes + stride - BYTES, 0, BYTES - inputs % BYTES);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
-        for (long r = 0; r < rows; r++)
-            norms[r] = round_row(x + r * inputs, inputs, bytes + r * stride,
-                                 rest ? rest + r * stride : NULL);
+        for (long r = 0; r < rows; r++) {
+            uint8_t *row = bytes + (1 + r * each) * stride;
+            norms[r] = round_row(x + r * inputs, inputs, row, fine ? row + stride : NULL);
+        }
 #pragma omp for schedule(static)
         for (int t = 0; t < threads; t++)
-            byte_part(&product, part(outputs, t, threads), part(outputs, t + 1, threads));
+            byte_part(&product, sums + t * room, part(outputs, t, threads),
+                      part(outputs, t + 1, threads));
     }
-    free(norms);
+    free(sums);
     return 0;
 }

