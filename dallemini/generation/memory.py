@@ -17,10 +17,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, InputTypeError
 from ..models.transformer import Transformer, TransformerConfig
 from ..models.vqgan import VQGAN, VQGANConfig
-from ..quantization import Quantization, linear_names
+from ..quantization import Quantization, check_quantization, linear_names
 from .available import available_memory
 from .config import GenerationConfig
 
@@ -94,8 +94,8 @@ def predict_memory(
 ) -> MemoryPrediction:
     """Count the memory of a drawing from the sizes of its models; nothing is loaded or drawn.
 
-    Peaks of real processes were between half of this and 1.05 times it. A scorer, Python and torch
-    themselves are not counted.
+    Peaks of real processes were between a third of this and 1.05 times it. A scorer, Python and
+    torch themselves are not counted.
 
     Args:
         config: sizes of the transformer.
@@ -109,8 +109,9 @@ def predict_memory(
         quantization: of the transformer.
 
     Raises:
-        InputError: a count is not a whole number from 1, or a prompt is longer than the model
-            reads.
+        InputTypeError: the sizes are not configurations, or `quantization` is not a string.
+        InputError: a count is not a whole number from 1, a prompt is longer than the model reads,
+            or there is no such quantisation.
 
     Example:
         >>> from dallemini.generation import predict_memory
@@ -118,6 +119,14 @@ def predict_memory(
         >>> predict_memory(TransformerConfig(), images=9).self_attention
         452984832
     """
+    for given, kind in ((config, TransformerConfig), (vqgan, VQGANConfig | None)):
+        if not isinstance(given, kind):
+            raise InputTypeError(
+                "predict_memory reads configurations, such as TransformerConfig() and "
+                f"VQGANConfig() of mini, not {given!r}."
+            )
+    if quantization is not None:
+        check_quantization(quantization)
     longest = config.max_text_length
     length = longest if text_length is None else text_length
     _check_counts(images=images, prompts=prompts, text_length=length)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from dallemini import VQGAN, GenerationConfig, Pipeline, Transformer
-from dallemini.errors import InputError
+from dallemini.errors import InputError, InputTypeError
 from dallemini.generation import memory, predict_memory
 from dallemini.generation.memory import MOST_ROWS, SHARE, UNKNOWN_IMAGES, choose_batch_size
 from dallemini.models import TransformerConfig, VQGANConfig
@@ -112,6 +112,18 @@ def test_prediction_covers_what_a_process_takes() -> None:
             quantization="int8" if case["quantized"] else None,
         )
         assert 0.95 * measured < prediction.drawing < 3 * measured, (case, prediction)
+
+
+@pytest.mark.parametrize("sizes", [{"config": "mini"}, {"vqgan": 16384}])
+def test_prediction_needs_configurations(sizes: dict[str, Any]) -> None:
+    with pytest.raises(InputTypeError, match="reads configurations, such as TransformerConfig"):
+        predict_memory(**{"config": TransformerConfig(), **sizes})
+
+
+def test_prediction_knows_the_quantisations_that_there_are() -> None:
+    wrong: Any = "int4"
+    with pytest.raises(InputError, match="quantization must be 'int8', not 'int4'"):
+        predict_memory(TransformerConfig(), quantization=wrong)
 
 
 @pytest.mark.gpu
