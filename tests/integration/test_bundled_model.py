@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from importlib import resources
+from typing import Any
 
 import pytest
 import torch
 
-from dallemini import Pipeline
+from dallemini import Pipeline, kernels
 from dallemini.outputs import image_to_tensor
 
 GROUNDS = {
@@ -48,6 +49,19 @@ def test_picture_of_a_batch_equals_its_seed_drawn_alone(bundled: Pipeline) -> No
     together = bundled(["red apple", "rocket"], num_images_per_prompt=3, seed=0)
     alone = bundled("rocket", seed=together.seeds[4])
     assert alone.images[0].tobytes() == together.images[4].tobytes()
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_kernels_draw_the_tokens_of_torch_s_own_functions(
+    bundled: Pipeline, monkeypatch: pytest.MonkeyPatch, guidance_scale: float
+) -> None:
+    prompts = ["red apple", "rocket, 3d emoji, on a blue background"]
+    settings: dict[str, Any] = {"num_images_per_prompt": 4, "guidance_scale": guidance_scale}
+    drawn = bundled(prompts, seed=0, **settings)
+    monkeypatch.setattr(kernels, "_abilities", lambda: 0)
+    assert not kernels.has_float32()
+    plain = bundled(prompts, seed=0, **settings)
+    assert torch.equal(drawn.image_tokens, plain.image_tokens)
 
 
 @pytest.mark.parametrize("color", GROUNDS)
