@@ -49,23 +49,24 @@ class Linear(nn.Linear):
         return linear(input, self.weight)
 
 
-def linear(hidden_states: Tensor, weight: Tensor) -> Tensor:
+def linear(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply as `torch.nn.functional.linear` does.
 
     Args:
         hidden_states: f[..., I].
         weight: f[O, I].
+        bias: f[O], with which torch computes.
 
     Returns:
         f[..., O].
     """
     outputs, inputs = weight.shape
     rows = hidden_states.numel() // max(inputs, 1)
-    fits = 0 < rows <= MOST_ROWS and inputs >= _LINE and outputs >= _OUTPUTS
+    fits = bias is None and 0 < rows <= MOST_ROWS and inputs >= _LINE and outputs >= _OUTPUTS
     if not (fits and _ready(hidden_states, weight) and hidden_states.shape[-1] == inputs):
-        return F.linear(hidden_states, weight)
+        return F.linear(hidden_states, weight, bias)
     if not (hidden_states.is_contiguous() and weight.is_contiguous()):
-        return F.linear(hidden_states, weight)
+        return F.linear(hidden_states, weight, bias)
     product = hidden_states.new_empty(*hidden_states.shape[:-1], outputs)
     _found().dallemini_linear_float(
         hidden_states.data_ptr(),

@@ -96,10 +96,7 @@ class LoRALinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map f[...,I] to f[...,O], in the dtype that the layer alone would give."""
-        if self.bias is None:
-            output = kernels.linear(input, self.weight)
-        else:
-            output = F.linear(input, self.weight, self.bias)
+        output = kernels.linear(input, self.weight, self.bias)
         narrow = F.dropout(input.to(self.lora_a.dtype), self.config.dropout, self.training)
         update = F.linear(F.linear(narrow, self.lora_a), self.lora_b)
         return output + (self.config.scale * update).to(output.dtype)
