@@ -30,7 +30,8 @@ brackets, what was aimed at.
   must be those of min-dalle, or the benchmark stops.
 - Each side runs in a fresh process of its own, in turns, the order reversed in every other round;
   rounds: {rounds}; threads of each: {threads}. Figures are medians; behind ± stands half the
-  distance of the extremes. Files lie in the system's file cache as far as it holds them.
+  distance of the extremes, where there was more than one round. Files lie in the system's file
+  cache as far as it holds them.
 - One prompt of twelve tokens ("{prompt}"),
   guidance 16, temperature 1, top-k 256: min-dalle's own settings. min-dalle draws grids of 1x1,
   2x2 and 3x3 in float32, `is_reusable=True`; the one thing changed is that it asks no server for a

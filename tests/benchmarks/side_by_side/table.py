@@ -128,7 +128,8 @@ def _median_cell(report: Report, side: str, path: Sequence[str], unit: str) -> s
     place = report["sides"][side]
     for name in path:
         place = place[name]
-    shown = f"{show(place['median'], unit)} ± {50 * place['spread']:.0f} %"
+    spread = f" ± {50 * place['spread']:.0f} %" if place["n"] > 1 else ""
+    shown = show(place["median"], unit) + spread
     return shown if side == "min-dalle" else f"{shown} ({show(ratio(report, side, *path), 'x')})"
 
 

@@ -163,6 +163,13 @@ def test_breakdown_is_shown_where_it_was_measured(report: dict[str, Any]) -> Non
     assert breakdown_table(report) == ""
 
 
+def test_one_round_has_no_spread() -> None:
+    once = {"n": 1, "median": 2.0, "min": 2.0, "max": 2.0, "spread": 0.0}
+    side = {"load_seconds": once, "import_seconds": once, "load_peak_bytes": once, "images": {}}
+    table = medians_table({"sides": {"min-dalle": side, "float32": side}})
+    assert "| load | 2.00 s | 2.00 s (1.00x) |" in table.splitlines()
+
+
 def test_page_tells_machine_versions_spread_and_command(report: dict[str, Any]) -> None:
     mega = {**report, "size": "mega", "positions": [30, 31, 94, 95, 222]}
     page = render({"mini": report, "mega": mega})
