@@ -17,7 +17,7 @@ from . import checkpoints, hub
 from .checkpoints import Checkpoint, LazyTensor
 from .config import Config
 from .errors import CheckpointError, InputError, UnsupportedOperationError
-from .kernels.int8 import KernelOperator, choose_operator
+from .kernels.int8 import PlainOperator, choose_operator
 from .pretrained import (
     PretrainedModule,
     SourceName,
@@ -223,7 +223,8 @@ def _read_layer(
     """
     mapped = checkpoint.state_dict[f"{name}.weight"]
     outputs, inputs = mapped.shape
-    if stored is not None and isinstance(choose_operator(inputs, outputs), KernelOperator):
+    # a plain operator, as the kernel's is, keeps the tensor that it is given
+    if stored is not None and isinstance(choose_operator(inputs, outputs), PlainOperator):
         weight = mapped
     else:
         weight = checkpoints.read_tensor(checkpoint.path, f"{name}.weight")

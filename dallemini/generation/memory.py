@@ -137,9 +137,8 @@ def predict_memory(
     rows, texts = images * (1 + guided), prompts + guided
     width, layers, vocabulary = config.d_model, config.decoder_layers, config.image_vocab_size + 1
     logits = rows * vocabulary * size * (1 + quantized)
-    sampled = (
-        images * vocabulary * _FLOAT * (5 + 2 * guided)
-    )  # the sampler's f[N,V], and guidance's
+    # the sampler's f[N,V], and guidance's
+    sampled = images * vocabulary * _FLOAT * (5 + 2 * guided)
     hidden = rows * _block_numbers(width, config.decoder_ffn_dim, quantized) * size
     read = texts * length * _block_numbers(width, config.encoder_ffn_dim, quantized) * size
     return MemoryPrediction(

@@ -63,9 +63,8 @@ def linear(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     outputs, inputs = weight.shape
     rows = hidden_states.numel() // max(inputs, 1)
     fits = bias is None and 0 < rows <= MOST_ROWS and inputs >= _LINE and outputs >= _OUTPUTS
-    if not (fits and _ready(hidden_states, weight) and hidden_states.shape[-1] == inputs):
-        return F.linear(hidden_states, weight, bias)
-    if not (hidden_states.is_contiguous() and weight.is_contiguous()):
+    fits = fits and _ready(hidden_states, weight) and hidden_states.shape[-1] == inputs
+    if not (fits and hidden_states.is_contiguous() and weight.is_contiguous()):
         return F.linear(hidden_states, weight, bias)
     product = hidden_states.new_empty(*hidden_states.shape[:-1], outputs)
     _found().dallemini_linear_float(

@@ -40,12 +40,12 @@ class Int8Operator(Protocol):
         """Map f32[M,I] to f32[M,O]; `fine` where a few inputs outweigh all others."""
 
 
-class KernelOperator:
-    """The kernel of this package: reads weights where they lie, in a mapped file for example."""
+class PlainOperator:
+    """Widens the weight at every call and multiplies in float32: small and slow, runs anywhere."""
 
     def pack(self, weight: Tensor, scale: Tensor) -> object:
-        """Keep both as they are, if that is contiguous and on the CPU."""
-        return weight.cpu().contiguous(), scale.cpu().contiguous()
+        """Keep both as they are, mapped if they are."""
+        return weight, scale
 
     def unpack(self, packed: Any) -> tuple[Tensor, Tensor]:
         """Return the weight i8[O,I] and the scales f32[O]."""
@@ -53,9 +53,22 @@ class KernelOperator:
         return weight, scale
 
     def multiply(self, rows: Tensor, packed: Any, *, fine: bool) -> Tensor:
+        """Map f32[M,I] to f32[M,O]; activations are not rounded, so `fine` changes nothing."""
+        weight, scale = packed
+        return F.linear(rows, weight.to(rows.dtype)).mul_(scale)
+
+
+class KernelOperator(PlainOperator):
+    """The kernel of this package: reads weights where they lie, in a mapped file for example."""
+
+    def pack(self, weight: Tensor, scale: Tensor) -> object:
+        """Keep both as they are, if that is contiguous and on the CPU."""
+        return weight.cpu().contiguous(), scale.cpu().contiguous()
+
+    def multiply(self, rows: Tensor, packed: Any, *, fine: bool) -> Tensor:
         """Map f32[M,I] to f32[M,O]; in plain torch where something is to see its operators."""
         if is_watched() or not rows.is_cpu:
-            return PlainOperator().multiply(rows, packed, fine=fine)
+            return super().multiply(rows, packed, fine=fine)
         weight, scale = packed
         return linear_int8(rows, weight, scale, fine=fine)
 
@@ -108,24 +121,6 @@ class FbgemmOperator:
             rows, 1 / self.levels, self.levels + 1, packed
         )
         return product
-
-
-class PlainOperator:
-    """Widens the weight at every call and multiplies in float32: small and slow, runs anywhere."""
-
-    def pack(self, weight: Tensor, scale: Tensor) -> object:
-        """Keep both as they are, mapped if they are."""
-        return weight, scale
-
-    def unpack(self, packed: Any) -> tuple[Tensor, Tensor]:
-        """Return the weight i8[O,I] and the scales f32[O]."""
-        weight, scale = packed
-        return weight, scale
-
-    def multiply(self, rows: Tensor, packed: Any, *, fine: bool) -> Tensor:
-        """Map f32[M,I] to f32[M,O]; activations are not rounded, so `fine` changes nothing."""
-        weight, scale = packed
-        return F.linear(rows, weight.to(rows.dtype)).mul_(scale)
 
 
 def choose_operator(in_features: int, out_features: int) -> Int8Operator:
