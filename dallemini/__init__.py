@@ -14,10 +14,10 @@ from .generation.config import GenerationConfig
 from .models.clip import CLIP
 from .models.transformer import Transformer
 from .models.vqgan import VQGAN
-from .outputs import GenerationOutput, GenerationStep
-from .pipeline import Pipeline
+from .pipeline.outputs import GenerationOutput, GenerationStep
+from .pipeline.pipeline import Pipeline
 from .scorer import CLIPScorer
-from .tokenizer import TextTokens, Tokenizer
+from .text.tokenizer import TextTokens, Tokenizer
 
 __all__ = [
     "CLIP",

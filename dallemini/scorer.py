@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._clip_tokenizer import CLIPTokenizer, CLIPTokenizerConfig, check_prompts
 from .errors import ConfigError, InputError, InputTypeError
 from .models.clip import CLIP, CLIPConfig
-from .pretrained import SourceName, push_saved
+from .models.pretrained import SourceName, push_saved
+from .text.clip_tokenizer import CLIPTokenizer, CLIPTokenizerConfig, check_prompts
 
 __all__ = ["CLIPScorer", "CLIPTokenizer", "CLIPTokenizerConfig", "Scorer", "preprocess"]
 

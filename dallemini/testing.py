@@ -13,9 +13,9 @@ from torch import nn
 from .models.clip import CLIP, CLIPConfig
 from .models.transformer import Transformer, TransformerConfig
 from .models.vqgan import VQGAN, VQGANConfig
-from .pipeline import Pipeline
+from .pipeline.pipeline import Pipeline
 from .scorer import CLIPScorer, CLIPTokenizer
-from .tokenizer import Tokenizer
+from .text.tokenizer import Tokenizer
 
 __all__ = [
     "TINY_CLIP",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dallemini import Pipeline, Transformer
 from dallemini.generation import TopSampler, make_generators
-from dallemini.tokenizer import TextTokens
+from dallemini.text.tokenizer import TextTokens
 
 PROMPTS = (
     "a red apple",

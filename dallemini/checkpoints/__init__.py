@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, ConfigError, InputError, MissingFileError, StorageError
-from ..hub import Source, conversion_cache_dir, list_files, source_key
+from ..hub.source import Source, conversion_cache_dir, list_files, source_key
 from .cache import convert_once
 from .clip import HuggingFaceCLIP
 from .clip_openai import OpenAICLIP, OpenCLIP

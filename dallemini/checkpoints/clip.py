@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import CONFIG_NAME
 from ..errors import UnsupportedModelError
-from ..hub import Source
+from ..hub.source import Source
 from .clip_openai import OPEN_CLIP_SAFE_FILES
 from .formats import (
     Component,

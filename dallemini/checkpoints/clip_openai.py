@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
-from ..hub import Source
+from ..hub.source import Source
 from .formats import (
     Component,
     LazyCheckpoint,

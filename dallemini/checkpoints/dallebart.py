@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config import CONFIG_NAME
 from ..errors import UnsupportedModelError
-from ..hub import Source
+from ..hub.source import Source
 from .flax_msgpack import flax_files, read_flax_files
 from .formats import (
     Component,

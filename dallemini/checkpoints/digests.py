@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from ..hub import file_digest
+from ..hub.source import file_digest
 
 # A file system's clock may tick only every two seconds (FAT): a file that was just written could
 # be written again without its time showing it.

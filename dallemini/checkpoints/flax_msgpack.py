@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..config import read_json
 from ..errors import CheckpointError, ConfigError, MissingFileError
-from ..hub import Source
+from ..hub.source import Source
 from .lazy import LazyTensor
 
 FLAX_FILE = "flax_model.msgpack"

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
-from ..hub import Source
+from ..hub.source import Source
 from .lazy import LazyTensor
 from .safetensors_file import read_safetensors
 from .torch_file import read_torch

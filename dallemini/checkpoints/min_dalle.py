@@ -15,7 +15,7 @@ from typing import Any
 
 from ..config import CONFIG_NAME
 from ..errors import MissingFileError
-from ..hub import Source
+from ..hub.source import Source
 from .dallebart import translate_config
 from .formats import Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor

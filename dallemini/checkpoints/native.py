@@ -14,7 +14,7 @@ from typing import Any
 from .._version import __version__
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, MissingFileError
-from ..hub import Source
+from ..hub.source import Source
 from .formats import CLASS_NAMES, Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor
 from .safetensors_file import WEIGHTS_FILE, read_safetensors, replacing, write_safetensors

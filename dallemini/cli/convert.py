@@ -14,16 +14,16 @@ from typing import Annotated, Any
 import tyro
 
 from .. import checkpoints, hub
-from .._parts import CLASSES, GENERATION_CONFIG_NAME, INDEX_NAME, check_parts
 from .._version import __version__
 from ..errors import DalleMiniError, InputError, MissingFileError, StorageError
 from ..models.clip import CLIP
+from ..models.int8 import Quantization
+from ..models.pretrained import PretrainedModule
 from ..models.transformer import Transformer
 from ..models.vqgan import VQGAN
-from ..pretrained import PretrainedModule
-from ..quantization import Quantization
+from ..pipeline.parts import CLASSES, GENERATION_CONFIG_NAME, INDEX_NAME, check_parts
 from ..scorer import CLIPTokenizer
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 from .options import DtypeName, Location, SourceOptions, Where, to_dtype
 from .parts import COMPONENT_OF, PARTS, describe, find_parts, loader_of
 

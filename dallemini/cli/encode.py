@@ -13,9 +13,9 @@ import tyro
 from ..data import CaptionedImages, DataConfig
 from ..data.encode import EncodeReport, encode_images
 from ..errors import InputError
-from ..hub import BUNDLED_MODEL
+from ..hub.source import BUNDLED_MODEL
+from ..models.pretrained import check_device
 from ..models.vqgan import VQGAN
-from ..pretrained import check_device
 from .options import DtypeName, Location, Where, attribute_help, to_dtype
 from .parts import find_parts
 

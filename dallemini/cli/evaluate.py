@@ -11,8 +11,8 @@ import tyro
 from ..data import CaptionedImages, DataConfig
 from ..evaluation import EvaluationConfig, PictureSource, evaluate, picture_size, read_captions
 from ..generation import GenerationConfig, GenerationOverrides
-from ..hub import BUNDLED_MODEL
-from ..pipeline import Pipeline
+from ..hub.source import BUNDLED_MODEL
+from ..pipeline.pipeline import Pipeline
 from .options import Drawing, Location, Where, drawing_type
 
 _DRAWING = ("guidance_scale", "temperature", "top_k", "top_p")

@@ -11,9 +11,9 @@ import tyro
 
 from ..errors import InputError, StorageError
 from ..generation import GenerationConfig, GenerationOverrides
-from ..hub import BUNDLED_MODEL
-from ..outputs import GenerationOutput
-from ..pipeline import Pipeline
+from ..hub.source import BUNDLED_MODEL
+from ..pipeline.outputs import GenerationOutput
+from ..pipeline.pipeline import Pipeline
 from .options import Drawing, Location, Where, drawing_type
 
 _GRID_ENDINGS = (".png", ".jpg", ".jpeg")

@@ -10,8 +10,8 @@ import torch
 import tyro
 
 from ..errors import HubError, MissingFileError
-from ..hub import BUNDLED_MODEL
-from ..tokenizer import Tokenizer
+from ..hub.source import BUNDLED_MODEL
+from ..text.tokenizer import Tokenizer
 from .options import Location, Where
 from .parts import describe, find_parts, format_of
 

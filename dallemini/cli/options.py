@@ -15,8 +15,8 @@ import tyro
 
 from .. import hub
 from ..generation import GenerationConfig, GenerationOverrides
-from ..pretrained import check_device
-from ..quantization import Quantization, refuse_moving
+from ..models.int8 import Quantization, refuse_moving
+from ..models.pretrained import check_device
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 
 from .. import checkpoints, hub
-from .._parts import INDEX_NAME, PartsLoader
-from .._vocabulary import find_files
 from ..checkpoints import Component, LazyCheckpoint, refuse_older_model
 from ..checkpoints.formats import COMPONENTS, fetch_json
 from ..errors import CheckpointError, MissingFileError, UnsupportedModelError
+from ..pipeline.parts import INDEX_NAME, PartsLoader
+from ..text.vocabulary import find_files
 from .options import Location
 
 PARTS = ("tokenizer", "transformer", "vqgan", "scorer")

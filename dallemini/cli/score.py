@@ -10,9 +10,9 @@ import torch
 import tyro
 
 from ..errors import InputError
-from ..hub import BUNDLED_MODEL
-from ..outputs import read_image
-from ..pretrained import check_device
+from ..hub.source import BUNDLED_MODEL
+from ..images import read_image
+from ..models.pretrained import check_device
 from ..scorer import CLIPScorer
 from .options import DtypeName, Location, Where, to_dtype
 from .parts import find_parts

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InputError
 from .dataset import CaptionedImages
+from .make_batch import Outcome, RowBatches, Split, StreamBatches
 from .order import batch_positions, check_split
-from .readers import Outcome, RowBatches, Split, StreamBatches
 from .records import ImageBatch
 
 

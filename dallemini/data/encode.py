@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from .._version import __version__
 from ..errors import InputError, StorageError
+from ..models.pretrained import SourceName, as_folder
 from ..models.vqgan import VQGAN
-from ..pretrained import SourceName, as_folder
 from .dataset import CaptionedImages
 from .order import check_split
 from .pieces import Pictures, Piece, PieceEnd, Pieces

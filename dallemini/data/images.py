@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..outputs import image_to_tensor, tensor_to_images
+from ..images import image_to_tensor, tensor_to_images
 from .config import DataConfig
 from .records import BadRecord, BadRecordError, Reason
 

@@ -23,8 +23,8 @@ from ..errors import (
     UnsupportedOperationError,
 )
 from ..generation import GenerationConfig
-from ..outputs import image_to_tensor
-from ..pipeline import Pipeline
+from ..images import image_to_tensor
+from ..pipeline.pipeline import Pipeline
 from ..scorer import CLIPScorer, Scorer
 from .features import DEFAULT_SPACE, FeatureSpace, feature_space
 from .metrics import mean_interval

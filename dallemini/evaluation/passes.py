@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._parts import read_scores
-from ..pipeline import Pipeline
+from ..pipeline.parts import read_scores
+from ..pipeline.pipeline import Pipeline
 from ..scorer import Scorer
 from .features import FeatureSpace, embed
 from .metrics import (

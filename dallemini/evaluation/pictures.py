@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..outputs import tensor_to_images
+from ..images import tensor_to_images
 
 SMALLEST, LARGEST = 96, 160
 MOST_IN_STRIP = 8

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..models.decoding import DecoderCache
+from ..models.cache import DecoderCache
 from ..models.transformer import Transformer
-from ..tokenizer import TextTokens
-from .choices import Choices
-from .sampling import Sampler
+from ..text.tokenizer import TextTokens
+from .sampling import Choices, Sampler
 
 # Tokens between two looks at what the sampler chose, by kind of device. On a GPU a look makes the
 # processor wait, so that it cannot prepare the next step meanwhile.

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, InputTypeError
+from ..models.int8 import Quantization, check_quantization, linear_names
 from ..models.transformer import Transformer, TransformerConfig
 from ..models.vqgan import VQGAN, VQGANConfig
-from ..quantization import Quantization, check_quantization, linear_names
-from .available import available_memory
 from .config import GenerationConfig
+from .free_memory import available_memory
 
 SHARE = 0.8  # of the memory at hand that a drawing may take: other programs live on
 UNKNOWN_IMAGES = 4  # drawn together where nobody says how much memory there is

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError, InputTypeError
 from ..models.transformer import Transformer
-from ..tokenizer import TextTokens, Tokenizer
+from ..text.tokenizer import TextTokens, Tokenizer
 from .config import MAX_SEED, GenerationConfig
 from .memory import choose_batch_size
 from .sampling import Sampler, TopSampler

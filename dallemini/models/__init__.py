@@ -5,9 +5,9 @@ They know tensors and configurations, not files or prompts.
 
 from __future__ import annotations
 
+from .cache import DecoderCache, EncoderOutput
 from .clip import CLIP, CLIPConfig
-from .decoding import DecoderCache, EncoderOutput
-from .static import StaticCache
+from .compiled import StaticCache
 from .transformer import Transformer, TransformerConfig
 from .vqgan import VQGAN, VQGANConfig
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigError, InputError, InputTypeError
-from ..pretrained import PretrainedModule, empty_embedding
+from .pretrained import PretrainedModule, empty_embedding
 
 _SIZES = ("embed_dim", "image_size", "patch_size", "context_length", "vocab_size")
 _TOWER_SIZES = ("width", "layers", "heads", "mlp_dim")

@@ -15,17 +15,17 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from .._quantizable import QuantizableModule
 from ..config import Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
 from ..kernels import Linear
-from ..pretrained import empty_embedding
-from ..quantization import Quantization
 from ._checks import check_ids, check_range
 from .attention import LAYER_NORM_EPS, BiasNorm
-from .decoding import DecoderCache, EncoderOutput, TokenizedText, pad_text
-from .layers import DecoderLayer, EncoderLayer
-from .static import CompiledStep
+from .blocks import DecoderLayer, EncoderLayer
+from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text
+from .compiled import CompiledStep
+from .int8 import Quantization
+from .pretrained import empty_embedding
+from .quantizable import QuantizableModule
 
 INIT_STD = 0.02
 

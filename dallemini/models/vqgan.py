@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
-from ..pretrained import PretrainedModule, empty_embedding
 from ._checks import check_ids, check_range
-from ._strips import LARGE_BYTES, draw_convolved, draw_level
 from .convolution import GROUPS, Downsample, Level, Middle, Upsample, group_norm
+from .pretrained import PretrainedModule, empty_embedding
+from .vqgan_cpu import LARGE_BYTES, draw_convolved, draw_level
 
 OVERSHOOT = 0.01  # beyond [0, 1], as resizing leaves behind
 

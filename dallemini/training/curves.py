@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, MissingDependencyError, StorageError
-from .monitor import read_log
+from .log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -27,12 +27,12 @@ from ..errors import (
     DalleMiniError,
     InputError,
     MissingDependencyError,
-    MissingFileError,
     StorageError,
 )
-from ..outputs import make_grid, tensor_to_images
+from ..images import make_grid, tensor_to_images
+from .curves import plot_curves
+from .log import LOG_NAME, forget_later_rows
 
-LOG_NAME = "log.jsonl"
 IMAGES_FOLDER = "images"
 TrackerName = Literal["tensorboard", "wandb"]
 
@@ -77,7 +77,8 @@ class Monitor:
 
     Example:
         >>> import tempfile
-        >>> from dallemini.training.monitor import Monitor, read_log
+        >>> from dallemini.training.log import read_log
+        >>> from dallemini.training.monitor import Monitor
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     monitor = Monitor(folder, total_steps=100, batch_size=8, progress=False)
         ...     monitor.log(50, {"loss": 0.25})
@@ -102,7 +103,7 @@ class Monitor:
         except OSError as error:
             raise StorageError(f"Could not make {folder}: {error}. Choose another.") from error
         self._tracker = _open_tracker(tracker, self.folder, start_step, dict(config or {}))
-        _forget_later_rows(self.folder / LOG_NAME, start_step)
+        forget_later_rows(self.folder / LOG_NAME, start_step)
         self._bar = _Bar(
             total=total_steps,
             initial=start_step,
@@ -182,8 +183,6 @@ class Monitor:
         if not self._has_news:
             return
         self._has_news = False
-        from .curves import plot_curves  # reads the log by this module
-
         try:
             plot_curves(self.folder)
         except DalleMiniError as error:
@@ -194,23 +193,6 @@ class Monitor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def read_log(folder: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
-    """Yield the rows of a run's log; a last row that is still being written is left out.
-
-    Raises:
-        MissingFileError: the folder has none.
-    """
-    path = Path(folder) / LOG_NAME
-    if not path.exists():
-        raise MissingFileError(f"There is no {path}; give the folder of a training run.")
-    for number, line in enumerate(_lines(path), 1):
-        row = _parse(line)
-        if row is not None:
-            yield row
-        elif line.endswith("\n"):
-            _logger.warning("Line %d of %s is no row of a log and is left out.", number, path)
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
@@ -316,38 +298,3 @@ def _rounded(value: float) -> float | None:
     if not math.isfinite(value):
         return None
     return round(value, 5) if abs(value) >= 0.1 else float(f"{value:.5g}")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as log:
-        yield from log
-
-
-def _parse(line: str) -> dict[str, float] | None:
-    """Return a row; None if the line holds none."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-        return None
-    numbers = {name: math.nan if value is None else value for name, value in row.items()}
-    return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
-
-
-def _forget_later_rows(path: Path, start_step: int) -> None:
-    """Drop the rows that the run will write again, and what is no row, atomically."""
-    if not path.exists():
-        return
-    lines = list(_lines(path))
-    rows = [(line, _parse(line)) for line in lines]
-    # a run from the start has no row yet, not even of step 0
-    kept = [line for line, row in rows if row is not None and 0 < start_step >= row["step"]]
-    if kept == lines and all(line.endswith("\n") for line in lines):
-        return
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text("".join(line.rstrip("\n") + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(f"Could not write {path}: {error}. Free some space.") from error

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.transformer import Transformer
-from ..tokenizer import TextTokens
+from ..text.tokenizer import TextTokens
 from .distributed import own_rows, world_size
 from .task import Task
 

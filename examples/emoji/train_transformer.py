@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dallemini import VQGAN, Pipeline, TextTokens, Tokenizer, Transformer
+from dallemini.images import image_to_tensor
 from dallemini.models import TransformerConfig
-from dallemini.outputs import image_to_tensor
 from dallemini.training import TrainingConfig, TransformerBatch, TransformerTask, run
 from dataset import (
     COLORS,

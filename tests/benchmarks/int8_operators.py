@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from dallemini import kernels
 from dallemini.kernels.int8 import FbgemmOperator, Int8Operator, KernelOperator
-from dallemini.quantization import quantize_weight
+from dallemini.models.int8 import quantize_weight
 
 LAYERS = ((3072, 1024), (1024, 1024), (5460, 1024), (1024, 2730), (16385, 1024))
 ROWS = (2, 18)

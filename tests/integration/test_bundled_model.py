@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dallemini import Pipeline, kernels
-from dallemini.outputs import image_to_tensor
+from dallemini.images import image_to_tensor
 
 GROUNDS = {
     "red": (222, 40, 40),

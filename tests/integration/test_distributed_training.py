@@ -22,7 +22,7 @@ from torch import Tensor
 from dallemini import Pipeline
 from dallemini.testing import tiny_pipeline
 from dallemini.training.checkpoint import newest
-from dallemini.training.monitor import read_log
+from dallemini.training.log import read_log
 
 WORKER = Path(__file__).parents[1] / "training_worker.py"
 HALF: dict[str, Any] = {"steps": 4, "schedule": "constant"}

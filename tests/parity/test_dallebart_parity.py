@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dallemini.models.transformer import Transformer
-from dallemini.tokenizer import TextTokens
+from dallemini.text.tokenizer import TextTokens
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

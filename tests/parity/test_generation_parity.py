@@ -24,7 +24,7 @@ from dallemini.generation import (
     make_generators,
 )
 from dallemini.models.transformer import Transformer
-from dallemini.tokenizer import TextTokens
+from dallemini.text.tokenizer import TextTokens
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

@@ -22,7 +22,7 @@ import torch
 from dallemini.errors import UnsupportedOperationError
 from dallemini.models.transformer import Transformer
 from dallemini.models.vqgan import VQGAN
-from dallemini.tokenizer import TextTokens
+from dallemini.text.tokenizer import TextTokens
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

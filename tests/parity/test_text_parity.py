@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dallemini.text import HashtagSplitter, TextNormalizer
+from dallemini.text.normalizer import HashtagSplitter, TextNormalizer
 
 WORDS = "enwiki-words-frequency.txt"
 

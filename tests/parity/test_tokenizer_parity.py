@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dallemini.tokenizer import TextTokens, Tokenizer, TokenizerConfig
+from dallemini.text.tokenizer import TextTokens, Tokenizer, TokenizerConfig
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ... import hub
-from ..._parts import INDEX_NAME
 from ...data import Batches, CaptionedImages, DataConfig
 from ...errors import ConfigError, InputError, StorageError
 from ...models.transformer import Transformer
 from ...models.vqgan import VQGAN
+from ...pipeline.parts import INDEX_NAME
 from ...scorer import CLIPScorer, CLIPTokenizer
-from ...tokenizer import Tokenizer
+from ...text.tokenizer import Tokenizer
 from ..config import TrainingConfig
 from ..distributed import full, rank, wait, world_size
 

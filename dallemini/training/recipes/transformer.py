@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
 from ...errors import ConfigError, InputError
-from ...hub import model_card
+from ...hub.source import model_card
+from ...images import image_to_tensor
+from ...models.lora import LoRAConfig, add_lora, merge_lora, save_lora
 from ...models.transformer import Transformer, TransformerConfig
 from ...models.vqgan import VQGAN
-from ...outputs import image_to_tensor
-from ...pipeline import Pipeline
-from ...tokenizer import TextTokens, Tokenizer
+from ...pipeline.pipeline import Pipeline
+from ...text.tokenizer import TextTokens, Tokenizer
 from ..distributed import connected, pick_device, rank, wait, world_size
 from ..loop import run
-from ..lora import LoRAConfig, add_lora, merge_lora, save_lora
 from ..transformer import TransformerBatch, TransformerTask
 from .common import (
     HELD_OUT,

@@ -22,7 +22,7 @@ from dallemini.errors import (
     StorageError,
     UnsupportedModelError,
 )
-from dallemini.hub import conversion_cache_dir, open_source
+from dallemini.hub.source import conversion_cache_dir, open_source
 from hub_server import HubServer
 from random_checkpoints import config, write_transformer
 

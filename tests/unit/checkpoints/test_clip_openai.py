@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dallemini.checkpoints.clip_openai import OpenAICLIP, OpenCLIP
 from dallemini.checkpoints.formats import Format, LazyCheckpoint
 from dallemini.errors import CheckpointError, ConfigError, UnsupportedModelError
-from dallemini.hub import open_source
+from dallemini.hub.source import open_source
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from dallemini.checkpoints.dallebart import DalleBart, refuse_older_model, translate_config
 from dallemini.checkpoints.formats import LazyCheckpoint
 from dallemini.errors import CheckpointError, ConfigError, MissingFileError, UnsupportedModelError
-from dallemini.hub import open_source
+from dallemini.hub.source import open_source
 from random_checkpoints import Leaf, config, leaf_shapes, nested, write_flax, write_transformer
 
 

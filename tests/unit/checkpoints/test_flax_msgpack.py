@@ -21,7 +21,7 @@ from dallemini.checkpoints.flax_msgpack import (
     read_weight_map,
 )
 from dallemini.errors import CheckpointError, MissingFileError
-from dallemini.hub import open_source
+from dallemini.hub.source import open_source
 from random_checkpoints import Leaf, write_flax
 
 

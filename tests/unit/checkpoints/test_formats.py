@@ -27,7 +27,7 @@ from dallemini.checkpoints.lazy import LazyTensor
 from dallemini.checkpoints.native import Native
 from dallemini.checkpoints.safetensors_file import save_checkpoint
 from dallemini.errors import CheckpointError, ConfigError, MissingFileError, UnsupportedModelError
-from dallemini.hub import Source, open_source
+from dallemini.hub.source import Source, open_source
 
 
 class Numbers:

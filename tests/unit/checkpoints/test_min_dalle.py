@@ -15,7 +15,7 @@ from dallemini.checkpoints.formats import LazyCheckpoint
 from dallemini.checkpoints.min_dalle import Detokenizer, MinDalle
 from dallemini.checkpoints.shapes import vqgan_shapes
 from dallemini.errors import CheckpointError, MissingFileError, UnsupportedModelError
-from dallemini.hub import open_source
+from dallemini.hub.source import open_source
 from random_checkpoints import config, write_transformer
 
 NAMES = {

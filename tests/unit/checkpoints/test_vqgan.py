@@ -17,7 +17,7 @@ from dallemini.checkpoints.formats import Format, LazyCheckpoint
 from dallemini.checkpoints.shapes import vqgan_shapes
 from dallemini.checkpoints.vqgan import Taming, VQGANJax
 from dallemini.errors import CheckpointError, ConfigError, UnsupportedModelError
-from dallemini.hub import open_source
+from dallemini.hub.source import open_source
 from random_checkpoints import nested, write_flax
 
 CONFIG: dict[str, Any] = {

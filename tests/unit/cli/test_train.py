@@ -12,7 +12,7 @@ from PIL import Image
 from dallemini import Pipeline
 from dallemini.cli import train
 from dallemini.errors import ConfigError, InputError, MissingFileError
-from dallemini.training.monitor import read_log
+from dallemini.training.log import read_log
 from dallemini.training.recipes import TransformerTrainingConfig, VQGANTrainingConfig
 
 Run = Callable[..., Any]  # the fixture `run` gives an exit code and what was printed

@@ -24,7 +24,7 @@ from dallemini.evaluation import (
 )
 from dallemini.evaluation.passes import galleries
 from dallemini.evaluation.reading import Asked
-from dallemini.outputs import image_to_tensor
+from dallemini.images import image_to_tensor
 from dallemini.testing import TINY_VQGAN, tiny_pipeline, tiny_vqgan
 
 SMALL = EvaluationConfig(captions=8, references=12, gallery=4, batch_size=5, pictures=3)

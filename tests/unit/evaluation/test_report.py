@@ -15,8 +15,8 @@ from dallemini import Pipeline
 from dallemini.data import CaptionedImage
 from dallemini.errors import StorageError
 from dallemini.evaluation import EvaluationConfig, EvaluationReport, FeatureSpace, evaluate
-from dallemini.evaluation.pages import Line, escape, table
 from dallemini.evaluation.pictures import FRAME_COLOR, PictureRow, show, strip
+from dallemini.evaluation.report import _escape, _Line, _table
 
 CONFIG = EvaluationConfig(
     captions=5, references=10, gallery=3, images_per_prompt=2, pictures=4, gallery_column="style"
@@ -95,12 +95,16 @@ def test_captions_cannot_break_the_page(pipe: Pipeline, tmp_path: Path) -> None:
 
 
 def test_escape_leaves_plain_words_alone() -> None:
-    assert escape("a red apple, 3d emoji") == "a red apple, 3d emoji"
+    assert _escape("a red apple, 3d emoji") == "a red apple, 3d emoji"
 
 
 def test_table_names_a_group_once() -> None:
-    lines = [Line("a", "x", "1", "", "2"), Line("a", "y", "1", "", "2"), Line("b", "x", "", "", "")]
-    assert [row.split("|")[1].strip() for row in table(lines).splitlines()[2:]] == ["a", "", "b"]
+    lines = [
+        _Line("a", "x", "1", "", "2"),
+        _Line("a", "y", "1", "", "2"),
+        _Line("b", "x", "", "", ""),
+    ]
+    assert [row.split("|")[1].strip() for row in _table(lines).splitlines()[2:]] == ["a", "", "b"]
 
 
 def test_a_second_report_takes_the_place_of_the_first(

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dallemini import TextTokens, Transformer
 from dallemini.models import TransformerConfig, attention
+from dallemini.models.lora import LoRAConfig, add_lora
 from dallemini.training.config import TrainingConfig
-from dallemini.training.lora import LoRAConfig, add_lora
 from dallemini.training.optimizer import make_optimizers, orthogonalize
 from dallemini.training.transformer import TransformerBatch, TransformerTask
 

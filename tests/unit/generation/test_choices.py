@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dallemini.errors import InputError, InputTypeError
-from dallemini.generation.choices import Choices
+from dallemini.generation.sampling import Choices
 
 LOGITS = torch.zeros(2, 5)
 

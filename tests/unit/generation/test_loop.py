@@ -14,10 +14,10 @@ from torch import Tensor
 from dallemini.errors import InputError, InputTypeError
 from dallemini.generation import TopSampler, generate_tokens, make_generators
 from dallemini.generation.loop import LOOK_EVERY
-from dallemini.models.decoding import DecoderCache
+from dallemini.models.cache import DecoderCache
 from dallemini.models.transformer import Transformer
 from dallemini.testing import TINY_TRANSFORMER, tiny_tokenizer, tiny_transformer
-from dallemini.tokenizer import TextTokens, Tokenizer
+from dallemini.text.tokenizer import TextTokens, Tokenizer
 
 PROMPTS = ["a red apple", "a blue bird on a white background"]
 

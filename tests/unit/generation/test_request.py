@@ -9,7 +9,7 @@ from dallemini.errors import InputError
 from dallemini.generation import GenerationConfig, TopSampler
 from dallemini.generation.request import Request, choose_seeds, make_request
 from dallemini.testing import tiny_tokenizer, tiny_transformer, tiny_vqgan
-from dallemini.tokenizer import TextTokens
+from dallemini.text.tokenizer import TextTokens
 
 
 def request(count: int, *, batch_size: int = 6) -> Request:

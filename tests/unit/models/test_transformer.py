@@ -13,7 +13,7 @@ from torch import Tensor
 from dallemini.errors import ConfigError, InputError, InputTypeError
 from dallemini.models.transformer import Transformer, TransformerConfig
 from dallemini.testing import TINY_TRANSFORMER, TINY_VQGAN, tiny_tokenizer, tiny_transformer
-from dallemini.tokenizer import TextTokens
+from dallemini.text.tokenizer import TextTokens
 
 PROMPTS = ["a red apple", "an armchair in the shape of an avocado", ""]
 MEGA = TransformerConfig(

@@ -17,7 +17,7 @@ from dallemini.errors import (
     InputTypeError,
     UnsupportedOperationError,
 )
-from dallemini.models import _strips
+from dallemini.models import vqgan_cpu
 from dallemini.models.vqgan import VQGAN, VQGANConfig
 from dallemini.testing import TINY_TRANSFORMER, TINY_VQGAN, tiny_vqgan
 
@@ -91,12 +91,12 @@ def plainly_decoded(vqgan: VQGAN, codes: Tensor) -> Tensor:
     return vqgan.decode_features(vectors.permute(0, 3, 1, 2)).clamp(0, 1)
 
 
-@pytest.mark.parametrize("large_bytes", [0, _strips.LARGE_BYTES])
+@pytest.mark.parametrize("large_bytes", [0, vqgan_cpu.LARGE_BYTES])
 def test_large_pictures_are_the_plain_ones_up_to_rounding(
     large: VQGAN, large_codes: Tensor, large_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_strips, "LARGE_BYTES", large_bytes)
-    monkeypatch.setattr(_strips, "STRIP_BYTES", 500_000)
+    monkeypatch.setattr(vqgan_cpu, "LARGE_BYTES", large_bytes)
+    monkeypatch.setattr(vqgan_cpu, "STRIP_BYTES", 500_000)
     found, expected = large.decode(large_codes), plainly_decoded(large, large_codes)
     assert 0.2 < float(expected.mean()) < 0.8
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)

@@ -12,7 +12,7 @@ from dallemini.models.clip import CLIP
 from dallemini.scorer import preprocess
 from dallemini.testing import TINY_CLIP, tiny_clip_scorer
 from dallemini.training import CLIPBatch, CLIPTask, TrainingConfig, run
-from dallemini.training.monitor import read_log
+from dallemini.training.log import read_log
 
 COLOURS = {
     "a red apple": (0.9, 0.1, 0.1),

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from dallemini.errors import InputError, MissingDependencyError, MissingFileError, StorageError
-from dallemini.outputs import read_image
+from dallemini.images import read_image
 from dallemini.training import curves
 from dallemini.training.curves import plot_curves, read_curves, smooth
 

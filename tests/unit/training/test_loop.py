@@ -28,7 +28,8 @@ from dallemini.errors import (
 )
 from dallemini.training import Task, TrainingConfig, run
 from dallemini.training.checkpoint import newest, read_progress
-from dallemini.training.monitor import LOG_NAME, read_log
+from dallemini.training.log import read_log
+from dallemini.training.monitor import LOG_NAME
 from dallemini.training.optimizer import make_optimizers
 
 CONFIG = TrainingConfig(

@@ -24,8 +24,9 @@ from dallemini.errors import (
     MissingFileError,
     StorageError,
 )
-from dallemini.outputs import read_image
-from dallemini.training.monitor import LOG_NAME, Monitor, read_log
+from dallemini.images import read_image
+from dallemini.training.log import read_log
+from dallemini.training.monitor import LOG_NAME, Monitor
 
 
 def monitor(folder: Path, **settings: Any) -> Monitor:

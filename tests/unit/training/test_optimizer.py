@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dallemini.errors import InputError, MissingDependencyError
+from dallemini.models.lora import LoRAConfig, add_lora
 from dallemini.testing import tiny_transformer, tiny_vqgan
 from dallemini.training import TrainingConfig
-from dallemini.training.lora import LoRAConfig, add_lora
 from dallemini.training.optimizer import Muon, make_optimizers, orthogonalize, rate_factor
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from dallemini import VQGAN, CLIPScorer, Pipeline
 from dallemini.data import CaptionedImages, DataConfig, encode_images
 from dallemini.errors import ConfigError, InputError, MissingFileError, StorageError
+from dallemini.models.lora import load_lora
 from dallemini.testing import TINY_CLIP, TINY_TRANSFORMER, TINY_VQGAN, tiny_pipeline, tiny_vqgan
-from dallemini.training.lora import load_lora
-from dallemini.training.monitor import read_log
+from dallemini.training.log import read_log
 from dallemini.training.recipes import (
     CLIPTrainingConfig,
     TransformerTrainingConfig,

@@ -42,7 +42,7 @@ def test_a_task_has_a_module_and_losses() -> None:
 
 def test_adapters_are_loaded_without_the_machinery_of_training() -> None:
     code = (
-        "import sys; import dallemini.training.lora; "
+        "import sys; import dallemini.models.lora; "
         "heavy = ('torch.distributed.checkpoint', 'matplotlib', 'pyarrow', 'webdataset', "
         "'pytorch_optimizer', 'tensorboard'); print(set(heavy) & set(sys.modules))"
     )

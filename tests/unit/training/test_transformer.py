@@ -13,7 +13,7 @@ from dallemini import Tokenizer, Transformer
 from dallemini.generation import TopSampler, generate_tokens, make_generators
 from dallemini.testing import TINY_TRANSFORMER, tiny_tokenizer
 from dallemini.training import TrainingConfig, TransformerBatch, TransformerTask, run
-from dallemini.training.monitor import read_log
+from dallemini.training.log import read_log
 from dallemini.training.transformer import corrupt, token_loss
 
 CAPTIONS = ["a red apple", "a green bird", "a blue rocket", "a yellow apple"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from dallemini.errors import ConfigError
 from dallemini.testing import tiny_vqgan
 from dallemini.training import TrainingConfig, VQGANTask, run
-from dallemini.training.monitor import read_log
+from dallemini.training.log import read_log
 from dallemini.training.vqgan import VQGANLossConfig
 
 pytest.importorskip("efficientnet_lite_pytorch")

@@ -1,0 +1,203 @@
+"""Decoding with static shapes: what `torch.compile` and CUDA graphs need of a step.
+
+Every tensor that a step reads or writes keeps its shape, strides and address for as long as its
+cache lives, and the position is a tensor: a number of Python would be compiled into the code, once
+for every position. The price is that attention reads all L image positions and the longest text,
+masked, instead of what is filled.
+
+Shapes: R decoder rows, T text tokens, L image tokens, D width, H heads, V image vocabulary + 1.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import TypeAlias, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import InputError, InputTypeError, UnsupportedOperationError
+from .cache import DecoderCache, DecodingStep
+
+Runner: TypeAlias = Callable[[DecodingStep, Tensor, DecoderCache], Tensor]
+Replay: TypeAlias = Callable[[], Tensor]
+Capture: TypeAlias = Callable[[Replay, torch.device], Replay]
+
+WARM_UPS = 3  # runs before a capture, in which libraries allocate what they keep
+
+
+@dataclass(eq=False, kw_only=True)
+class StaticCache(DecoderCache):
+    """A cache whose tensors never change their shape or address.
+
+    Keys and values are zeros where nothing is written yet, since a mask cannot hide what is not a
+    number. `run` fills `image_tokens`, `position` and `filled`, which are all that differs between
+    two steps.
+
+    Attributes:
+        runner: the compiled step.
+        image_tokens: i64[R], the tokens that the step reads.
+        position: i64[1], where it writes.
+        filled: bool[1,1,1,L], which positions it may read, its own included.
+        replay: repeats the step on a device that has graphs, once it is captured.
+    """
+
+    runner: Runner
+    image_tokens: Tensor
+    position: Tensor
+    filled: Tensor
+    replay: Replay | None = field(default=None, repr=False)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Write key and value f[R,H,1,D/H] at the current position; attend to what is filled."""
+        keys, values = self.self_keys[layer], self.self_values[layer]
+        keys.index_copy_(2, self.position, key)
+        values.index_copy_(2, self.position, value)
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=self.filled)
+
+    def take_position(self, table: Tensor) -> Tensor:
+        """Return the row f[1,D] of f[L,D] for the current position."""
+        return table.index_select(0, self.position)
+
+    @torch.no_grad()
+    def run(self, step: DecodingStep, image_tokens: Tensor) -> Tensor:
+        """Let the compiled `step` decode the current position; return its logits f[R,V].
+
+        Raises:
+            UnsupportedOperationError: torch cannot compile the step.
+        """
+        self.image_tokens.copy_(image_tokens)
+        self.position.fill_(self.length)
+        self.filled[..., self.length] = True
+        if self.replay is not None:
+            return self.replay()
+        once = functools.partial(self.runner, step, self.image_tokens, self)
+        device = self.position.device
+        if device.type not in GRAPHS:
+            return once()
+        self.replay = GRAPHS[device.type](once, device)
+        return self.replay()
+
+
+class CompiledStep:
+    """Starts static caches, and compiles the step once for each number of rows.
+
+    Args:
+        backend: of `torch.compile`.
+
+    Raises:
+        InputTypeError: `backend` is not a string.
+        InputError: torch has no such backend.
+        UnsupportedOperationError: torch has no compiler here.
+    """
+
+    def __init__(self, *, backend: str) -> None:
+        self.backend = _check_backend(backend)
+        self._runners: dict[tuple[int, torch.device, torch.dtype], Runner] = {}
+
+    @torch.no_grad()
+    def start(self, cache: DecoderCache, *, text_length: int) -> StaticCache:
+        """Make a static cache of a fresh one, whose text is padded to `text_length`."""
+        keys = cache.self_keys[0]
+        shape = (cache.rows, keys.device, keys.dtype)
+        if shape not in self._runners:
+            self._runners[shape] = _compile(self.backend)
+        return StaticCache(
+            self_keys=[tensor.zero_() for tensor in cache.self_keys],
+            self_values=[tensor.zero_() for tensor in cache.self_values],
+            cross_keys=[_widen(tensor, -2, text_length) for tensor in cache.cross_keys],
+            cross_values=[_widen(tensor, -2, text_length) for tensor in cache.cross_values],
+            cross_mask=_widen(cache.cross_mask, -1, text_length),
+            runner=self._runners[shape],
+            image_tokens=keys.new_zeros(cache.rows, dtype=torch.int64),
+            position=keys.new_zeros(1, dtype=torch.int64),
+            filled=keys.new_zeros(1, 1, 1, keys.shape[2], dtype=torch.bool),
+        )
+
+
+def capture_cuda_graph(step: Replay, device: torch.device) -> Replay:
+    """Capture a step in a CUDA graph, which launches all of its kernels as one.
+
+    `step` runs a few times on a side stream first, as captures ask for; to run it again changes
+    nothing, since it writes the same position. The graph lives as long as what is returned.
+
+    Args:
+        step: reads and writes tensors that stay where they are.
+        device: the GPU.
+
+    Returns:
+        Repeats the step and returns a copy of its result.
+    """
+    with torch.cuda.device(device):
+        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                step()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # errors of other threads, which may allocate meanwhile, are none of ours
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result.clone()
+
+    return replay
+
+
+# How a step is captured, by kind of device; on the others the compiled code is called every time.
+GRAPHS: dict[str, Capture] = {"cuda": capture_cuda_graph}
+
+
+def _compile(backend: str) -> Runner:
+    """Wrap a step to be compiled at its first call, turning torch's errors into ours."""
+    # torch keeps compiled code, eight versions at most, with the code object it was made from
+    fresh = FunctionType(_call.__code__.replace(), globals())
+    compiled = cast(Runner, torch.compile(fresh, backend=backend, fullgraph=True, dynamic=False))
+
+    def run(step: DecodingStep, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
+        try:
+            return compiled(step, image_tokens, cache)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UnsupportedOperationError(
+                f"torch.compile with the backend {backend!r} failed: {reason.rstrip('.')}. "
+                "'inductor' needs a C++ compiler, and Triton on a GPU; install them, or load the "
+                "model anew and draw without compiling."
+            ) from error
+
+    return run
+
+
+def _call(step: DecodingStep, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
+    return step(image_tokens, cache)
+
+
+def _check_backend(backend: object) -> str:
+    if not isinstance(backend, str):
+        raise InputTypeError(f"backend must be a name such as 'inductor', not {backend!r}.")
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise InputError(f"backend must be one of {', '.join(known)}, not {backend!r}.")
+    try:
+        torch.compile(_call, backend="eager")  # imports no code generator yet
+    except RuntimeError as error:  # such as a Python that is too new for this torch
+        raise UnsupportedOperationError(
+            f"torch.compile does not run here: {error}. Draw without compiling."
+        ) from error
+    return backend
+
+
+def _widen(tensor: Tensor, axis: int, length: int) -> Tensor:
+    """Copy a tensor into zeros that are longer on one axis, with the strides of a fresh one."""
+    shape = list(tensor.shape)
+    shape[axis] = length
+    widened = tensor.new_zeros(shape)
+    widened.narrow(axis, 0, tensor.shape[axis]).copy_(tensor)
+    return widened

@@ -1,0 +1,249 @@
+"""Smaller weights: linear layers of 8-bit integers, and models that can turn theirs into such.
+
+A weight has one scale for each output channel; activations are quantised at every call, with one
+scale for each row, so that a row's result does not depend on its neighbours: a seed draws the same
+picture alone and in a batch. `kernels.int8` says what computes.
+
+Knows layers and files of tensors, not what a model is for.
+
+Shapes: M rows, I inputs, O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, InputTypeError, UnsupportedOperationError
+from ..kernels import Linear
+from ..kernels.int8 import LARGEST, Int8Operator, choose_operator
+
+Quantization = Literal["int8"]
+QUANTIZATIONS: tuple[Quantization, ...] = ("int8",)
+
+_CHANNELS = 256  # rounded at once, so that the floats in between stay few
+_PLAIN = (nn.Linear, Linear)
+
+
+class Int8Linear(nn.Module):
+    """A linear layer without bias whose weight is i8[O,I] with scales f32[O].
+
+    Made without weights, as all models here are; `load_state_dict` hands `weight` and
+    `weight_scale` to the operator, which keeps them as they are (mapped from a file, perhaps) or
+    copies them into an order of its own. It is for inference on the CPU.
+
+    Args:
+        in_features: I.
+        out_features: O.
+        fine: round activations in two steps, to about 16 bits, for twice the arithmetic: for inputs
+            of which a few outweigh all others.
+        operator: what computes; chosen for this machine when None.
+
+    Example:
+        >>> import torch
+        >>> from dallemini.models.int8 import Int8Linear, quantize_weight
+        >>> layer, weight = Int8Linear(3, 2), torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.5, 0.0]])
+        >>> _ = layer.load_state_dict(quantize_weight(weight))
+        >>> layer(torch.tensor([[2.0, 4.0, 0.0]])).round(decimals=1).tolist()
+        [[2.0, 2.0]]
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        fine: bool = False,
+        operator: Int8Operator | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.fine = in_features, out_features, fine
+        self.operator = operator or choose_operator(in_features, out_features)
+        self.training = False
+        self._packed: object | None = None
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map f[..., I] to f[..., O], computing in integers and float32.
+
+        Raises:
+            UnsupportedOperationError: gradients are asked for, or there are no weights.
+        """
+        if hidden_states.requires_grad and torch.is_grad_enabled():
+            raise UnsupportedOperationError(_NO_TRAINING)
+        if self._packed is None:
+            raise UnsupportedOperationError(
+                "This Int8Linear has no weights; load them with load_state_dict."
+            )
+        rows = hidden_states.reshape(-1, self.in_features).float()
+        product = self.operator.multiply(rows, self._packed, fine=self.fine)
+        return product.view(*hidden_states.shape[:-1], self.out_features).to(hidden_states.dtype)
+
+    def unpacked(self) -> dict[str, Tensor]:
+        """Return `weight` i8[O,I] and `weight_scale` f32[O]; on `meta` while there are none."""
+        if self._packed is not None:
+            weight, scale = self.operator.unpack(self._packed)
+            return {"weight": weight, "weight_scale": scale}
+        shape = (self.out_features, self.in_features)
+        return {
+            "weight": torch.empty(shape, dtype=torch.int8, device="meta"),
+            "weight_scale": torch.empty(self.out_features, device="meta"),
+        }
+
+    def train(self, mode: bool = True) -> Int8Linear:
+        """Stay in evaluation mode.
+
+        Raises:
+            UnsupportedOperationError: `mode` is True.
+        """
+        if mode:
+            raise UnsupportedOperationError(_NO_TRAINING)
+        return self
+
+    def extra_repr(self) -> str:
+        """Describe the sizes, as torch's layers do."""
+        kind = type(self.operator).__name__
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"fine={self.fine}, operator={kind}"
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
+        refuse_moving(fn)
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Tensor], prefix: str, keep_vars: bool
+    ) -> None:
+        destination |= {prefix + name: tensor for name, tensor in self.unpacked().items()}
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        local_metadata: object,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
+        shapes["weight_scale"] = (self.out_features,)
+        names = {prefix + name for name in shapes}
+        missing = sorted(names - state_dict.keys())
+        missing_keys += missing
+        if strict:
+            found = (name for name in state_dict if name.startswith(prefix))
+            unexpected_keys += [name for name in found if name not in names]
+        tensors = {name: state_dict[prefix + name] for name in shapes if not missing}
+        for name, tensor in tensors.items():
+            wanted = torch.int8 if name == "weight" else torch.float32
+            if tensor.dtype != wanted or tensor.shape != shapes[name]:
+                error_msgs.append(
+                    f"{prefix}{name} must be {wanted} {list(shapes[name])}, "
+                    f"not {tensor.dtype} {list(tensor.shape)}."
+                )
+        if tensors and not error_msgs and not tensors["weight"].is_meta:
+            self._packed = self.operator.pack(tensors["weight"], tensors["weight_scale"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Describe the layer by plain tensors, for pickle and copies."""
+        packed = None if self._packed is None else self.operator.unpack(self._packed)
+        return {**self.__dict__, "_packed": packed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self._packed is not None:
+            self._packed = self.operator.pack(*state["_packed"])
+
+
+def quantize_weight(weight: Tensor) -> dict[str, Tensor]:
+    """Round a weight to the state of an `Int8Linear`.
+
+    Args:
+        weight: f[O,I], on the CPU.
+
+    Returns:
+        `weight` i8[O,I] from -127 to 127 and `weight_scale` f32[O]; their product is near `weight`.
+    """
+    rounded, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    pieces = (tensor.split(_CHANNELS) for tensor in (weight.detach(), rounded, scales))
+    for values, integers, scale in zip(*pieces, strict=True):
+        values = values.float()
+        torch.linalg.vector_norm(values, torch.inf, dim=1, out=scale)
+        scale.div_(LARGEST).masked_fill_(scale == 0, 1.0)
+        integers.copy_((values / scale[:, None]).round_().clamp_(-LARGEST, LARGEST))
+    return {"weight": rounded, "weight_scale": scales}
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Return the names of the linear layers, which are those that are quantised.
+
+    Raises:
+        UnsupportedOperationError: one of them is not plain, such as one with a LoRA adapter.
+    """
+    linears = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    for name, part in linears.items():
+        if type(part) not in _PLAIN or part.bias is not None:
+            kind = "has a bias" if type(part) in _PLAIN else f"is a {type(part).__name__}"
+            raise UnsupportedOperationError(
+                f"{name} {kind}, which cannot be quantised; merge adapters with merge_lora first."
+            )
+    return list(linears)
+
+
+def replace_linear(
+    model: nn.Module, name: str, state: Mapping[str, Tensor] | None, *, fine: bool
+) -> None:
+    """Put an `Int8Linear` with this state, or without one, in the place of a linear layer."""
+    linear: Any = model.get_submodule(name)
+    layer = Int8Linear(linear.in_features, linear.out_features, fine=fine)
+    if state is not None:
+        layer.load_state_dict(state)
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, layer)
+
+
+def int8_layers(model: nn.Module) -> dict[str, Int8Linear]:
+    """Return the quantised layers by name."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, Int8Linear)}
+
+
+def check_quantization(name: object) -> Quantization:
+    """Return the name of a quantisation.
+
+    Raises:
+        InputTypeError: it is not a string.
+        InputError: there is none of this name.
+    """
+    if not isinstance(name, str):
+        raise InputTypeError(f"quantization must be a name such as 'int8', not {name!r}.")
+    for known in QUANTIZATIONS:
+        if name == known:
+            return known
+    raise InputError(f"quantization must be {' or '.join(QUANTIZATIONS)!r}, not {name!r}.")
+
+
+def refuse_moving(fn: Any) -> None:
+    """Try what `Module.to` would do to the weights.
+
+    Raises:
+        UnsupportedOperationError: it would change their device or dtype.
+    """
+    before = torch.empty(0)
+    after = fn(before)
+    if after.dtype == before.dtype and after.device == before.device:
+        return
+    where = after.dtype if after.device == before.device else f"the device {str(after.device)!r}"
+    raise UnsupportedOperationError(
+        f"A model with int8 weights computes in torch.float32 on the CPU and cannot be moved to "
+        f"{where}; load it without quantization for that."
+    )
+
+
+_NO_TRAINING = (
+    "A model with int8 weights cannot be trained; load it without quantization, train it, "
+    "and quantise it afterwards."
+)

@@ -1,0 +1,229 @@
+"""What a drawing returns: pictures with everything needed to draw them again.
+
+Knows pixels, not models. PIL is imported inside the functions that need it, because importing this
+library must be quick.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .._version import __version__
+from ..errors import InputError, InputTypeError, StorageError
+from ..generation.config import GenerationConfig
+from ..images import make_grid
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+NAME_LENGTH = 60
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationOutput:
+    """N pictures of B prompts, prompt-major; with `rank=True` the best of each prompt come first.
+
+    Attributes:
+        prompts: the B prompts.
+        images: N pictures, RGB.
+        image_tokens: i64[N,L], the codes that they were decoded from.
+        seeds: N seeds; each draws its picture again, alone.
+        config: the settings of the call.
+        scores: N scores if they were ranked, higher is better.
+        model: name of the model that drew them.
+        sampler: name of the caller's own sampler, if there was one; the settings of sampling in
+            `config` then played no part.
+    """
+
+    prompts: tuple[str, ...]
+    images: list[PIL.Image.Image]
+    image_tokens: Tensor
+    seeds: tuple[int, ...]
+    config: GenerationConfig
+    scores: tuple[float, ...] | None = None
+    model: str = ""
+    sampler: str | None = None
+
+    @property
+    def images_per_prompt(self) -> int:
+        """How many pictures each prompt has."""
+        return len(self.images) // len(self.prompts)
+
+    def prompt_of(self, index: int) -> str:
+        """Return the prompt of picture `index`.
+
+        Raises:
+            InputTypeError: `index` is not a whole number.
+            InputError: there is no such picture.
+        """
+        if not isinstance(index, int):
+            raise InputTypeError(f"A picture is numbered by a whole number, not {index!r}.")
+        if not -len(self.images) <= index < len(self.images):
+            raise InputError(f"There is no picture {index} among these {len(self.images)}.")
+        return self.prompts[index // self.images_per_prompt]
+
+    def grid(self, *, columns: int | None = None) -> PIL.Image.Image:
+        """Lay all pictures out on white, row by row.
+
+        Args:
+            columns: pictures in a row; chosen for a near-square grid of one prompt, or one row a
+                prompt, when None.
+
+        Raises:
+            InputError: `columns` is below 1.
+            InputTypeError: `columns` is not a whole number.
+        """
+        if columns is None:
+            several = len(self.prompts) > 1 and self.images_per_prompt > 1
+            columns = self.images_per_prompt if several else math.ceil(len(self.images) ** 0.5)
+        return make_grid(self.images, columns=columns)
+
+    def best(self) -> list[PIL.Image.Image]:
+        """Return one picture for each prompt: the one with the highest score.
+
+        Raises:
+            InputError: the pictures were not ranked.
+        """
+        if self.scores is None:
+            raise InputError("These pictures have no scores; draw them with rank=True.")
+        per_prompt = self.images_per_prompt
+        starts = range(0, len(self.images), per_prompt)
+        scores = self.scores
+        chosen = [max(range(s, s + per_prompt), key=lambda i: scores[i]) for s in starts]
+        return [self.images[index] for index in chosen]
+
+    def save(self, directory: str | os.PathLike[str]) -> list[Path]:
+        """Write every picture as PNG, with what draws it again in its text chunks.
+
+        The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version`, and `score` if ranked.
+
+        Args:
+            directory: made if missing; files there are not overwritten but numbered on.
+
+        Returns:
+            The paths, one for each picture.
+
+        Raises:
+            StorageError: the folder cannot be made or written.
+            InputTypeError: `directory` is neither a string nor a path.
+        """
+        if not isinstance(directory, str | os.PathLike):
+            raise InputTypeError(f"A folder is named by a string or a path, not {directory!r}.")
+        folder = Path(directory)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return [self._save_one(folder, index) for index in range(len(self.images))]
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise StorageError(f"Could not write pictures to {folder}: {error}.") from error
+
+    def metadata(self, index: int) -> dict[str, str]:
+        """Return the text chunks of picture `index`.
+
+        Raises:
+            InputTypeError: `index` is not a whole number.
+            InputError: there is no such picture.
+        """
+        prompt = self.prompt_of(index)
+        alone = self.config.override(
+            seed=self.seeds[index], num_images_per_prompt=1, batch_size="auto", rank=False
+        )
+        chunks = {
+            # a prompt may hold half a surrogate pair, a file cannot
+            "prompt": prompt.encode(errors="replace").decode(),
+            "seed": str(self.seeds[index]),
+            "config": json.dumps(alone.to_dict()),
+            "model": self.model,
+            "version": __version__,
+        }
+        if self.sampler is not None:
+            chunks["sampler"] = self.sampler
+        if self.scores is not None:
+            chunks["score"] = f"{self.scores[index]:.4f}"
+        return chunks
+
+    def _save_one(self, folder: Path, index: int) -> Path:
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        for key, value in self.metadata(index).items():
+            info.add_itxt(key, value)
+        path = _free_path(folder, f"{_slug(self.prompt_of(index))}-{self.seeds[index]}")
+        self.images[index].save(path, pnginfo=info)
+        return path
+
+    def _repr_png_(self) -> bytes:
+        return _png_bytes(self.grid())
+
+    def _repr_html_(self) -> str:
+        rows = []
+        per_prompt = self.images_per_prompt
+        for number, prompt in enumerate(self.prompts):
+            pictures = self.images[number * per_prompt : (number + 1) * per_prompt]
+            tags = "".join(_html_image(picture, prompt) for picture in pictures)
+            rows.append(f"<figure><figcaption>{html.escape(prompt)}</figcaption>{tags}</figure>")
+        return "".join(rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationStep:
+    """A look at pictures while they are drawn.
+
+    Attributes:
+        prompts: the prompt of each of the n pictures drawn together.
+        images: n previews; the part without tokens yet is light gray.
+        image_tokens: i64[n,P], the tokens so far.
+        seeds: n seeds.
+        position: P, the number of tokens so far.
+        length: L, the number of tokens of a finished picture.
+        first_image: index of the first of these pictures among all of the call.
+    """
+
+    prompts: tuple[str, ...]
+    images: list[PIL.Image.Image]
+    image_tokens: Tensor
+    seeds: tuple[int, ...]
+    position: int
+    length: int
+    first_image: int
+
+    @property
+    def finished(self) -> bool:
+        """True when these pictures are complete."""
+        return self.position == self.length
+
+
+def _slug(prompt: str) -> str:
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:NAME_LENGTH]
+    short = words.encode()[: 3 * NAME_LENGTH].decode(errors="ignore")  # 255 bytes are the limit
+    return short.strip("-") or "picture"
+
+
+def _free_path(folder: Path, stem: str) -> Path:
+    path, number = folder / f"{stem}.png", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    return path
+
+
+def _png_bytes(image: PIL.Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _html_image(image: PIL.Image.Image, prompt: str) -> str:
+    data = base64.b64encode(_png_bytes(image)).decode("ascii")
+    alt = html.escape(prompt, quote=True)
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="margin:2px">'

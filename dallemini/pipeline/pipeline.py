@@ -1,0 +1,395 @@
+"""The pipeline: prompts in, pictures out, from parts that can each be swapped.
+
+Composes a tokenizer, a transformer, an image tokenizer and, when ranking is asked for, a scorer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import hub
+from ..errors import InputError, InputTypeError
+from ..generation import GenerationConfig, GenerationOverrides, Sampler
+from ..generation.loop import generate_tokens
+from ..generation.request import Request, make_request
+from ..generation.sampling import make_generators
+from ..images import tensor_to_images
+from ..models.int8 import Quantization
+from ..models.pretrained import SourceName, check_device, check_dtype, push_saved, save_into
+from ..models.transformer import Transformer
+from ..scorer import Scorer
+from ..text.tokenizer import TextTokens, Tokenizer
+from .outputs import GenerationOutput, GenerationStep
+from .parts import (
+    GENERATION_CONFIG_NAME,
+    ImageTokenizer,
+    PartsLoader,
+    check_kinds,
+    check_parts,
+    check_savable,
+    read_scores,
+    write_index,
+)
+
+PIXEL_BATCH = 16
+UNDRAWN_GRAY = 0.9
+
+
+class Pipeline:
+    """Text to image with a DALL-E Mini model.
+
+    Args:
+        tokenizer: prompts to ids.
+        transformer: ids to image tokens.
+        vqgan: image tokens to pixels; any `ImageTokenizer`.
+        scorer: ranks pictures; needed for `rank=True` only.
+        config: settings of a call that gives none of its own.
+        name: recorded in the pictures.
+
+    Raises:
+        InputTypeError: a part is not what its keyword says.
+        InputError: the parts do not fit each other, or have no weights.
+
+    Example:
+        >>> from dallemini import Pipeline
+        >>> pipe = Pipeline.from_pretrained()
+        >>> out = pipe("a red apple", seed=0, progress=False)
+        >>> out.images[0].mode
+        'RGB'
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        transformer: Transformer,
+        vqgan: ImageTokenizer,
+        scorer: Scorer | None = None,
+        config: GenerationConfig | None = None,
+        name: str = "custom",
+    ) -> None:
+        check_kinds(tokenizer, transformer, vqgan, scorer, config)
+        check_parts(tokenizer, transformer, vqgan)
+        self.tokenizer, self.transformer, self.vqgan = tokenizer, transformer, vqgan
+        self.config = config or GenerationConfig()
+        self.name = name
+        self._scorer = scorer
+        self._moved: dict[str, Any] = {}
+        self._origin: PartsLoader | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: SourceName = hub.BUNDLED_MODEL,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        cache_dir: SourceName | None = None,
+        local_files_only: bool = False,
+        token: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        quantization: Quantization | None = None,
+        vqgan: ImageTokenizer | None = None,
+        scorer: Scorer | None = None,
+    ) -> Self:
+        """Load every part from one source.
+
+        Released checkpoints hold no image tokenizer: it is completed with
+        `dalle-mini/vqgan_imagenet_f16_16384`, and with CLIP ViT-B/32 when ranking is first asked
+        for, from the Hub.
+
+        Args:
+            source: a Hub id, a local folder, or nothing for the bundled model.
+            subfolder: folder inside the source that holds the pipeline.
+            revision: branch, tag or commit on the Hub.
+            cache_dir: the Hub's cache folder, instead of the user's.
+            local_files_only: never ask the network.
+            token: Hub access token, instead of the stored one.
+            device: where the models compute.
+            dtype: of the weights; float32 when None.
+            quantization: "int8" quantises the transformer's weights while they are loaded.
+            vqgan: used instead of the source's or the default.
+            scorer: used instead of the source's or the default.
+
+        Raises:
+            MissingFileError: the source or one of its files does not exist.
+            HubError: the Hub could not be reached or refused.
+            CheckpointError: the files are corrupt, unsafe or disagree with their configuration.
+            InputError: the parts do not fit each other, or the device cannot be used.
+            InputTypeError: `dtype`, or a part that was passed, is of the wrong kind.
+            UnsupportedOperationError: int8 weights for a GPU, or for another dtype than float32.
+        """
+        place = check_device(device)
+        where = (source, revision, cache_dir, local_files_only, token)
+        loader = PartsLoader(*where, place, dtype, quantization, subfolder)
+        pipe = cls(
+            tokenizer=loader.tokenizer(),
+            transformer=loader.transformer(),
+            vqgan=loader.vqgan() if vqgan is None else vqgan,
+            scorer=scorer,
+            config=loader.generation_config(),
+            name=loader.name,
+        )
+        pipe._origin = loader
+        return pipe
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        sampler: Sampler | None = None,
+        progress: bool | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> GenerationOutput:
+        """Draw pictures.
+
+        Args:
+            prompts: one prompt or several.
+            sampler: chooses the tokens; temperature, top_k and top_p are its own affair then.
+            progress: show a bar; None shows it on a terminal.
+            **overrides: fields of `GenerationConfig` for this call.
+
+        Raises:
+            ConfigError: an unknown keyword or a setting out of range.
+            InputError: no prompts, or not one seed for each picture.
+            InputTypeError: prompts that are not strings, or a sampler that cannot be called.
+        """
+        request = self._request(prompts, sampler, progress, overrides)
+        scorer = self.scorer if request.config.rank else None
+        drawn = [tokens for _, tokens in self._draw(request, every=None)]
+        image_tokens = torch.cat(drawn).cpu()
+        images, scores = [], []
+        for start in range(0, len(request.seeds), PIXEL_BATCH):
+            pixels = self._decode(image_tokens[start : start + PIXEL_BATCH])
+            images += tensor_to_images(pixels)
+            if scorer is not None:
+                part = range(start, start + pixels.shape[0])
+                fitting = [request.prompts[request.prompt_of(index)] for index in part]
+                rounded = (pixels.float() * 255).floor() / 255
+                scores += read_scores(scorer.score(rounded, fitting), len(part))
+        order = request.ranking(scores) if scores else list(range(len(images)))
+        return GenerationOutput(
+            prompts=request.prompts,
+            images=[images[index] for index in order],
+            image_tokens=image_tokens[order],
+            seeds=tuple(request.seeds[index] for index in order),
+            config=request.config,
+            scores=tuple(scores[index] for index in order) if scores else None,
+            model=self.name,
+            sampler=getattr(sampler, "__name__", type(sampler).__name__) if sampler else None,
+        )
+
+    def stream(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        every: int = 32,
+        sampler: Sampler | None = None,
+        progress: bool | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> Iterator[GenerationStep]:
+        """Draw pictures and show them on the way; drop the iterator to cancel.
+
+        Arguments are checked at the call, before the first step is asked for.
+
+        Args:
+            prompts: one prompt or several.
+            every: tokens between two looks; the finished pictures are always shown.
+            sampler: chooses the tokens, instead of the settings.
+            progress: show a bar; None shows it on a terminal.
+            **overrides: fields of `GenerationConfig` for this call; `rank` is refused.
+
+        Raises:
+            ConfigError: an unknown keyword or a setting out of range.
+            InputError: no prompts, `every` below 1, or ranking asked for.
+            InputTypeError: prompts that are not strings, or a sampler that cannot be called.
+        """
+        request = self._request(prompts, sampler, progress, overrides)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise InputError(f"every must be a whole number from 1, not {every!r}.")
+        if request.config.rank:
+            raise InputError("stream cannot rank unfinished pictures; call the pipeline.")
+        steps = self._draw(request, every=every)
+        return (self._look(request, part, tokens) for part, tokens in steps)
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer, loaded when it is first asked for.
+
+        Raises:
+            InputError: this pipeline has none.
+        """
+        scorer = self._find_scorer()
+        if scorer is None:
+            raise InputError(
+                "This pipeline has no scorer; make it with "
+                "scorer=CLIPScorer.from_pretrained('openai/clip-vit-base-patch32')."
+            )
+        return scorer
+
+    def save_pretrained(self, directory: SourceName) -> None:
+        """Write every part into its folder, with `model_index.json` and a model card.
+
+        Raises:
+            StorageError: the folder cannot be made or written.
+            InputTypeError: a part of one's own cannot save itself.
+        """
+        completed = self._origin is not None and self._origin.index is None
+        parts: dict[str, Any] = {
+            "tokenizer": self.tokenizer,
+            "transformer": self.transformer,
+            "vqgan": self.vqgan,
+            "scorer": self._scorer if completed else self._find_scorer(),
+        }
+        check_savable(parts)
+        save_into(directory, lambda folder: self._save(folder, parts))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Publish the pipeline on the Hugging Face Hub and return the address of the commit.
+
+        Raises:
+            HubError: the Hub could not be reached or refused.
+        """
+        return push_saved(
+            self.save_pretrained,
+            repo_id,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
+
+    def quantize(self, quantization: Quantization = "int8") -> Self:
+        """Make the transformer's weights smaller, in place; see `Transformer.quantize`."""
+        self.transformer.quantize(quantization)
+        return self
+
+    def compile(self, *, backend: str = "inductor") -> Self:
+        """Compile the drawing of tokens, in place; see `Transformer.compile_decoding`."""
+        self.transformer.compile_decoding(backend=backend)
+        return self
+
+    def to(
+        self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Move the models, in place, and return the pipeline.
+
+        Raises:
+            InputTypeError: a part of one's own cannot be moved, or `dtype` is no dtype.
+            InputError: the device cannot be used.
+        """
+        device = None if device is None else check_device(device)
+        dtype = None if dtype is None else check_dtype(dtype)
+        parts: list[Any] = [self.transformer, self.vqgan, *filter(None, [self._scorer])]
+        for part in parts:
+            if not hasattr(part, "to"):
+                raise InputTypeError(f"{type(part).__name__} has no method `to`; move it alone.")
+        for part in parts:
+            part.to(device=device, dtype=dtype)
+        self._moved |= {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
+        return self
+
+    def _request(
+        self,
+        prompts: str | Sequence[str],
+        sampler: Sampler | None,
+        progress: bool | None,
+        overrides: GenerationOverrides,
+    ) -> Request:
+        return make_request(
+            prompts,
+            tokenizer=self.tokenizer,
+            transformer=self.transformer,
+            vqgan=self.vqgan,
+            config=self.config.override(**overrides),
+            sampler=sampler,
+            progress=progress,
+        )
+
+    def _draw(self, request: Request, *, every: int | None) -> Iterator[tuple[range, Tensor]]:
+        """Yield batches of images with their tokens i64[n,P]: finished, or every so often."""
+        length = self.transformer.config.image_length
+        total = length * len(request.seeds)
+        hidden = None if request.progress is None else not request.progress
+        with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
+            for part in request.batches:
+                drawn: list[Tensor] = []
+                for tokens in self._tokens(request, part):
+                    drawn.append(tokens)
+                    bar.update(len(part))
+                    if len(drawn) == length or (every is not None and len(drawn) % every == 0):
+                        yield part, torch.stack(drawn, dim=1)
+
+    def _tokens(self, request: Request, part: range) -> Iterator[Tensor]:
+        owners = [request.prompt_of(image) for image in part]
+        first, last = owners[0], owners[-1] + 1
+        prompts = TextTokens(
+            request.tokens.input_ids[first:last], request.tokens.attention_mask[first:last]
+        )
+        return generate_tokens(
+            self.transformer,
+            prompts,
+            unconditional=self.tokenizer.unconditional(),
+            prompt_of_image=torch.tensor(owners) - first,
+            guidance_scale=request.config.guidance_scale,
+            sampler=request.sampler,
+            generators=make_generators(request.seeds[image] for image in part),
+            num_codes=self.vqgan.codebook_size,
+        )
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
+        return torch.cat([self.vqgan.decode(one).cpu() for one in tokens.split(1)]).clamp(0, 1)
+
+    def _look(self, request: Request, part: range, tokens: Tensor) -> GenerationStep:
+        length, position = self.transformer.config.image_length, tokens.shape[1]
+        padded = torch.cat([tokens, tokens[:, -1:].expand(-1, length - position)], dim=1)
+        pixels = self._decode(padded)
+        side = round(length**0.5)
+        drawn = (torch.arange(length) < position).view(1, 1, side, side).float()
+        drawn = torch.nn.functional.interpolate(drawn, size=pixels.shape[2:])
+        return GenerationStep(
+            prompts=tuple(request.prompts[request.prompt_of(image)] for image in part),
+            images=tensor_to_images(
+                pixels.float().lerp(pixels.new_tensor(UNDRAWN_GRAY), 1 - drawn)
+            ),
+            image_tokens=tokens.cpu(),
+            seeds=tuple(request.seeds[image] for image in part),
+            position=position,
+            length=length,
+            first_image=part.start,
+        )
+
+    def _find_scorer(self) -> Scorer | None:
+        if self._scorer is None and self._origin is not None:
+            scorer: Any = self._origin.scorer()
+            if scorer is not None and self._moved:  # to where the others went meanwhile
+                scorer.to(**self._moved)
+            self._scorer = scorer
+        return self._scorer
+
+    def _save(self, folder: Path, parts: dict[str, Any]) -> None:
+        for name, part in parts.items():
+            if part is not None:
+                part.save_pretrained(folder / name)
+        write_index(folder, parts)
+        self.config.save(folder / GENERATION_CONFIG_NAME)
+        notes = {} if self._origin is None else self._origin.notes()
+        name = Path(self.name).name if Path(self.name).exists() else self.name
+        summary = f"A text-to-image pipeline for dallemini, saved from `{name}`."
+        for file, text in {"README.md": hub.model_card(name, summary=summary), **notes}.items():
+            if not (folder / file).exists():
+                (folder / file).write_text(text, encoding="utf-8")

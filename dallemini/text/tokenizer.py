@@ -1,0 +1,376 @@
+"""Prompts to token ids: byte-level BPE with BART's special tokens, clean-up included.
+
+Holds `Tokenizer` and its result `TextTokens`. Knows nothing about what a model does with the ids.
+The scheme is that of BART, https://arxiv.org/abs/1910.13461, which took it from GPT-2. `tokenizers`
+is imported inside the functions that need it, because importing this library must be quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import reprlib
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..errors import CheckpointError, ConfigError, DalleMiniWarning, InputError, InputTypeError
+from ..hub.source import Source
+from ..models.pretrained import Pretrained, write_config
+from .normalizer import TextNormalizer
+from .vocabulary import TOKENIZER_FILE, WORDS_FILE, find_files, read_text_settings
+
+if TYPE_CHECKING:
+    import tokenizers
+
+START, PADDING, END = "<s>", "<pad>", "</s>"
+SPECIAL_TOKENS = (START, PADDING, END, "<unk>", "<mask>")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextTokens:
+    """Token ids of some prompts, padded to one length.
+
+    Attributes:
+        input_ids: int64 [B, T], ids of the tokens; padding at the end of each row.
+        attention_mask: bool [B, T], True for tokens and False for padding.
+
+    Raises:
+        InputTypeError: one of them is not a tensor of that type.
+        InputError: they are not matrices of one shape.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    def __post_init__(self) -> None:
+        _check_tensor("input_ids", self.input_ids, torch.int64)
+        _check_tensor("attention_mask", self.attention_mask, torch.bool)
+        if self.input_ids.shape != self.attention_mask.shape:
+            raise InputError(
+                f"input_ids {tuple(self.input_ids.shape)} and attention_mask "
+                f"{tuple(self.attention_mask.shape)} must have the same shape."
+            )
+
+    def trim(self) -> TextTokens:
+        """Cut the last columns, those that are padding in every row; one column always stays."""
+        used = self.attention_mask.any(dim=0).nonzero()
+        length = int(used.max()) + 1 if len(used) else 1
+        return TextTokens(self.input_ids[:, :length], self.attention_mask[:, :length])
+
+    def to(self, device: str | torch.device) -> TextTokens:
+        """Return the same tokens on another device."""
+        return TextTokens(self.input_ids.to(device), self.attention_mask.to(device))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(Config):
+    """What the vocabulary itself does not say.
+
+    Attributes:
+        max_length: tokens of a prompt, `<s>` and `</s>` included; the T of `TextTokens`.
+        normalize_text: clean prompts with `TextNormalizer` first.
+
+    Raises:
+        ConfigError: `max_length` leaves no room for `<s>` and `</s>`.
+    """
+
+    max_length: int = 64
+    normalize_text: bool = True
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        if self.max_length < 2:
+            raise ConfigError(f"max_length must be 2 or more, not {self.max_length}.")
+
+
+class Tokenizer(Pretrained):
+    """Turn prompts into the ids that a model was trained on.
+
+    Args:
+        backend: byte-level BPE that puts `<s>` and `</s>` around a text. Its own truncation and
+            padding are switched off.
+        config: length and clean-up.
+        word_frequencies: for hashtags, see `TextNormalizer`.
+
+    Raises:
+        CheckpointError: `backend` lacks `<s>`, `<pad>` or `</s>`, or does not add them.
+
+    Example:
+        >>> from dallemini import Tokenizer
+        >>> tokenizer = Tokenizer.train(["a red apple", "a red bird"], vocab_size=270)
+        >>> tokens = tokenizer("A red apple!")
+        >>> tokens.input_ids.shape
+        torch.Size([1, 64])
+        >>> tokens.trim().input_ids.shape
+        torch.Size([1, 9])
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        config: TokenizerConfig | None = None,
+        word_frequencies: Mapping[str, int] | str | os.PathLike[str] | None = None,
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self.config = TokenizerConfig() if config is None else config
+        self.normalizer = TextNormalizer(word_frequencies)
+        self.bos_token_id, self.pad_token_id, self.eos_token_id = _special_ids(backend)
+        empty, expected = self._encode(""), [self.bos_token_id, self.eos_token_id]
+        if empty != expected:
+            raise CheckpointError(
+                f"The vocabulary encodes an empty text as {empty}, not as {START} {END} "
+                f"({expected}); it is not one of a DALL-E Mini model."
+            )
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of every prompt after padding (T)."""
+        return self.config.max_length
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that a text embedding needs: the largest id + 1."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def __call__(self, prompts: str | Sequence[str]) -> TextTokens:
+        """Return the ids of one or more prompts, padded to `max_length`.
+
+        A prompt that is too long loses its last tokens, but not its `</s>`; a `DalleMiniWarning`
+        names it.
+
+        Raises:
+            InputTypeError: `prompts` is neither a string nor a sequence of strings.
+            InputError: there is no prompt, or one is not valid Unicode.
+        """
+        rows: list[list[int]] = []
+        for prompt in _check_prompts(prompts):
+            rows.append(self._encode_prompt(prompt, position=len(rows)))
+        return self._pad(rows)
+
+    def unconditional(self, batch: int = 1) -> TextTokens:
+        """Return the tokens of "no prompt", which guidance compares with, `batch` times.
+
+        They are those of the empty string as it is. The prompt "" is cleaned first, which makes
+        it a space, as in training.
+
+        Raises:
+            InputError: `batch` is less than 1.
+        """
+        if batch < 1:
+            raise InputError(f"batch must be 1 or more, not {batch}.")
+        return self._pad([self._encode("")] * batch)
+
+    def _encode_prompt(self, prompt: str, *, position: int) -> list[int]:
+        text = self.normalizer(prompt) if self.config.normalize_text else prompt
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(
+                f"prompts[{position}] is not valid Unicode: {reprlib.repr(prompt)} has half of a "
+                "surrogate pair. Decode the text it came from again."
+            )
+        ids = self._encode(text)
+        dropped = len(ids) - self.max_length
+        if dropped <= 0:
+            return ids
+        warnings.warn(
+            f"prompts[{position}] ({reprlib.repr(prompt)}) has {len(ids)} tokens, but the model "
+            f"reads {self.max_length}: the last {dropped} before </s> were dropped. Shorten it.",
+            DalleMiniWarning,
+            stacklevel=3,
+        )
+        return [*ids[: self.max_length - 1], self.eos_token_id]
+
+    def _encode(self, text: str) -> list[int]:
+        # One at a time: encode_batch starts threads, which then complain in forked data loaders.
+        return list(self.backend.encode(text).ids)
+
+    def _pad(self, rows: list[list[int]]) -> TextTokens:
+        input_ids = torch.full((len(rows), self.max_length), self.pad_token_id)
+        attention_mask = torch.zeros(input_ids.shape, dtype=torch.bool)
+        for row, ids in enumerate(rows):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            attention_mask[row, : len(ids)] = True
+        return TextTokens(input_ids, attention_mask)
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        vocab_size: int,
+        max_length: int = 64,
+        normalize_text: bool = True,
+    ) -> Self:
+        """Learn a vocabulary from texts; the same texts always give the same one.
+
+        Args:
+            texts: captions to learn from.
+            vocab_size: the most entries: 5 special tokens, 256 bytes, the rest learned. Fewer come
+                out where no pair of tokens is left that occurs twice.
+            max_length: tokens of a prompt, `<s>` and `</s>` included.
+            normalize_text: clean the texts, and later the prompts, with `TextNormalizer`.
+
+        Raises:
+            InputError: `vocab_size` is too small, or there are no texts.
+            InputTypeError: `texts` is not an iterable of strings.
+            ConfigError: `max_length` is too small.
+        """
+        from tokenizers import models, pre_tokenizers, trainers
+
+        config = TokenizerConfig(max_length=max_length, normalize_text=normalize_text)
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        least = len(SPECIAL_TOKENS) + len(alphabet)
+        if vocab_size < least:
+            raise InputError(f"vocab_size must be {least} or more, not {vocab_size}.")
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=[_special_token(token) for token in SPECIAL_TOKENS],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+        backend = _byte_level(models.BPE())
+        backend.train_from_iterator(_check_texts(texts, normalize=normalize_text), trainer=trainer)
+        return cls(_surround(backend), config=config)
+
+    @classmethod
+    def _load(cls, source: Source, *, cache_dir: str | os.PathLike[str] | None) -> Self:
+        names = find_files(source)
+        paths = source.fetch(names.all())
+        config = TokenizerConfig()
+        if names.config is not None:
+            path = paths[names.config]
+            try:
+                config = TokenizerConfig.from_dict(read_text_settings(path))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {error}") from error
+        backend = _read_backend([paths[name] for name in names.vocabulary])
+        words = None if names.words is None else paths[names.words]
+        return cls(backend, config=config, word_frequencies=words)
+
+    def _save(self, directory: Path) -> None:
+        write_config(directory, self.config, component="tokenizer")
+        text = self.backend.to_str(pretty=True)
+        (directory / TOKENIZER_FILE).write_text(text, encoding="utf-8")
+        words = self.normalizer.word_frequencies
+        target = directory / WORDS_FILE
+        if isinstance(words, Mapping):
+            ordered = sorted(words.items(), key=lambda item: item[1], reverse=True)
+            lines = (f"{word} {count}\n" for word, count in ordered)
+            target.write_text("".join(lines), encoding="utf-8")
+        elif words is not None and not (target.exists() and os.path.samefile(words, target)):
+            shutil.copyfile(words, target)
+
+
+def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
+        found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise InputTypeError(f"{name} must be a tensor of {dtype}, not {found}.")
+    if tensor.dim() != 2:
+        raise InputError(f"{name} must have the shape [B, T], not {list(tensor.shape)}.")
+
+
+def _check_prompts(prompts: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    elif isinstance(prompts, bytes | bytearray) or not isinstance(prompts, Sequence):
+        raise InputTypeError(
+            f"prompts must be a str or a sequence of str, not {type(prompts).__name__}."
+        )
+    if not prompts:
+        raise InputError("There are no prompts; give at least one.")
+    for position, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise InputTypeError(
+                f"prompts[{position}] must be a str, not {type(prompt).__name__} ({prompt!r})."
+            )
+    return prompts
+
+
+def _check_texts(texts: Iterable[str], *, normalize: bool) -> Iterator[str]:
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise InputTypeError(f"texts must be an iterable of str, not {type(texts).__name__}.")
+    clean = TextNormalizer() if normalize else str
+    position = -1
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputTypeError(f"texts[{position}] must be a str, not {type(text).__name__}.")
+        yield clean(text)
+    if position < 0:
+        raise InputError("There are no texts to learn from; give at least one.")
+
+
+def _special_token(token: str) -> tokenizers.AddedToken:
+    from tokenizers import AddedToken
+
+    return AddedToken(token, lstrip=token == "<mask>", normalized=True, special=True)
+
+
+def _byte_level(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
+    import tokenizers
+    from tokenizers import decoders, pre_tokenizers
+
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _surround(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Let a backend put `<s>` and `</s>` around a text, as BART does."""
+    from tokenizers import processors
+
+    start, _, end = _special_ids(backend)
+    backend.post_processor = processors.RobertaProcessing(
+        (END, end), (START, start), trim_offsets=True, add_prefix_space=False
+    )
+    return backend
+
+
+def _special_ids(backend: tokenizers.Tokenizer) -> list[int]:
+    ids = {token: backend.token_to_id(token) for token in (START, PADDING, END)}
+    missing = ", ".join(token for token, token_id in ids.items() if token_id is None)
+    if missing:
+        raise CheckpointError(
+            f"The vocabulary has no {missing}; it is not one of a DALL-E Mini model."
+        )
+    return [token_id for token_id in ids.values() if token_id is not None]
+
+
+def _read_backend(paths: Sequence[Path]) -> tokenizers.Tokenizer:
+    """Read `tokenizer.json`, or `vocab.json` and `merges.txt`."""
+    import tokenizers
+
+    names = " and ".join(str(path) for path in paths)
+    try:
+        texts = [path.read_text(encoding="utf-8") for path in paths]
+        if len(texts) == 1:
+            return tokenizers.Tokenizer.from_str(texts[0])
+        return _build_backend(json.loads(texts[0]), texts[1].split("\n"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{names}: {error}") from error
+    except Exception as error:  # `tokenizers` raises plain Exception for whatever it cannot read
+        raise CheckpointError(
+            f"{names}: not a readable vocabulary ({error}); download it again."
+        ) from error
+
+
+def _build_backend(vocabulary: dict[str, int], lines: Sequence[str]) -> tokenizers.Tokenizer:
+    from tokenizers import models
+
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    pairs = [(left, right) for left, right in merges]
+    backend = _byte_level(models.BPE(vocabulary, pairs))
+    known = [token for token in SPECIAL_TOKENS if token in vocabulary]
+    backend.add_special_tokens([_special_token(token) for token in known])
+    return _surround(backend)

@@ -1,0 +1,71 @@
+"""The log of a run: JSON lines, one row for each time that a loop reports.
+
+Knows rows of numbers by their names, not what they mean.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import MissingFileError, StorageError
+
+LOG_NAME = "log.jsonl"
+
+_logger = logging.getLogger("dallemini.training")
+
+
+def read_log(folder: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
+    """Yield the rows of a run's log; a last row that is still being written is left out.
+
+    Raises:
+        MissingFileError: the folder has none.
+    """
+    path = Path(folder) / LOG_NAME
+    if not path.exists():
+        raise MissingFileError(f"There is no {path}; give the folder of a training run.")
+    for number, line in enumerate(_lines(path), 1):
+        row = _parse(line)
+        if row is not None:
+            yield row
+        elif line.endswith("\n"):
+            _logger.warning("Line %d of %s is no row of a log and is left out.", number, path)
+
+
+def forget_later_rows(path: Path, start_step: int) -> None:
+    """Drop the rows that the run will write again, and what is no row, atomically."""
+    if not path.exists():
+        return
+    lines = list(_lines(path))
+    rows = [(line, _parse(line)) for line in lines]
+    # a run from the start has no row yet, not even of step 0
+    kept = [line for line, row in rows if row is not None and 0 < start_step >= row["step"]]
+    if kept == lines and all(line.endswith("\n") for line in lines):
+        return
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text("".join(line.rstrip("\n") + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(f"Could not write {path}: {error}. Free some space.") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="replace") as log:
+        yield from log
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    """Return a row; None if the line holds none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    numbers = {name: math.nan if value is None else value for name, value in row.items()}
+    return {name: value for name, value in numbers.items() if isinstance(value, int | float)}

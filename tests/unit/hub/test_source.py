@@ -1,0 +1,373 @@
+"""Tests of `dallemini.hub`: sources of every kind, keys of conversions, model cards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import scan_cache_dir
+
+from dallemini.errors import (
+    InputError,
+    InputTypeError,
+    MissingFileError,
+)
+from dallemini.hub import source as hub_module
+from dallemini.hub.source import (
+    BUNDLED_MODEL,
+    LocalSource,
+    conversion_cache_dir,
+    file_digest,
+    model_card,
+    open_source,
+    source_key,
+)
+from hub_server import TOKEN, HubServer
+
+REPO = "someone/tiny-model"
+WEIGHTS = "transformer/model.safetensors"
+
+
+# Local sources
+
+
+def test_folder_lists_visible_files_one_folder_deep(model_folder: Path) -> None:
+    assert open_source(model_folder).files() == (
+        "model_index.json",
+        "transformer/config.json",
+        "transformer/model.safetensors",
+        "vqgan/config.json",
+    )
+
+
+def test_folder_fetches_the_files_where_they_lie(model_folder: Path) -> None:
+    source = open_source(str(model_folder), subfolder="transformer")
+    assert source.fetch(["config.json"]) == {
+        "config.json": model_folder / "transformer/config.json"
+    }
+    assert (source.name, source.revision_key, source.selected) == (str(model_folder), None, None)
+
+
+def test_file_selects_itself_among_its_siblings(model_folder: Path) -> None:
+    source = open_source(model_folder / "transformer" / "model.safetensors")
+    assert source.selected == "model.safetensors"
+    assert source.files() == ("config.json", "model.safetensors")
+
+
+def test_home_folder_is_expanded(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(model_folder.parent))
+    assert "model_index.json" in open_source("~/tiny-model").files()
+
+
+def test_existing_folder_wins_over_hub_id(
+    model_folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model_folder.parent.parent)
+    assert isinstance(open_source(f"{model_folder.parent.name}/tiny-model"), LocalSource)
+    assert hub.requests == []
+
+
+def test_missing_local_file_is_named_with_what_is_there(model_folder: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no b\.pt, c\.pt; it holds .*model_index\.json"):
+        open_source(model_folder).fetch(["model_index.json", "b.pt", "c.pt"])
+
+
+@pytest.mark.parametrize(
+    "name", ["./nothing", "no/such/folder", "nothing/encoder.pt", "~/nothing-here", "bare-name"]
+)
+def test_path_that_does_not_exist_is_not_taken_for_a_hub_id(name: str, hub: HubServer) -> None:
+    with pytest.raises(MissingFileError, match=rf"no file or folder '{re.escape(name)}'"):
+        open_source(name)
+    assert hub.requests == []
+
+
+def test_path_object_is_never_a_hub_id(hub: HubServer) -> None:
+    with pytest.raises(MissingFileError, match=r"no file or folder 'someone/tiny-model'"):
+        open_source(Path(REPO))
+
+
+def test_missing_local_subfolder_is_an_error(model_folder: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no folder .*scorer\. Check .* subfolder="):
+        open_source(model_folder, subfolder="scorer")
+
+
+def test_subfolder_of_a_file_is_an_error(model_folder: Path) -> None:
+    with pytest.raises(InputError, match="is a file and has no subfolder 'x'"):
+        open_source(model_folder / "model_index.json", subfolder="x")
+
+
+@pytest.mark.parametrize("subfolder", ["..", "a/../..", "/etc", "", "a\\b", "a/"])
+def test_subfolder_cannot_leave_the_model(model_folder: Path, subfolder: str) -> None:
+    with pytest.raises(InputError, match="subfolder must be a folder inside the model"):
+        open_source(model_folder, subfolder=subfolder)
+
+
+def test_revision_of_a_local_folder_is_an_error(model_folder: Path) -> None:
+    with pytest.raises(InputError, match="is not on the Hub: leave out revision='main'"):
+        open_source(model_folder, revision="main")
+
+
+@pytest.mark.parametrize("source", [None, 3, b"dalle-mini/dalle-mini"])
+def test_source_must_be_a_string_or_path(source: object) -> None:
+    with pytest.raises(InputTypeError, match="named by a string or a path, not"):
+        open_source(source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b/c", "owner/na--me", "owner/model.git", "owner/", "a/b\n"]
+)
+def test_malformed_hub_id_is_an_error(name: str, hub: HubServer) -> None:
+    with pytest.raises(InputError, match="neither a file or folder here nor a model on the Hub"):
+        open_source(name)
+    assert hub.requests == []
+
+
+# The bundled model
+
+
+def test_bundled_model_comes_from_the_package(
+    model_folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_bundled_folder", lambda: model_folder)
+    source = open_source(BUNDLED_MODEL, subfolder="vqgan")
+    assert source.fetch(["config.json"]) == {"config.json": model_folder / "vqgan/config.json"}
+    assert source.name == BUNDLED_MODEL
+    assert hub.requests == []
+
+
+def test_bundled_model_has_no_revisions() -> None:
+    with pytest.raises((InputError, MissingFileError), match=r"revision|Install dallemini again"):
+        open_source(BUNDLED_MODEL, revision="v2")
+
+
+def test_package_without_its_model_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    with pytest.raises(
+        MissingFileError, match=r"bundled model is not in .* Install dallemini again"
+    ):
+        open_source(BUNDLED_MODEL)
+
+
+# Downloads
+
+
+def test_hub_model_is_listed_and_downloaded(hub: HubServer, model_folder: Path) -> None:
+    commit = hub.add(REPO, model_folder)
+    source = open_source(REPO)
+    assert source.files() == open_source(model_folder).files()
+    paths = source.fetch(["model_index.json", "transformer/model.safetensors"])
+    assert paths[WEIGHTS].read_bytes() == (model_folder / WEIGHTS).read_bytes()
+    assert paths["model_index.json"].read_bytes() == b"{}"
+    assert (source.name, source.revision_key) == (REPO, commit)
+
+
+def test_only_what_is_fetched_is_downloaded(hub: HubServer, model_folder: Path) -> None:
+    hub.add(REPO, model_folder)
+    open_source(REPO, subfolder="transformer").fetch(["config.json"])
+    assert not any("safetensors" in request or "blobs" in request for request in hub.requests)
+
+
+def test_subfolder_names_are_relative_to_it(hub: HubServer, model_folder: Path) -> None:
+    hub.add(REPO, model_folder)
+    source = open_source(REPO, subfolder="transformer")
+    assert source.files() == ("config.json", "model.safetensors")
+    assert source.fetch(["config.json"])["config.json"].read_bytes() == b'{"d_model": 8}'
+
+
+def test_downloaded_file_is_not_asked_for_again(hub: HubServer, model_folder: Path) -> None:
+    hub.add(REPO, model_folder)
+    open_source(REPO).fetch(["model_index.json"])
+    hub.reset()
+    open_source(REPO).fetch(["model_index.json"])
+    assert hub.requests == [f"GET /api/models/{REPO}/revision/main"]
+
+
+@pytest.mark.parametrize("branch", ["fp16", "refs/pr/3"])
+def test_revision_chooses_branch_tag_or_commit(
+    hub: HubServer, model_folder: Path, branch: str
+) -> None:
+    hub.add(REPO, model_folder)
+    commit = hub.add(REPO, model_folder / "vqgan", branch=branch)
+    for revision in (branch, commit):
+        source = open_source(REPO, revision=revision)
+        assert (source.files(), source.revision_key) == (("config.json",), commit)
+        assert source.fetch(["config.json"])["config.json"].read_bytes() == b"{}"
+        assert open_source(REPO, revision=revision, local_files_only=True).files() == source.files()
+
+
+def test_new_commit_is_noticed(hub: HubServer, model_folder: Path) -> None:
+    hub.add(REPO, model_folder)
+    open_source(REPO).fetch(["model_index.json"])
+    commit = hub.add(REPO, model_folder / "vqgan")
+    assert open_source(REPO).revision_key == commit
+    assert open_source(REPO).files() == ("config.json",)
+
+
+def test_cache_dir_is_used_and_stays_readable_for_the_client(
+    hub: HubServer, model_folder: Path, tmp_path: Path
+) -> None:
+    hub.add(REPO, model_folder)
+    path = open_source(REPO, cache_dir=tmp_path / "mine").fetch(["model_index.json"])
+    assert path["model_index.json"].is_relative_to(tmp_path / "mine")
+    (repo,) = scan_cache_dir(tmp_path / "mine").repos
+    assert repo.repo_id == REPO
+    assert set(repo.refs) == {"main"}
+
+
+@pytest.mark.parametrize("how", ["argument", "variable"])
+def test_private_model_opens_with_a_token(
+    hub: HubServer, model_folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    hub.add(REPO, model_folder, private=True)
+    if how == "variable":
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    source = open_source(REPO, token=TOKEN if how == "argument" else None)
+    assert source.fetch([WEIGHTS])
+    assert TOKEN not in repr(source)
+
+
+def test_token_is_not_sent_to_the_host_of_large_files(hub: HubServer, model_folder: Path) -> None:
+    hub.add(REPO, model_folder, private=True)
+    open_source(REPO, token=TOKEN).fetch([WEIGHTS])
+    sent = dict(zip(hub.requests, hub.tokens, strict=True))
+    (blob,) = [request for request in sent if request.startswith("GET /blobs/")]
+    assert sent.pop(blob) == ""
+    assert set(sent.values()) == {f"Bearer {TOKEN}"}
+
+
+def test_missing_hub_file_is_named_with_what_is_there(hub: HubServer, model_folder: Path) -> None:
+    hub.add(REPO, model_folder)
+    with pytest.raises(MissingFileError, match=r"has no x\.pt; it holds config\.json. See http"):
+        open_source(REPO, subfolder="vqgan").fetch(["x.pt"])
+
+
+def test_missing_hub_subfolder_is_named_with_what_is_there(
+    hub: HubServer, model_folder: Path
+) -> None:
+    hub.add(REPO, model_folder)
+    with pytest.raises(MissingFileError, match=r"no folder scorer; it holds .*model_index.json"):
+        open_source(REPO, subfolder="scorer")
+
+
+# Variables of the Hub's client
+
+
+def test_cache_folder_follows_the_variables(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Path("dallemini", "v1")
+    assert conversion_cache_dir() == Path(os.environ["HF_HOME"]) / "hub" / ours
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert conversion_cache_dir() == Path("/xdg/huggingface/hub") / ours
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert conversion_cache_dir() == Path.home() / ".cache/huggingface/hub" / ours
+    monkeypatch.setenv("HF_HUB_CACHE", "/$LETTER/hub")
+    monkeypatch.setenv("LETTER", "q")
+    assert conversion_cache_dir() == Path("/q/hub") / ours
+    assert conversion_cache_dir("~/mine") == Path.home() / "mine" / ours
+
+
+def test_variables_set_before_import_are_followed_in_a_fresh_process(
+    hub: HubServer, model_folder: Path
+) -> None:
+    hub.add(REPO, model_folder)
+    script = (
+        "import sys; from dallemini.hub import open_source\n"
+        f"paths = open_source({REPO!r}).fetch(['transformer/model.safetensors'])\n"
+        "print(*paths.values(), sep='')"
+    )
+    run = [sys.executable, "-W", "error", "-c", script]
+    root = str(Path(hub_module.__file__).parents[2])
+    online = {**os.environ, "PYTHONPATH": root}
+    first = subprocess.run(run, env=online, capture_output=True, text=True, check=True)
+    assert first.stdout.startswith(os.environ["HF_HOME"])
+    hub.reset()
+    second = subprocess.run(
+        run, env={**online, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=True
+    )
+    assert second.stdout == first.stdout
+    assert hub.requests == []
+
+
+# Keys of conversions
+
+
+def test_key_of_local_files_is_their_content(model_folder: Path, tmp_path: Path) -> None:
+    names = ["model.safetensors", "config.json"]
+    key = source_key(open_source(model_folder, subfolder="transformer"), names)
+    copy = (model_folder / "transformer").rename(tmp_path / "elsewhere")
+    assert source_key(open_source(copy), names[::-1]) == key
+    assert re.fullmatch(r"local-[0-9a-f]{32}", key)
+    (copy / "config.json").write_text("{}")
+    assert source_key(open_source(copy), names) != key
+    assert source_key(open_source(copy), names[:1]) != source_key(open_source(copy), names)
+
+
+def test_key_of_local_files_can_take_their_digests_from_elsewhere(model_folder: Path) -> None:
+    source, names = open_source(model_folder, subfolder="vqgan"), ["config.json"]
+    assert source_key(source, names, digest_of=file_digest) == source_key(source, names)
+    other = source_key(source, names, digest_of=lambda path: f"noted for {path.name}")
+    assert other != source_key(source, names)
+
+
+def test_file_digest_is_the_sha256_of_its_content(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    assert file_digest(tmp_path / "x") == hashlib.sha256(b"content").hexdigest()
+    with pytest.raises(FileNotFoundError):
+        file_digest(tmp_path / "y")
+
+
+def test_key_of_hub_files_is_commit_subfolder_and_names(hub: HubServer, model_folder: Path) -> None:
+    commit = hub.add(REPO, model_folder)
+    key = source_key(open_source(REPO), ["model_index.json"])
+    assert re.fullmatch(rf"someone--tiny-model-{commit[:12]}-[0-9a-f]{{16}}", key)
+    others = [
+        source_key(open_source(REPO), ["vqgan/config.json"]),
+        source_key(open_source(REPO, subfolder="vqgan"), ["config.json"]),
+        source_key(open_source(REPO, subfolder="transformer"), ["config.json"]),
+    ]
+    hub.add(REPO, model_folder / "vqgan")
+    others.append(source_key(open_source(REPO), ["model_index.json"]))
+    assert len({key, *others}) == 5
+    assert not any("/resolve/" in request for request in hub.requests)
+
+
+def test_key_of_missing_file_is_an_error(model_folder: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"has no x.pt"):
+        source_key(open_source(model_folder), ["x.pt"])
+
+
+# Model cards
+
+
+def test_model_card_has_a_header_that_the_hub_reads() -> None:
+    text = model_card(
+        'Emoji: "tiny"',
+        summary="Draws.",
+        license="apache-2.0",
+        tags=["emoji", "dallemini"],
+        datasets=["someone/emoji"],
+        base_model=REPO,
+        sections={"Use": "Call it.", "Limits": "Many."},
+    )
+    data = yaml.safe_load(text.split("---")[1])
+    assert data == {
+        "license": "apache-2.0",
+        "library_name": "dallemini",
+        "pipeline_tag": "text-to-image",
+        "tags": ["text-to-image", "dallemini", "emoji"],
+        "datasets": ["someone/emoji"],
+        "base_model": REPO,
+    }
+    assert text.endswith('# Emoji: "tiny"\n\nDraws.\n\n## Use\n\nCall it.\n\n## Limits\n\nMany.\n')
+
+
+def test_model_card_leaves_out_what_is_unknown() -> None:
+    assert "license" not in model_card("Tiny")
