@@ -24,13 +24,13 @@ from ..config import Config, read_json
 from ..errors import (
     CheckpointError,
     ConfigError,
-    DalleMiniError,
     DalleMiniWarning,
     InputError,
     InputTypeError,
     MissingFileError,
 )
 from ..models.pretrained import Pretrained, SourceName
+from .backend import MAX_LENGTH, read_backend, refusing, try_backend
 
 # Inside the functions that need it, because importing this library must be quick.
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _OPENAI_MERGES, _NUM_OPENAI_MERGES = "bpe_simple_vocab_16e6.txt.gz", 48894
+_LARGEST_TEXT = 50_000_000  # OpenAI's has 3.2 MB
 _WORD_END = "</w>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -52,7 +53,7 @@ class CLIPTokenizerConfig(Config):
     text: OpenAI's code does the former, open_clip both.
 
     Raises:
-        ConfigError: there is no room for a start, an end and one more token.
+        ConfigError: there is no room for a start, an end and one more token, or too much.
     """
 
     context_length: int = 77
@@ -61,8 +62,11 @@ class CLIPTokenizerConfig(Config):
     split_special_tokens: bool = False
 
     def __post_init__(self) -> None:
-        if self.context_length < 3:
-            raise ConfigError(f"context_length must be at least 3, not {self.context_length}.")
+        self.check_types()
+        if not 3 <= self.context_length <= MAX_LENGTH:
+            raise ConfigError(
+                f"context_length must be from 3 to {MAX_LENGTH:,}, not {self.context_length:.3g}."
+            )
 
 
 class CLIPTokenizer(Pretrained):
@@ -73,7 +77,8 @@ class CLIPTokenizer(Pretrained):
         config: what the vocabulary file does not say.
 
     Raises:
-        CheckpointError: the vocabulary has no start or end token.
+        CheckpointError: the vocabulary has no start or end token, or cannot encode a few strings
+            that are tried.
 
     Example:
         >>> from dallemini.scorer import CLIPTokenizer
@@ -95,6 +100,7 @@ class CLIPTokenizer(Pretrained):
         self.backend = backend
         backend.no_padding()
         backend.no_truncation()
+        try_backend(backend)
         self.start_token_id: int = ids[0]
         self.end_token_id: int = ids[1]
 
@@ -151,6 +157,7 @@ class CLIPTokenizer(Pretrained):
         Raises:
             InputTypeError: a prompt is not a string.
             InputError: there is no prompt.
+            CheckpointError: the vocabulary cannot encode a prompt.
         """
         texts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
         if self.config.clean_text:
@@ -159,7 +166,8 @@ class CLIPTokenizer(Pretrained):
         pad = self.end_token_id if pad is None else pad
         input_ids = torch.full((len(texts), length), pad, dtype=torch.int64)
         self.backend.encode_special_tokens = self.config.split_special_tokens
-        encodings = self.backend.encode_batch(texts, add_special_tokens=False)
+        with refusing("The CLIP vocabulary cannot encode a prompt"):
+            encodings = self.backend.encode_batch(texts, add_special_tokens=False)
         for row, encoding in enumerate(encodings):
             if len(encoding.ids) > length - 2:
                 warnings.warn(
@@ -188,10 +196,10 @@ def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:
     """Read a vocabulary: tokenizer.json, else vocab.json + merges.txt, else OpenAI's merges."""
     import tokenizers
 
-    try:
+    with refusing(f"The CLIP vocabulary of {source.name} cannot be read; download it again"):
         if _VOCABULARY in names:
             path = source.fetch([_VOCABULARY])[_VOCABULARY]
-            return tokenizers.Tokenizer.from_file(str(path))
+            return read_backend(path)
         if {"vocab.json", "merges.txt"} <= names:
             paths = source.fetch(["vocab.json", "merges.txt"])
             vocab = read_json(paths["vocab.json"])
@@ -199,19 +207,21 @@ def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:
             return _with_rules(tokenizers.models.BPE(vocab, merges, end_of_word_suffix=_WORD_END))
         if _OPENAI_MERGES in names:
             path = source.fetch([_OPENAI_MERGES])[_OPENAI_MERGES]
-            text = gzip.decompress(path.read_bytes()).decode("utf-8")
-            return _backend(_read_merges(text)[:_NUM_OPENAI_MERGES])
-    except DalleMiniError:
-        raise
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise CheckpointError(
-            f"The CLIP vocabulary of {source.name} cannot be read ({error}); download it again."
-        ) from error
+            return _backend(_read_merges(_gunzip(path))[:_NUM_OPENAI_MERGES])
     raise MissingFileError(
         f"{source.name} has no CLIP vocabulary (tokenizer.json, or vocab.json and merges.txt). "
         "Put tokenizer.json of openai/clip-vit-base-patch32 beside the weights, or pass "
         "tokenizer=CLIPTokenizer.from_pretrained('openai/clip-vit-base-patch32')."
     )
+
+
+def _gunzip(path: Path) -> str:
+    """Read a compressed text of a size that OpenAI's file could have."""
+    with gzip.open(path) as file:
+        content = file.read(_LARGEST_TEXT + 1)
+    if len(content) > _LARGEST_TEXT:
+        raise CheckpointError(f"{path} holds more than {_LARGEST_TEXT:,} bytes of merges.")
+    return content.decode("utf-8")
 
 
 def _read_merges(text: str) -> list[tuple[str, str]]:
@@ -258,19 +268,9 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 
 def _clean(text: str) -> str:
     """Repair text as OpenAI's tokenizer does before lower-casing."""
-    try:
-        import ftfy
-    except ImportError:
-        if not text.isascii():
-            warnings.warn(
-                "Without the package ftfy, CLIP may read prompts that are not plain ASCII slightly "
-                "differently; pip install 'dallemini[text]'.",
-                DalleMiniWarning,
-                stacklevel=3,
-            )
-    else:
-        text = ftfy.fix_text(text)
-    return html.unescape(html.unescape(text)).strip().lower()
+    import ftfy  # here, because importing this library must be quick
+
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip().lower()
 
 
 def _backend(merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:

@@ -4,23 +4,20 @@ Holds `TextNormalizer` and the hashtag splitter that it uses. Knows nothing abou
 and their order are those of https://github.com/borisdayma/dalle-mini: a model has only ever seen
 text that went through them, so oddities are kept (a hashtag with a dot in it comes out in pieces).
 
-The packages ftfy, emoji and Unidecode (extra `text`) are needed for prompts that are not plain
-ASCII. Without them such prompts are approximated with the standard library, and a warning says so.
+The originals transliterate with Unidecode, whose licence (GPL) an ordinary dependency should not
+bring along: it is in the extra `text`. Without it anyascii does so, which spells Latin letters the
+same way, and some signs and other scripts differently ("\u5317\u4eac": "bei jing " and "beijing").
 """
 
 from __future__ import annotations
 
 import html
-import html.entities
 import math
 import os
 import re
-import reprlib
-import unicodedata
-import warnings
 from collections.abc import Iterable, Mapping
 
-from ..errors import CheckpointError, DalleMiniWarning, InputTypeError, MissingFileError
+from ..errors import CheckpointError, InputTypeError, MissingFileError
 
 # Words that stand in for characters which must survive the punctuation rules. Hashtags are split
 # while these are in place, so their spelling is part of the result.
@@ -68,10 +65,7 @@ _AFTER_HASHTAGS = _rules(
     (r"\s+", " "),
 )
 _HASHTAG = re.compile(r"#(\w+)")
-
-# To search the released file (34 MB) for the words in one hashtag takes a sixth of the time that
-# holding all of it in memory takes, which pays off from the sixth hashtag on.
-_SEARCHES = 6
+_KEPT_TAGS = 10_000
 
 
 class TextNormalizer:
@@ -98,8 +92,7 @@ class TextNormalizer:
         self, word_frequencies: Mapping[str, int] | str | os.PathLike[str] | None = None
     ) -> None:
         self.word_frequencies = word_frequencies
-        self._splitter: HashtagSplitter | None = None
-        self._searches = 0
+        self._known_tags: dict[str, str] = {}
 
     def __call__(self, prompt: str) -> str:
         """Return the cleaned prompt: lower case, ASCII, and always with a space in front.
@@ -121,14 +114,13 @@ class TextNormalizer:
         words = self.word_frequencies
         if words is None:
             return tag
-        if self._splitter is None and not isinstance(words, Mapping):
-            self._searches += 1
-            if self._searches < _SEARCHES:
-                return HashtagSplitter(_read_ranks(words, within=tag))(tag)
-        if self._splitter is None:
-            ranks = _ranks_of(words) if isinstance(words, Mapping) else _read_ranks(words)
-            self._splitter = HashtagSplitter(ranks)
-        return self._splitter(tag)
+        if tag not in self._known_tags:
+            if len(self._known_tags) >= _KEPT_TAGS:
+                self._known_tags.clear()
+            # Only the words within the tag: the released file has 34 MB, in memory ten times that.
+            ranks = _ranks_of(words) if isinstance(words, Mapping) else _read_ranks(words, tag)
+            self._known_tags[tag] = HashtagSplitter(ranks)(tag)
+        return self._known_tags[tag]
 
 
 class HashtagSplitter:
@@ -201,15 +193,14 @@ def _ranks_of(frequencies: Mapping[str, int]) -> dict[str, int]:
     return {word: rank for rank, word in enumerate(ordered, start=1)}
 
 
-def _read_ranks(path: str | os.PathLike[str], *, within: str | None = None) -> dict[str, int]:
-    """Read the words of a frequency file with their line numbers; or only those in a text."""
-    text = None if within is None else within.lower()
-    ranks = {}
+def _read_ranks(path: str | os.PathLike[str], text: str) -> dict[str, int]:
+    """Read those words of a frequency file that occur in a text, with their line numbers."""
+    text, ranks = text.lower(), {}
     try:
         with open(path, encoding="utf-8") as file:
             for rank, line in enumerate(file, start=1):
                 word = line.partition(" ")[0].rstrip()
-                if text is None or word in text:
+                if word in text:
                     ranks[word] = rank
     except FileNotFoundError as error:
         raise MissingFileError(
@@ -222,95 +213,22 @@ def _read_ranks(path: str | os.PathLike[str], *, within: str | None = None) -> d
 
 def _to_ascii(text: str) -> str:
     """Repair broken Unicode, decode HTML, name emoji, and transliterate the rest."""
+    import ftfy  # here, because importing this library must be quick
+
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    if text.isascii():
+        return text
+    import emoji
+
+    return _transliterate(emoji.demojize(text))
+
+
+def _transliterate(text: str) -> str:
+    """Spell text in ASCII: as Unidecode does where it is installed, else nearly so."""
     try:
-        import emoji
-        import ftfy
         from unidecode import unidecode
     except ImportError:
-        return _to_ascii_without_extra(text)
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return unidecode(emoji.demojize(text))
+        from anyascii import anyascii
 
-
-def _to_ascii_without_extra(text: str) -> str:
-    """Do the same: exactly for text that is ASCII with its HTML entities decoded, else roughly."""
-    fixed = html.unescape(html.unescape(_fix_ascii(text)))
-    if fixed.isascii():
-        return fixed
-    _warn_once(text)
-    spelled = unicodedata.normalize("NFKD", fixed.translate(_TYPOGRAPHY))
-    return spelled.translate(_TYPOGRAPHY).encode("ascii", errors="ignore").decode("ascii")
-
-
-# A character and how Unidecode spells it, where decomposition alone would drop or misspell it; the
-# three marks between colons are spelled by emoji. Enough for the languages of western Europe.
-_SPELLINGS = (
-    "\u2010- \u2011- \u2012- \u2013- \u2014-- \u2015-- \u2212-",
-    "\u2018' \u2019' \u201a' \u201c\" \u201d\" \u201e\" \u2039< \u203a> \xab<< \xbb>> \xb4' \xa8\"",
-    "\xa1! \xbf? \xb7* \u2022* \u2032' \u2033'' \u2044/ \xa6| \xac! \xaf- \xb8,",
-    "\xd7x \xf7/ \xb1+- \xb5u \xb0deg \u2030%0 \xa7SS \xb6P \xa9:copyright: \xae:registered:",
-    "\u2122:trade_mark: \xa2C/ \xa3PS \xa4$? \xa5Y= \u20acEUR",
-    "\xc6AE \xe6ae \xd8O \xf8o \u0152OE \u0153oe \xdfss \xd0D \xf0d \xdeTh \xfeth \u0131i",
-    "\u0110D \u0111d \u0126H \u0127h \u0141L \u0142l \u014aNG \u014bng \u0166T \u0167t",
-)
-_TYPOGRAPHY = {ord(entry[0]): entry[1:] for line in _SPELLINGS for entry in line.split()}
-_TYPOGRAPHY |= {0x200B: " ", 0x2028: "\n", 0x2029: "\n"}
-
-_ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
-_TERMINAL_ESCAPE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
-_CONTROLS = dict.fromkeys([*range(0x09), 0x0B, *range(0x0E, 0x20), 0x7F])
-
-
-def _fix_ascii(text: str) -> str:
-    """Do what ftfy's `fix_text` does to ASCII text.
-
-    It works line by line, decodes HTML entities only until a line holds a `<`, and repeats until
-    nothing changes.
-    """
-    lines, decode = [], True
-    for line in re.split(r"(?<=\n)", text):
-        decode = decode and "<" not in line
-        before = None
-        while line != before:
-            before = line
-            line = _fix_line(line, decode=decode)
-        lines.append(line)
-    return "".join(lines)
-
-
-def _fix_line(line: str, *, decode: bool) -> str:
-    if decode:
-        line = _ENTITY.sub(_decode_entity, line)
-    line = line.replace("\r\n", "\n").replace("\r", "\n")
-    return _TERMINAL_ESCAPE.sub("", line).translate(_CONTROLS)
-
-
-def _decode_entity(match: re.Match[str]) -> str:
-    entity = match[0]
-    name = entity[1:]
-    if name in html.entities.html5:
-        return html.entities.html5[name]
-    if name.startswith("#"):
-        decoded = html.unescape(entity)
-        return entity if ";" in decoded else decoded
-    # Text that was put in capitals after it was escaped: &NTILDE; for &Ntilde;.
-    shouted = name == name.upper() and html.unescape(entity) == entity
-    return html.entities.html5.get(name.lower(), entity).upper() if shouted else entity
-
-
-_warned = False
-
-
-def _warn_once(prompt: str) -> None:
-    """Warn about the first prompt of this process that needs the extra."""
-    global _warned
-    if _warned:
-        return
-    _warned = True
-    warnings.warn(
-        f"The prompt {reprlib.repr(prompt)} has characters beyond plain ASCII. The models were "
-        "trained on text cleaned with ftfy, emoji and Unidecode; they are not all installed, so "
-        'such prompts are approximated. Install them with: pip install "dallemini[text]".',
-        DalleMiniWarning,
-        stacklevel=2,
-    )
+        return str(anyascii(text))
+    return str(unidecode(text))

@@ -24,6 +24,7 @@ from ..config import Config
 from ..errors import CheckpointError, ConfigError, DalleMiniWarning, InputError, InputTypeError
 from ..hub.source import Source
 from ..models.pretrained import Pretrained, write_config
+from .backend import MAX_LENGTH, read_backend, refusing, try_backend
 from .normalizer import TextNormalizer
 from .vocabulary import TOKENIZER_FILE, WORDS_FILE, find_files, read_text_settings
 
@@ -79,7 +80,7 @@ class TokenizerConfig(Config):
         normalize_text: clean prompts with `TextNormalizer` first.
 
     Raises:
-        ConfigError: `max_length` leaves no room for `<s>` and `</s>`.
+        ConfigError: `max_length` leaves no room for `<s>` and `</s>`, or is above 65,536.
     """
 
     max_length: int = 64
@@ -87,8 +88,10 @@ class TokenizerConfig(Config):
 
     def __post_init__(self) -> None:
         self.check_types()
-        if self.max_length < 2:
-            raise ConfigError(f"max_length must be 2 or more, not {self.max_length}.")
+        if not 2 <= self.max_length <= MAX_LENGTH:
+            raise ConfigError(
+                f"max_length must be from 2 to {MAX_LENGTH:,}, not {self.max_length:.3g}."
+            )
 
 
 class Tokenizer(Pretrained):
@@ -101,7 +104,8 @@ class Tokenizer(Pretrained):
         word_frequencies: for hashtags, see `TextNormalizer`.
 
     Raises:
-        CheckpointError: `backend` lacks `<s>`, `<pad>` or `</s>`, or does not add them.
+        CheckpointError: `backend` lacks `<s>`, `<pad>` or `</s>`, does not add them, or cannot
+            encode a few strings that are tried.
 
     Example:
         >>> from dallemini import Tokenizer
@@ -126,6 +130,7 @@ class Tokenizer(Pretrained):
         self.config = TokenizerConfig() if config is None else config
         self.normalizer = TextNormalizer(word_frequencies)
         self.bos_token_id, self.pad_token_id, self.eos_token_id = _special_ids(backend)
+        try_backend(backend)
         empty, expected = self._encode(""), [self.bos_token_id, self.eos_token_id]
         if empty != expected:
             raise CheckpointError(
@@ -147,11 +152,12 @@ class Tokenizer(Pretrained):
         """Return the ids of one or more prompts, padded to `max_length`.
 
         A prompt that is too long loses its last tokens, but not its `</s>`; a `DalleMiniWarning`
-        names it.
+        names it. Another names a prompt of which the clean-up leaves nothing.
 
         Raises:
             InputTypeError: `prompts` is neither a string nor a sequence of strings.
             InputError: there is no prompt, or one is not valid Unicode.
+            CheckpointError: the vocabulary cannot encode a prompt.
         """
         rows: list[list[int]] = []
         for prompt in _check_prompts(prompts):
@@ -178,6 +184,13 @@ class Tokenizer(Pretrained):
                 f"prompts[{position}] is not valid Unicode: {reprlib.repr(prompt)} has half of a "
                 "surrogate pair. Decode the text it came from again."
             )
+        if prompt and not prompt.isspace() and not text.strip(" ,"):
+            warnings.warn(
+                f"prompts[{position}] ({reprlib.repr(prompt)}) has no word in it: nothing is left "
+                "after the clean-up, so the model is asked for nothing. Write it in words.",
+                DalleMiniWarning,
+                stacklevel=3,
+            )
         ids = self._encode(text)
         dropped = len(ids) - self.max_length
         if dropped <= 0:
@@ -192,7 +205,8 @@ class Tokenizer(Pretrained):
 
     def _encode(self, text: str) -> list[int]:
         # One at a time: encode_batch starts threads, which then complain in forked data loaders.
-        return list(self.backend.encode(text).ids)
+        with refusing("The vocabulary cannot encode a prompt"):
+            return list(self.backend.encode(text).ids)
 
     def _pad(self, rows: list[list[int]]) -> TextTokens:
         input_ids = torch.full((len(rows), self.max_length), self.pad_token_id)
@@ -349,20 +363,12 @@ def _special_ids(backend: tokenizers.Tokenizer) -> list[int]:
 
 def _read_backend(paths: Sequence[Path]) -> tokenizers.Tokenizer:
     """Read `tokenizer.json`, or `vocab.json` and `merges.txt`."""
-    import tokenizers
-
+    if len(paths) == 1:
+        return read_backend(paths[0])
     names = " and ".join(str(path) for path in paths)
-    try:
-        texts = [path.read_text(encoding="utf-8") for path in paths]
-        if len(texts) == 1:
-            return tokenizers.Tokenizer.from_str(texts[0])
-        return _build_backend(json.loads(texts[0]), texts[1].split("\n"))
-    except CheckpointError as error:
-        raise CheckpointError(f"{names}: {error}") from error
-    except Exception as error:  # `tokenizers` raises plain Exception for whatever it cannot read
-        raise CheckpointError(
-            f"{names}: not a readable vocabulary ({error}); download it again."
-        ) from error
+    with refusing(f"{names} are not a readable vocabulary; download them again"):
+        vocabulary, merges = (path.read_text(encoding="utf-8") for path in paths)
+        return _build_backend(json.loads(vocabulary), merges.split("\n"))
 
 
 def _build_backend(vocabulary: dict[str, int], lines: Sequence[str]) -> tokenizers.Tokenizer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -129,17 +128,6 @@ def test_broken_text_is_repaired_where_asked(tokenizer: CLIPTokenizer) -> None:
     assert torch.equal(repairing("a &amp;lt; cat\u2019s"), repairing("a < cat's"))
 
 
-def test_without_ftfy_other_than_ascii_text_gives_a_warning(
-    tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ftfy", None)
-    config = CLIPTokenizerConfig(context_length=20, clean_text=True)
-    repairing = CLIPTokenizer(tokenizer.backend, config)
-    repairing("plain &amp; simple")
-    with pytest.warns(DalleMiniWarning, match=r"pip install 'dallemini\[text\]'"):
-        repairing("caf\u00e9")
-
-
 def test_rejects_no_prompt(tokenizer: CLIPTokenizer) -> None:
     with pytest.raises(InputError, match="no prompt; pass at least one"):
         tokenizer([])
@@ -158,8 +146,9 @@ def test_training_rejects_a_vocabulary_without_room_for_the_bytes() -> None:
 
 
 def test_config_rejects_a_context_without_room() -> None:
-    with pytest.raises(ConfigError, match="at least 3, not 2"):
-        CLIPTokenizerConfig(context_length=2)
+    for length in (2, 10**30):
+        with pytest.raises(ConfigError, match=r"from 3 to 65,536, not (2|1e\+30)\."):
+            CLIPTokenizerConfig(context_length=length)
 
 
 def test_rejects_the_vocabulary_of_another_model(tmp_path: Path) -> None:
@@ -174,7 +163,10 @@ def test_rejects_the_vocabulary_of_another_model(tmp_path: Path) -> None:
 )
 def test_rejects_a_broken_vocabulary(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"vocabulary of .* cannot be read"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"(cannot be read|readable vocabulary); download",
+    ):
         CLIPTokenizer.from_pretrained(tmp_path)
 
 

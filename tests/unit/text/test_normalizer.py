@@ -1,30 +1,24 @@
-"""TextNormalizer: rules, hashtags, and what happens without the `text` extra."""
+"""TextNormalizer: rules, hashtags, and what happens without Unidecode."""
 
 from __future__ import annotations
 
-import html.entities
-import random
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dallemini.errors import CheckpointError, DalleMiniWarning, InputTypeError, MissingFileError
-from dallemini.text import normalizer as text_module
+from dallemini.errors import CheckpointError, InputTypeError, MissingFileError
 from dallemini.text.normalizer import HashtagSplitter, TextNormalizer
 
 WORDS = {"the": 900, "love": 500, "day": 300, "you": 250, "throwback": 20, "thursday": 10}
 
 
 @pytest.fixture
-def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the packages of the extra impossible to import, as on a machine that lacks them."""
-    for name in ("ftfy", "emoji", "unidecode"):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(text_module, "_warned", False)
+def without_unidecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the package of the extra impossible to import, as on a machine that lacks it."""
+    monkeypatch.setitem(sys.modules, "unidecode", None)
 
 
 @pytest.fixture
@@ -135,81 +129,47 @@ def test_splitter_prefers_the_cheaper_split() -> None:
     assert HashtagSplitter({"a": 2, "b": 2, "ab": 3})("ab") == "ab"
 
 
-@pytest.mark.usefixtures("without_extra")
-def test_plain_ascii_needs_no_extra_and_no_warning() -> None:
-    prompt = "A &lt;b&gt;cat&lt;/b&gt; &#38; 'dog' \x1b[1mbold\x1b[0m\r\n\x00end"
-    assert TextNormalizer()(prompt) == ' a cat & " dog " bold end'
+EXAMPLES = [
+    (
+        "A &lt;b&gt;cat&lt;/b&gt; &#38; 'dog' \x1b[1mbold\x1b[0m\r\n\x00end",
+        ' a cat & " dog " bold end',
+    ),
+    ("Café Zürich Ångström", " cafe zurich angstrom"),
+    ("it\u2019s \u201cgood\u201d \u2013 really\u2026", ' it\'s " good ", really'),
+    ("½ cup ² ™ €5 Straße Ærø", " 1/2 cup 2, trade mark, eur5 strasse aero"),
+    ("\ufb01nancial \uff26\uff35\uff2c\uff2c", " financial full"),
+    ("caf&eacute; &copy; P&EACUTE;REZ", " cafe, copyright, perez"),
+    ("\ud83d\ude00", " grinning face"),
+    ("I \u2764\ufe0f \N{CAT FACE}", " i, red heart, cat face"),
+]
 
 
-@pytest.mark.usefixtures("without_extra")
-def test_other_text_warns_once_a_process() -> None:
-    normalizer = TextNormalizer()
-    with pytest.warns(DalleMiniWarning, match=r'pip install "dallemini\[text\]"') as record:
-        [normalizer(prompt) for prompt in ("Ein süßer Käfer", "北京", "caf&eacute;")]
-    assert [str(warning.message)[:45] for warning in record] == [
-        "The prompt 'Ein süßer Käfer' has characters b"
-    ]
-
-
-@pytest.mark.usefixtures("without_extra")
-@pytest.mark.parametrize(
-    ("prompt", "expected"),
-    [
-        ("Café Zürich Ångström", " cafe zurich angstrom"),
-        ("it\u2019s \u201cgood\u201d \u2013 really\u2026", ' it\'s " good ", really'),
-        ("½ cup ² ™ €5 Straße Ærø", " 1/2 cup 2, trade mark, eur5 strasse aero"),
-        ("\ufb01nancial \uff26\uff35\uff2c\uff2c", " financial full"),
-        ("caf&eacute; &copy; P&EACUTE;REZ", " cafe, copyright, perez"),
-        ("a\u200bb\u2028c", " a b c"),
-        ("北京", " "),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::dallemini.errors.DalleMiniWarning")
-def test_other_text_is_approximated_without_extra(prompt: str, expected: str) -> None:
+@pytest.mark.parametrize(("prompt", "expected"), EXAMPLES)
+def test_other_text_is_spelled_in_ascii(prompt: str, expected: str) -> None:
     assert TextNormalizer()(prompt) == expected
 
 
-def test_plain_ascii_is_cleaned_alike_with_and_without_extra(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.usefixtures("without_unidecode")
+@pytest.mark.parametrize(("prompt", "expected"), EXAMPLES)
+def test_latin_text_and_emoji_are_spelled_alike_without_unidecode(
+    prompt: str, expected: str
 ) -> None:
-    pytest.importorskip("ftfy")
-    prompts = _random_prompts(600)
-    normalizer = TextNormalizer(WORDS)
-    with_extra = [normalizer(prompt) for prompt in prompts]
-    monkeypatch.setitem(sys.modules, "ftfy", None)
-    compared = 0
-    for prompt, expected in zip(prompts, with_extra, strict=True):
-        monkeypatch.setattr(text_module, "_warned", False)
-        with warnings.catch_warnings(record=True) as record:
-            warnings.simplefilter("always")
-            cleaned = normalizer(prompt)
-        if not record:  # no HTML entity stood for a character beyond ASCII
-            compared += 1
-            assert cleaned == expected, ascii(prompt)
-    assert compared > 300
+    assert TextNormalizer()(prompt) == expected
 
 
-def test_surrogate_pairs_are_joined_with_the_extra() -> None:
-    pytest.importorskip("ftfy")
-    assert TextNormalizer()("\ud83d\ude00") == " grinning face"
+@pytest.mark.usefixtures("without_unidecode")
+def test_other_scripts_are_spelled_by_anyascii_without_unidecode() -> None:
+    assert TextNormalizer()("\u5317\u4eac, Москва, £5") == " beijing, moskva, gbp5"
+
+
+def test_other_scripts_are_spelled_as_the_original_does_with_unidecode() -> None:
+    pytest.importorskip("unidecode")
+    assert TextNormalizer()("\u5317\u4eac, Москва, £5") == " bei jing, moskva, ps5"
 
 
 def test_importing_the_module_does_not_import_the_extra() -> None:
     code = (
         "import sys, dallemini.text; "
-        "assert not {'ftfy', 'emoji', 'unidecode'} & set(sys.modules), sys.modules"
+        "assert not {'ftfy', 'emoji', 'unidecode', 'anyascii'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def _random_prompts(count: int) -> list[str]:
-    draw = random.Random(0)
-    entities = sorted(html.entities.html5)
-    pieces = [
-        *"#&<>'\"`.,;:!?-_/\\%$*()[]{}|=+~@07aA \n\r\t\x0b\x1c\x7f",
-        *["<person>", " and ", "'s ", "n't ", "[1]", "#love", "#theday19", "http://a.b/c ", "&lt;"],
-        *["&amp;", "&#39;", "&#x41;", "&#59;", "</b>", "1,000", "12/25", "3.14", "a.b-c", "!!!!"],
-        *["    ", "\r\n", "\x1b[1;31m", "&AMP;lt;", "&SZLIG;", "&NOSUCH;", "the", "VIII"],
-    ]
-    pieces += [f"&{draw.choice(entities)}" for _ in range(4)]
-    return ["".join(draw.choices(pieces, k=draw.randrange(1, 12))) for _ in range(count)]

@@ -182,8 +182,20 @@ def test_tokens_of_another_shape_are_refused(
 
 
 def test_config_rejects_a_length_without_room() -> None:
-    with pytest.raises(ConfigError, match="max_length must be 2 or more, not 1"):
-        TokenizerConfig(max_length=1)
+    for length in (1, 10**9):
+        with pytest.raises(ConfigError, match=r"max_length must be from 2 to 65,536, not 1"):
+            TokenizerConfig(max_length=length)
+
+
+@pytest.mark.parametrize("prompt", ["!?", "...", "<p>", "\u200d"])
+def test_prompt_of_which_nothing_is_left_is_warned_about(tokenizer: Tokenizer, prompt: str) -> None:
+    with pytest.warns(DalleMiniWarning, match=r"prompts\[1\] .* nothing is left"):
+        tokens = tokenizer(["a bird", prompt])
+    assert tokens.input_ids[1].tolist() == tokenizer("").input_ids[0].tolist()
+
+
+def test_emoji_are_read_by_their_names(tokenizer: Tokenizer) -> None:
+    assert torch.equal(tokenizer("\N{RED APPLE}").input_ids, tokenizer("red apple").input_ids)
 
 
 # Training

@@ -63,7 +63,7 @@ def test_vocabulary_pair_equals_the_single_file(released: Path) -> None:
     single = Tokenizer.from_pretrained(released)
     (released / "tokenizer.json").unlink()
     pair = Tokenizer.from_pretrained(released)
-    prompts = ["a red apple", "", "Crème brûlée, 12/25 & #tags!", "<mask> <s>"]
+    prompts = ["a red apple", "", "Crème brûlée, 12/25 & #tags!", "a <mask> <s>"]
     assert torch.equal(pair(prompts).input_ids, single(prompts).input_ids)
     assert pair.vocab_size == single.vocab_size == 1000
 
@@ -150,7 +150,7 @@ def test_pipeline_folder_is_answered_with_the_subfolder(native: Path, tmp_path: 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"model": {}}'])
 def test_corrupt_tokenizer_file_is_refused(released: Path, content: bytes) -> None:
     (released / "tokenizer.json").write_bytes(content)
-    message = r"tokenizer\.json: not a readable vocabulary .*download it again"
+    message = r"tokenizer\.json is not a readable vocabulary; download it again"
     with pytest.raises(CheckpointError, match=message):
         Tokenizer.from_pretrained(released)
 
@@ -168,7 +168,7 @@ def test_corrupt_tokenizer_file_is_refused(released: Path, content: bytes) -> No
 def test_corrupt_vocabulary_pair_is_refused(released: Path, name: str, content: str) -> None:
     (released / "tokenizer.json").unlink()
     (released / name).write_text(content, "utf-8")
-    message = r"vocab\.json and .*merges\.txt: not a readable vocabulary"
+    message = r"vocab\.json and .*merges\.txt are not a readable vocabulary"
     with pytest.raises(CheckpointError, match=message):
         Tokenizer.from_pretrained(released)
 
@@ -176,7 +176,7 @@ def test_corrupt_vocabulary_pair_is_refused(released: Path, name: str, content: 
 def test_vocabulary_without_special_tokens_is_refused(released: Path) -> None:
     (released / "tokenizer.json").unlink()
     _edit_json(released / "vocab.json", lambda vocab: [vocab.pop("<s>"), vocab.pop("<pad>")])
-    with pytest.raises(CheckpointError, match=r"merges\.txt: The vocabulary has no <s>, <pad>;"):
+    with pytest.raises(CheckpointError, match=r"The vocabulary has no <s>, <pad>;"):
         Tokenizer.from_pretrained(released)
 
 
@@ -206,7 +206,7 @@ def test_folder_of_another_part_is_refused(native: Path) -> None:
     [
         ({"max_lenght": 3}, r"config\.json: .*'max_lenght'. Did you mean 'max_length'"),
         ({"max_length": "64"}, r"config\.json: TokenizerConfig\.max_length must be int"),
-        ({"max_length": 0}, r"config\.json: max_length must be 2 or more, not 0"),
+        ({"max_length": 0}, r"config\.json: max_length must be from 2 to 65,536, not 0"),
     ],
 )
 def test_wrong_config_is_refused(native: Path, change: dict[str, Any], message: str) -> None:

@@ -1,0 +1,160 @@
+"""Vocabularies of the package tokenizers: which are read, and how its failures become ours.
+
+A `tokenizer.json` is a small program: its normalizer may write a gigabyte for a letter, its
+patterns may search for hours, and what it cannot do ends in a Rust panic, which is a
+`BaseException`, or in the end of the process. So the file is looked at as JSON first: only the
+pieces of which the tokenizers of DALL-E Mini and CLIP are made are handed on, in forms whose work
+grows with the prompt; and a few strings are tried before a vocabulary is trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, DalleMiniError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MAX_LENGTH = 65_536
+"""The most tokens of a prompt that any configuration may ask for; the released models read 64."""
+
+_TRIED = ("", "a", "A red apple, 3 of them!", "\u00e9\u4eac \n x" * 20)
+_MOST_IDS = 64  # for a character that is tried: UTF-8 has four bytes, special tokens are few
+_LARGEST_FILE = 200_000_000
+_DEPTH = 4  # of sequences in sequences
+_SHORT = 32  # characters of a prefix or suffix, or of what takes the place of something
+_NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents"})
+_PRE_TOKENIZERS = frozenset({"ByteLevel", "Whitespace", "WhitespaceSplit", "Digits", "Punctuation"})
+_PROCESSORS = frozenset({"ByteLevel", "RobertaProcessing", "BertProcessing", "TemplateProcessing"})
+_MEMBERS = {
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+}
+_ALLOWED = {
+    "normalizer": _NORMALIZERS,
+    "pre_tokenizer": _PRE_TOKENIZERS,
+    "post_processor": _PROCESSORS,
+}
+_UNBOUNDED = re.compile(r"(?<!\\)[*+]|\{\d*,\}")
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn whatever the package raises, panics included, into one error.
+
+    Args:
+        what: the beginning of the message: what cannot be done.
+
+    Raises:
+        CheckpointError: something was raised that is neither ours nor meant to end the process.
+    """
+    try:
+        yield
+    except DalleMiniError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{what} ({reason}).") from error
+
+
+class _RefusedError(ValueError):
+    """What a vocabulary file does that it must not."""
+
+
+def read_backend(path: Path) -> tokenizers.Tokenizer:
+    """Build a vocabulary from a `tokenizer.json`, after looking at what it asks for.
+
+    Raises:
+        CheckpointError: it is not JSON, asks for something that no tokenizer of the family does, or
+            the package cannot build it.
+    """
+    import tokenizers
+
+    with refusing(f"{path} is not a readable vocabulary; download it again"):
+        if path.stat().st_size > _LARGEST_FILE:
+            raise _RefusedError(f"has more than {_LARGEST_FILE:,} bytes")
+        text = path.read_text(encoding="utf-8")
+        _check(json.loads(text))
+        return tokenizers.Tokenizer.from_str(text)
+
+
+def try_backend(backend: tokenizers.Tokenizer) -> None:
+    """Encode a few strings.
+
+    Raises:
+        CheckpointError: it cannot, or what comes out cannot be right.
+    """
+    for text in _TRIED:
+        with refusing("The vocabulary cannot encode an ordinary text"):
+            count = len(backend.encode(text, add_special_tokens=False).ids)
+        if count > _MOST_IDS * (len(text) + 1) or (text and not count):
+            raise CheckpointError(
+                f"The vocabulary makes {count} tokens of a text of {len(text)} characters; it is "
+                "not one of a DALL-E Mini or CLIP model."
+            )
+
+
+def _check(values: Any) -> None:
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        raise _RefusedError("it has no model")
+    for place in _ALLOWED:
+        _check_piece(place, values.get(place), depth=0)
+    model = values["model"]
+    if model.get("type", "BPE") != "BPE":
+        raise _foreign("model", model.get("type"))
+    if model.get("dropout"):
+        raise _RefusedError("it drops merges at random")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        _check_short(key, model.get(key))
+
+
+def _check_piece(place: str, piece: Any, *, depth: int) -> None:
+    if piece is None:
+        return
+    kind = piece.get("type") if isinstance(piece, dict) else ""
+    members = piece.get(_MEMBERS[place]) if kind == "Sequence" else None
+    if isinstance(members, list) and depth < _DEPTH and len(members) <= _SHORT:
+        for member in members:
+            _check_piece(place, member, depth=depth + 1)
+    elif (place, kind) in (("normalizer", "Replace"), ("pre_tokenizer", "Split")):
+        _check_pattern(kind, piece)
+    elif not isinstance(kind, str) or kind not in _ALLOWED[place]:
+        raise _foreign(place, kind)
+
+
+def _check_pattern(kind: str, piece: Mapping[str, Any]) -> None:
+    """Refuse patterns that may search without end, and replacements that make a text longer."""
+    pattern = piece.get("pattern")
+    found = next(iter(pattern.values()), None) if isinstance(pattern, dict) else None
+    if not isinstance(found, str) or not 0 < len(found) <= 1000:
+        raise _RefusedError(f"it has a {kind} without a usable pattern")
+    content = piece.get("content", "")
+    if not isinstance(content, str) or len(content) > 1:
+        raise _RefusedError(f"it has a {kind} that makes texts longer")
+    assert isinstance(pattern, dict)
+    if "Regex" in pattern and (
+        _REPEATED_GROUP.search(found)
+        or any(len(_UNBOUNDED.findall(part)) > 2 for part in found.split("|"))
+    ):
+        raise _RefusedError(f"it has a {kind} whose pattern may search without end")
+
+
+def _check_short(key: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and len(value) <= _SHORT):
+        raise _RefusedError(f"it has a {key} that is not a short text")
+
+
+def _foreign(place: str, kind: object) -> _RefusedError:
+    return _RefusedError(
+        f"its {place} is of type {str(kind)[:60]!r}, which no tokenizer of DALL-E Mini or CLIP uses"
+    )

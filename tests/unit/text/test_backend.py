@@ -1,0 +1,147 @@
+"""What a vocabulary file may ask for, and what becomes of the failures of its package."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+
+from dallemini import Tokenizer
+from dallemini.errors import CheckpointError, InputError
+from dallemini.scorer import CLIPTokenizer
+from dallemini.text.backend import read_backend, refusing, try_backend
+
+Values = dict[str, Any]
+GPT2 = r"'s|'t| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    tokenizer = Tokenizer.train(["a red apple", "a red bird"] * 5, vocab_size=270)
+    return str(tokenizer.backend.to_str())
+
+
+@pytest.fixture
+def edited(text: str, tmp_path: Path) -> Callable[[Values], Path]:
+    def edit(changes: Values) -> Path:
+        values = json.loads(text)
+        for key, value in changes.items():
+            place = values["model"] if key in values["model"] else values
+            place[key] = value
+        (tmp_path / "tokenizer.json").write_text(json.dumps(values), "utf-8")
+        return tmp_path / "tokenizer.json"
+
+    return edit
+
+
+def _replace(pattern: Values, content: str) -> Values:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def _split(pattern: str) -> Values:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+GROWING = {"type": "Sequence", "normalizers": [_replace({"String": "a"}, "a" * 10)] * 9}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+MARKS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+NESTED: Values = {"type": "NFC"}
+for _ in range(8):
+    NESTED = {"type": "Sequence", "normalizers": [NESTED]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAA"}},
+            "Precompiled",
+        ),
+        (
+            {"normalizer": {"type": "Prepend", "prepend": "x" * 10**6}},
+            "is of type 'Prep",
+        ),
+        ({"normalizer": GROWING}, "a Replace that makes texts longer"),
+        ({"normalizer": NESTED}, "normalizer is of type 'Sequence'"),
+        ({"normalizer": _replace({"String": ""}, "a")}, "a Replace without a usable pattern"),
+        ({"normalizer": "NFC"}, "normalizer is of type ''"),
+        ({"pre_tokenizer": _split(r"(a+)+$")}, "a Split whose pattern may search without end"),
+        ({"pre_tokenizer": _split(r".*.*.*=")}, "a Split whose pattern may search without end"),
+        ({"pre_tokenizer": {"type": "Split", "pattern": 3}}, "a Split without a usable pattern"),
+        ({"pre_tokenizer": {"type": "Metaspace"}}, "pre_tokenizer is of type 'Metaspace'"),
+        ({"post_processor": {"type": ["ByteLevel"]}}, "post_processor is of type"),
+        ({"continuing_subword_prefix": "#" * 99}, "continuing_subword_prefix that is not a short"),
+        ({"dropout": 0.5}, "drops merges at random"),
+        ({"type": "WordLevel"}, "model is of type 'WordLevel'"),
+        ({"model": []}, "it has no model"),
+    ],
+)
+def test_what_no_tokenizer_of_the_family_uses_is_refused(
+    edited: Callable[[Values], Path], changes: Values, message: str
+) -> None:
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Tokenizer.from_pretrained(edited(changes).parent)
+    assert time.perf_counter() - start < 2
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}},
+        {"normalizer": _replace({"Regex": r"\s+"}, " ")},
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    _split(GPT2),
+                    BYTES,
+                ],
+            }
+        },
+    ],
+)
+def test_what_they_use_is_read(edited: Callable[[Values], Path], changes: Values) -> None:
+    tokens = Tokenizer.from_pretrained(edited(changes).parent)("a red apple").trim()
+    assert tokens.input_ids.shape[1] > 3
+
+
+def test_a_panic_while_encoding_is_an_error_of_ours(edited: Callable[[Values], Path]) -> None:
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<nosuch>", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {},
+    }
+    with pytest.raises(CheckpointError, match="vocabulary"):
+        Tokenizer.from_pretrained(edited({"post_processor": template}).parent)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "", "<html>", "[1]"])
+def test_what_is_not_a_vocabulary_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content, "utf-8")
+    with pytest.raises(CheckpointError, match="is not a readable vocabulary; download it again"):
+        read_backend(path)
+
+
+def test_a_vocabulary_without_letters_is_refused() -> None:
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE({"<|startoftext|>": 0, "<|endoftext|>": 1}, [])
+    )
+    with pytest.raises(CheckpointError, match="makes 0 tokens of a text of 1 characters"):
+        try_backend(backend)
+    with pytest.raises(CheckpointError, match="makes 0 tokens"):
+        CLIPTokenizer(backend)
+
+
+def test_errors_of_ours_and_interruptions_pass() -> None:
+    for kind in (InputError, KeyboardInterrupt, SystemExit):
+        with pytest.raises(kind), refusing("Not this"):
+            raise kind("as it was")
