@@ -121,13 +121,13 @@ def _check(values: Any) -> None:
 def _check_piece(place: str, piece: Any, *, depth: int) -> None:
     if piece is None:
         return
-    kind = piece.get("type") if isinstance(piece, dict) else ""
+    kind = piece.get("type") if isinstance(piece, dict) else None
     members = piece.get(_MEMBERS[place]) if kind == "Sequence" else None
     if isinstance(members, list) and depth < _DEPTH and len(members) <= _SHORT:
         for member in members:
             _check_piece(place, member, depth=depth + 1)
     elif (place, kind) in (("normalizer", "Replace"), ("pre_tokenizer", "Split")):
-        _check_pattern(kind, piece)
+        _check_pattern(str(kind), piece)
     elif not isinstance(kind, str) or kind not in _ALLOWED[place]:
         raise _foreign(place, kind)
 

@@ -69,7 +69,7 @@ for _ in range(8):
         ({"normalizer": GROWING}, "a Replace that makes texts longer"),
         ({"normalizer": NESTED}, "normalizer is of type 'Sequence'"),
         ({"normalizer": _replace({"String": ""}, "a")}, "a Replace without a usable pattern"),
-        ({"normalizer": "NFC"}, "normalizer is of type ''"),
+        ({"normalizer": "NFC"}, "normalizer is of type 'None'"),
         ({"pre_tokenizer": _split(r"(a+)+$")}, "a Split whose pattern may search without end"),
         ({"pre_tokenizer": _split(r".*.*.*=")}, "a Split whose pattern may search without end"),
         ({"pre_tokenizer": {"type": "Split", "pattern": 3}}, "a Split without a usable pattern"),
