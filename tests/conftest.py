@@ -24,9 +24,21 @@ os.environ["HF_TOKEN_PATH"] = os.devnull
 from huggingface_hub import constants as constants  # read now, not while a test is offline
 
 from hub_server import LARGE, HubServer
+from patience import busy_note
 
 FIXTURES = Path(__file__).parent / "fixtures"
 _CLIENT_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HOME")
+
+
+def pytest_report_header() -> str | None:
+    """Say at the beginning that the cores are busy."""
+    return busy_note()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end, too, that the cores are busy, beside what failed for it."""
+    if note := busy_note():
+        terminalreporter.write_line(note, yellow=True)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from dallemini import Pipeline
 from dallemini.testing import tiny_pipeline
 from dallemini.training.checkpoint import newest
 from dallemini.training.log import read_log
+from patience import patience
 
 WORKER = Path(__file__).parents[1] / "training_worker.py"
 HALF: dict[str, Any] = {"steps": 4, "schedule": "constant"}
@@ -51,7 +52,7 @@ def train(runs: Sequence[Run], *, processes: int) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=patience(280),
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -213,12 +214,12 @@ def test_a_process_that_fails_ends_the_run(tmp_path: Path) -> None:
         env=environment(FAILS="1"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=False,
     )
     assert done.returncode != 0
     assert "this process fails" in done.stderr
-    assert time.monotonic() - started < 100
+    assert time.monotonic() - started < patience(100)
 
 
 def kill_while_training(run: Run, *, seed: int) -> int:

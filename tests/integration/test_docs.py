@@ -23,6 +23,7 @@ import pytest
 
 import dallemini
 from dallemini.cli import main
+from patience import patience
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -127,6 +128,6 @@ def test_pages_build_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="needs the extra docs")
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "docs", str(tmp_path)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=patience(300)
     )
     assert done.returncode == 0, done.stderr

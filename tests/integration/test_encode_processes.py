@@ -17,6 +17,7 @@ from PIL import Image
 from dallemini.data.token_shards import shard_name
 from dallemini.data.tokens import EncodedImages
 from dallemini.testing import tiny_vqgan
+from patience import patience
 
 ROOT = Path(__file__).parents[2]
 COUNT, SHARD_SIZE = 40, 5
@@ -57,7 +58,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.with_suffix(".txt").write_text(f"picture {number}\n")
     tiny_vqgan().save_pretrained(root / "vqgan")
     (root / "slowly.py").write_text(SLOWLY)
-    done = subprocess.run(command(root, "alone"), env=environment(), check=False, timeout=120)
+    done = subprocess.run(
+        command(root, "alone"), env=environment(), check=False, timeout=patience(120)
+    )
     assert done.returncode == 0
     return root
 
@@ -95,7 +98,7 @@ def kill_when(process: subprocess.Popen[bytes], folder: Path, shards: int) -> No
         time.sleep(0.005)
     time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert process.wait(timeout=patience(30)) == -signal.SIGKILL
 
 
 def test_killed_run_goes_on_and_ends_with_the_same_files(place: Path) -> None:
@@ -118,7 +121,10 @@ def test_killed_run_goes_on_and_ends_with_the_same_files(place: Path) -> None:
 def test_file_that_was_being_written_does_not_count(place: Path) -> None:
     output = place / "writing"
     done = subprocess.run(
-        command(place, "writing"), env=environment() | {"KILLED_AT": "4"}, check=False, timeout=120
+        command(place, "writing"),
+        env=environment() | {"KILLED_AT": "4"},
+        check=False,
+        timeout=patience(120),
     )
     assert done.returncode == -signal.SIGKILL
     assert finished(output) == {shard_name(number) for number in range(3)}
@@ -134,7 +140,7 @@ def go_on(place: Path, output: str) -> str:
         command(place, output),
         env=environment(),
         check=False,
-        timeout=120,
+        timeout=patience(120),
         capture_output=True,
         text=True,
     )
@@ -149,7 +155,7 @@ def test_processes_under_torchrun_make_the_whole_set_once(place: Path, processes
         [*launcher, "--nproc-per-node", str(processes), *words(place, "shared")],
         env=environment(),
         check=False,
-        timeout=240,
+        timeout=patience(240),
         capture_output=True,
         text=True,
     )

@@ -13,6 +13,8 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from patience import patience
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"
@@ -43,7 +45,7 @@ def test_every_script_is_run_here() -> None:
 def test_script_writes_its_pictures(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / name), str(tmp_path / "made")]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=patience(300)
     )
     assert done.returncode == 0, done.stderr
     for made in FILES[name]:
@@ -61,7 +63,7 @@ def test_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     notebook = read_notebook()
     client = NotebookClient(
         notebook,
-        timeout=300,
+        timeout=int(patience(300)),
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     )

@@ -11,6 +11,7 @@ import pytest
 
 from dallemini import __version__
 from dallemini.cli import app, main
+from patience import patience
 
 ROOT = Path(__file__).parents[3]
 WITHOUT_TYRO = """
@@ -23,7 +24,12 @@ sys.exit(main(["generate", "a red apple"]))
 
 def python(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patience(120),
     )
 
 

@@ -25,6 +25,7 @@ from dallemini.testing import (
     tiny_transformer,
     tiny_vqgan,
 )
+from patience import patience
 
 MINI = TransformerConfig()
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
@@ -99,7 +100,9 @@ CASES: list[dict[str, Any]] = [
 def test_prediction_covers_what_a_process_takes() -> None:
     arguments = json.dumps([MIDDLE, [MIDDLE_IMAGES, SMALL_IMAGES], CASES])
     command = [sys.executable, "-c", DRAW, arguments]
-    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=300)
+    shown = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, timeout=patience(300)
+    )
     for case, measured in zip(CASES, json.loads(shown.stdout), strict=True):
         images: dict[str, Any] = MIDDLE_IMAGES if case["images"] == 1 else SMALL_IMAGES
         prediction = predict_memory(

@@ -15,6 +15,7 @@ from dallemini import Tokenizer
 from dallemini.errors import CheckpointError, InputError
 from dallemini.scorer import CLIPTokenizer
 from dallemini.text.backend import read_backend, refusing, try_backend
+from patience import patience
 
 Values = dict[str, Any]
 GPT2 = r"'s|'t| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -87,7 +88,7 @@ def test_what_no_tokenizer_of_the_family_uses_is_refused(
     start = time.perf_counter()
     with pytest.raises(CheckpointError, match=message) as caught:
         Tokenizer.from_pretrained(edited(changes).parent)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < patience(2)
     assert len(str(caught.value)) < 1000
 
 
