@@ -159,7 +159,7 @@ def _put_in_place(built: Path, folder: Path, obsolete: set[str]) -> None:
     """Rename the built folder, after everything has been done that can fail."""
     names = _names(built / _FILES)
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make_folder((folder / name).parent)
         if (folder / name).is_dir():
             raise IsADirectoryError(f"{folder / name} is a folder")
     (built / _OBSOLETE).write_text(json.dumps(sorted(obsolete - set(names))), encoding="utf-8")

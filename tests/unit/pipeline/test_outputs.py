@@ -209,16 +209,14 @@ def test_file_draws_itself_again(pipe: Pipeline, tmp_path: Path) -> None:
 def test_save_to_a_file_is_refused(tmp_path: Path, below: bool) -> None:
     (tmp_path / "file").write_text("mine")
     target = tmp_path / "file" / "folder" if below else tmp_path / "file"
-    with pytest.raises(
-        StorageError, match=rf"Could not write pictures to {re.escape(str(target))}"
-    ):
+    with pytest.raises(StorageError, match=rf"Could not make {re.escape(str(target))}"):
         output().save(target)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("directory", [None, 3, b"folder", ["folder"], True])
 def test_save_refuses_what_names_no_folder(directory: Any) -> None:
-    with pytest.raises(InputTypeError, match="A folder is named by a string or a path, not "):
+    with pytest.raises(InputTypeError, match="folder is named by a string or a path, not "):
         output().save(directory)
 
 
