@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from .errors import ConfigError, MissingFileError
+from .files import as_path, write_text
 
 CONFIG_NAME = "config.json"
 
@@ -91,8 +92,12 @@ class Config:
             raise ConfigError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the configuration to a JSON file, one field a line."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write the configuration to a JSON file, one field a line.
+
+        Raises:
+            StorageError: the file cannot be written; an older one stays as it was.
+        """
+        write_text(as_path(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

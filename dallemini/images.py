@@ -1,25 +1,59 @@
 """Pictures and tensors: opening a picture, turning one into the other, laying several out.
 
-Knows pixels, not models. PIL is imported inside the functions that need it, because importing this
-library must be quick.
+Every picture from outside comes through `open_image`: upright, in RGB, on white, from formats that
+are made of pixels (PIL would start other programs for PostScript, for example). Knows pixels, not
+models. PIL is imported inside the functions that need it, because importing this library must be
+quick.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
+import stat
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import InputError, InputTypeError, MissingFileError
+from .files import as_path
 
 if TYPE_CHECKING:
     import PIL.Image
 
 GRID_GAP = 4
+MAX_PIXELS = 89_478_485  # Pillow's own limit
+MAX_BYTES = 1 << 29
+
+Reason = Literal["no image", "not an image", "broken image", "animated", "too small", "too large"]
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ORIENTATION, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0112, 258, 339
+_UNSIGNED = 1
+
+
+class PictureError(InputError):
+    """A picture cannot be used.
+
+    Args:
+        name: of the picture.
+        reason: of what kind the problem is.
+        detail: what it is.
+    """
+
+    def __init__(self, name: str, reason: Reason, detail: str) -> None:
+        super().__init__(name, reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} cannot be read as a picture: {self.detail}."
 
 
 def make_grid(images: Sequence[PIL.Image.Image], *, columns: int) -> PIL.Image.Image:
@@ -65,33 +99,68 @@ def tensor_to_images(pixels: Tensor) -> list[PIL.Image.Image]:
     return [Image.fromarray(picture) for picture in array]
 
 
-def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """Read a picture file into f[3,H,W] in [0, 1].
+def read_image(image: str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image) -> Tensor:
+    """Open a picture as `open_image` does and turn it into f32[3,H,W] in [0, 1].
+
+    Raises:
+        As `open_image`.
+    """
+    return image_to_tensor(open_image(image))
+
+
+def open_image(
+    image: str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image,
+    *,
+    min_side: int = 1,
+    max_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    still: bool = False,
+    draft_side: int | None = None,
+) -> PIL.Image.Image:
+    """Open a picture as RGB: upright as its camera was held, on white where it is transparent.
+
+    Palettes, CMYK, LAB, gray and single bits are converted. Gray of more than 8 bits is scaled to
+    the full range of its file (12 or 16 bits); whole numbers up to 255 count as 8 bits, whatever
+    the file could hold. Wider whole numbers, and fractions that are not all in [0, 1], are divided
+    by the first of 255, 65535 and the type's largest value that none of them exceeds.
+
+    Args:
+        image: a regular file of at most 512 MiB, its content, an open binary file, or a picture of
+            PIL, which is not changed.
+        min_side: a picture with a shorter side is refused.
+        max_side: a picture with a longer side is refused.
+        max_pixels: a picture with more pixels is refused, before it is decoded.
+        still: refuse a picture that moves, instead of taking its first frame.
+        draft_side: a JPEG much larger than this is decoded at a fraction of its size.
 
     Raises:
         MissingFileError: there is no such file.
-        InputError: it is no picture that Pillow can read, or it is damaged.
-        InputTypeError: `path` is neither a string nor a path.
+        PictureError: an InputError: it is no picture of a known format, damaged, out of bounds, or
+            holds numbers whose range cannot be guessed.
+        InputTypeError: `image` is none of these.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    if not isinstance(path, str | os.PathLike):
-        raise InputTypeError(f"A picture is named by a string or a path, not {path!r}.")
+    name = _name(image)
+    picture = image if isinstance(image, Image.Image) else _parse(_read(image, name), name)
+    _check_size(picture.size, name, min_side, max_side, max_pixels)
+    _check_frames(picture, name, still)
     try:
-        with Image.open(path) as image:
-            return image_to_tensor(image)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"There is no file {os.fspath(path)}. Check the path.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(
-            f"{os.fspath(path)} cannot be read as a picture: its format is not known."
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{os.fspath(path)} cannot be read as a picture: {error}.") from error
+        if draft_side is not None:
+            picture.draft(None, (draft_side, draft_side))
+        picture.load()
+        return _to_rgb(_upright(picture), name)
+    except PictureError:
+        raise
+    except Exception as error:  # decoders raise anything at all on broken files
+        raise PictureError(name, "broken image", f"{type(error).__name__}: {error}") from error
 
 
 def image_to_tensor(image: PIL.Image.Image) -> Tensor:
-    """Turn a picture of any mode into f[3,H,W] in [0, 1]; transparency becomes white.
+    """Turn a picture of any mode into f32[3,H,W] in [0, 1], as `open_image` does.
+
+    Raises:
+        PictureError: an InputError: it is damaged, or holds numbers whose range cannot be guessed.
 
     Example:
         >>> from PIL import Image
@@ -99,13 +168,142 @@ def image_to_tensor(image: PIL.Image.Image) -> Tensor:
         >>> image_to_tensor(Image.new("L", (2, 1), 255)).shape
         torch.Size([3, 1, 2])
     """
+    rgb = open_image(image)
+    flat = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
+    levels = flat.view(rgb.height, rgb.width, 3).permute(2, 0, 1)
+    return levels.to(torch.float32) / 255
+
+
+def _name(image: object) -> str:
+    if isinstance(image, str | os.PathLike):
+        return str(as_path(image))
+    return str(getattr(image, "filename", None) or getattr(image, "name", None) or "The image")
+
+
+def _read(image: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> bytes:
+    """Return the content of a picture, of a regular file if it is a name."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        content = bytes(image)
+    elif isinstance(image, str | os.PathLike):
+        content = _read_file(as_path(image), name)
+    elif hasattr(image, "read"):
+        content = image.read(MAX_BYTES + 1)
+    else:
+        raise InputTypeError(
+            "A picture is given by its path, its bytes, an open file or a PIL.Image, "
+            f"not {type(image).__name__}."
+        )
+    if not isinstance(content, bytes):
+        raise InputTypeError(f"{name} must be opened in binary mode, as open(..., 'rb') does.")
+    if not content:
+        raise PictureError(name, "no image", "it has no bytes")
+    if len(content) > MAX_BYTES:
+        raise PictureError(name, "too large", f"it has more than {MAX_BYTES} bytes")
+    return content
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe would wait, a device would never end
+            kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+            raise PictureError(name, "no image", f"its file cannot be read: it is {kind}")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"There is no file {name}. Check the path.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if isinstance(error, PictureError):
+            raise
+        raise PictureError(name, "no image", f"its file cannot be read: {error}") from error
+
+
+def _parse(content: bytes, name: str) -> PIL.Image.Image:
+    """Read the header."""
+    from PIL import Image, UnidentifiedImageError
+
+    Image.init()
+    formats = [known for known in _FORMATS if known in Image.OPEN]
+    try:
+        return Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError as error:
+        detail = f"its format is not known ({len(content)} bytes)"
+        raise PictureError(name, "not an image", detail) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(name, "too large", f"PIL does not open it: {error}") from error
+    except Exception as error:  # as above
+        raise PictureError(name, "not an image", f"{type(error).__name__}: {error}") from error
+
+
+def _check_size(
+    size: tuple[int, int], name: str, min_side: int, max_side: int | None, max_pixels: int
+) -> None:
+    shown = f"{size[0]}x{size[1]} pixels"
+    if min(size) < min_side:
+        raise PictureError(name, "too small", f"{shown}, min_side is {min_side}")
+    if max_side is not None and max(size) > max_side:
+        raise PictureError(name, "too large", f"{shown}, max_side is {max_side}")
+    if size[0] * size[1] > max_pixels:
+        raise PictureError(name, "too large", f"{shown}, max_pixels is {max_pixels}")
+
+
+def _check_frames(picture: PIL.Image.Image, name: str, still: bool) -> None:
+    if still and picture.format != "MPO":  # a camera's previews
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1:
+            raise PictureError(name, "animated", f"it has {frames} frames")
+
+
+def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Turn a photograph as its camera was held; a broken note of that is no reason to lose it."""
+    from PIL import ImageOps
+
+    with contextlib.suppress(Exception):  # as above
+        if picture.getexif().get(_ORIENTATION, 1) != 1:
+            return ImageOps.exif_transpose(picture)
+    return picture
+
+
+def _to_rgb(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
     from PIL import Image
 
-    if image.mode == "I" or image.mode.startswith("I;16"):  # PNG with 16 bits of gray
-        image = image.convert("I").point(lambda level: level * (1 / 257)).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    rgb = image.convert("RGB")
-    flat = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-    return flat.view(rgb.height, rgb.width, 3).permute(2, 0, 1).float() / 255
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        return Image.fromarray(_to_levels(picture, name)).convert("RGB")
+    if picture.mode in ("RGBa", "La"):
+        picture = picture.convert("RGBA" if picture.mode == "RGBa" else "LA")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return picture.convert("RGB")
+
+
+def _to_levels(picture: PIL.Image.Image, name: str) -> NDArray[np.uint8]:
+    """Scale deep gray to u8[H,W]; what the file calls transparent becomes white."""
+    values: NDArray[Any] = np.asarray(picture)
+    if picture.mode == "F":
+        values = values.astype(np.float64)
+        limits = (1.0, 255.0, 65535.0)
+    else:
+        bits, is_signed = _depth(picture)
+        values = values.astype(np.int64)
+        if not is_signed and bits == 32:
+            values &= 0xFFFFFFFF  # PIL takes them for signed ones
+        limits = (255, *(2**n - 1 for n in (bits if bits < 32 else 16, 31, 32)))
+    lowest, highest = (values.min(), values.max()) if values.size else (0, 0)
+    limit = next((limit for limit in limits if highest <= limit), None)
+    if limit is None or not lowest >= 0:
+        detail = f"its numbers go from {lowest:g} to {highest:g}; scale them to 0 to 1 or 0 to 255"
+        raise PictureError(name, "broken image", detail)
+    levels: NDArray[np.uint8] = np.rint(values * (255 / limit)).astype(np.uint8)
+    if isinstance(clear := picture.info.get("transparency"), int):
+        levels[values == clear] = 255
+    return levels
+
+
+def _depth(picture: PIL.Image.Image) -> tuple[int, bool]:
+    """Return how many bits each number of deep gray has in the file, and whether it has a sign."""
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF
+    bits, kinds = tags.get(_BITS_PER_SAMPLE, ()), tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+    if picture.mode == "I":
+        return 32, not tags or _UNSIGNED not in kinds
+    return (bits[0] if bits and 8 < bits[0] < 16 else 16), False

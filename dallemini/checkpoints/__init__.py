@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..config import CONFIG_NAME, read_json
-from ..errors import CheckpointError, ConfigError, InputError, MissingFileError, StorageError
+from ..errors import CheckpointError, ConfigError, InputError, MissingFileError
+from ..files import as_path, replacing_folder
 from ..hub.source import Source, conversion_cache_dir, list_files, source_key
 from .cache import convert_once
 from .clip import HuggingFaceCLIP
@@ -171,13 +172,9 @@ def convert(
             )
         origin["quantization"] = kind
     tensors = {name: _cast(tensor, dtype) for name, tensor in checkpoint.tensors.items()}
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be made ({error}). Choose another folder.") from error
-    write_native(LazyCheckpoint(checkpoint.config, tensors), folder, component, origin=origin)
-    return folder
+    with replacing_folder(output) as folder:
+        write_native(LazyCheckpoint(checkpoint.config, tensors), folder, component, origin=origin)
+    return as_path(output)
 
 
 def _detect(source: Source, component: Component) -> tuple[Format, tuple[str, ...]]:

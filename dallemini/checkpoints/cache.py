@@ -1,7 +1,7 @@
 """Converted checkpoints in the cache: written once, by one process, and complete or not there.
 
-A conversion goes into a folder of its own beside its place and is renamed when it is finished, so
-that no reader ever sees half of it. A lock keeps two processes from doing the same work.
+A conversion appears in its folder when it is finished, so that no reader ever sees half of it. A
+lock keeps two processes from doing the same work.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
-import os
 import shutil
 import tempfile
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import DalleMiniError, DalleMiniWarning, StorageError
+from ..files import finish_folder, make_folder, replacing_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _temporary: dict[Path, Path] = {}
@@ -72,39 +71,32 @@ def convert_once(
 def _convert_into(
     folder: Path, is_usable: Callable[[Path], bool], convert: Callable[[Path], None]
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f".{folder.name}.lock")) as alone:
+    make_folder(folder.parent)
+    with _locked(folder.with_name(f".{folder.name}.lock")):
+        finish_folder(folder)
         if is_usable(folder):  # another process was faster
             return
-        if alone:
-            for left in folder.parent.glob(f".{folder.name}.tmp-*"):  # of a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-        unfinished = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex}")
         try:
-            unfinished.mkdir()
-            convert(unfinished)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(unfinished, folder)
+            with replacing_folder(folder) as unfinished:
+                convert(unfinished)
         except OSError:
             if not is_usable(folder):  # without a lock another process may have come first
                 raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, or tell that the file system knows none."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, where the file system knows locks."""
     from filelock import FileLock  # here, so that only a conversion waits for it
 
     lock = FileLock(path)
     try:
         lock.acquire()
     except NotImplementedError:
-        yield False
+        yield
         return
     try:
-        yield True
+        yield
     finally:
         lock.release()
 

@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
+from ..errors import StorageError
+from ..files import make_folder, write_text
 from ..hub.source import file_digest
 
 # A file system's clock may tick only every two seconds (FAT): a file that was just written could
@@ -67,12 +68,6 @@ def _recall(note: Path, state: dict[str, Any]) -> str | None:
 
 
 def _write(note: Path, content: dict[str, Any]) -> None:
-    unfinished = note.with_name(f".{note.name}.tmp-{uuid.uuid4().hex}")
     # Without a note the file is read again, which is all that an unwritable cache costs here.
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(unfinished, note)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    with contextlib.suppress(StorageError):
+        write_text(make_folder(note.parent) / note.name, json.dumps(content))

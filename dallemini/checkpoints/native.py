@@ -14,10 +14,11 @@ from typing import Any
 from .._version import __version__
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, MissingFileError
+from ..files import write_text
 from ..hub.source import Source
 from .formats import CLASS_NAMES, Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor
-from .safetensors_file import WEIGHTS_FILE, read_safetensors, replacing, write_safetensors
+from .safetensors_file import WEIGHTS_FILE, read_safetensors, write_safetensors
 
 MARK = "dallemini"
 FILES = (CONFIG_NAME, WEIGHTS_FILE)
@@ -81,5 +82,4 @@ def write_native(
     write_safetensors(checkpoint.tensors, directory / WEIGHTS_FILE)
     mark = {"component": component, "version": __version__, **origin}
     text = json.dumps({MARK: mark, **checkpoint.config}, indent=2) + "\n"
-    with replacing(directory / CONFIG_NAME) as file:
-        file.write(text.encode())
+    write_text(directory / CONFIG_NAME, text)

@@ -7,11 +7,9 @@ disk. Format: https://github.com/huggingface/safetensors (8-byte length, JSON he
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,13 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import (
-    CheckpointError,
-    DalleMiniError,
-    InputTypeError,
-    MissingFileError,
-    StorageError,
-)
+from ..errors import CheckpointError, InputTypeError, MissingFileError
+from ..files import as_path, replacing
 from .lazy import LazyTensor
 
 WEIGHTS_FILE = "model.safetensors"
@@ -122,7 +115,7 @@ def write_tensors(
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write tensors as `model.safetensors`, loading one at a time; else as `save_checkpoint`."""
-    path = Path(directory) / WEIGHTS_FILE
+    path = as_path(directory) / WEIGHTS_FILE
     write_safetensors(tensors, path, metadata=metadata)
     return path
 
@@ -147,33 +140,6 @@ def write_safetensors(
         for name in order:
             # Loaded outside the call so that a reader's own errors pass unchanged.
             _write(file, tensors[name].load())
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of `path` only when the block succeeds.
-
-    Raises:
-        StorageError: the folder cannot be written, or the disk is full; the unfinished file is
-            removed and an older one stays as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except DalleMiniError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"{path} could not be written ({error.strerror or error}). Free some space or choose "
-            "another folder, then try again; nothing unfinished was left behind."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _header(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None) -> bytes:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +13,8 @@ import tyro
 
 from .. import checkpoints, hub
 from .._version import __version__
-from ..errors import DalleMiniError, InputError, MissingFileError, StorageError
+from ..errors import InputError, MissingFileError
+from ..files import as_path, replacing_folder, write_text
 from ..models.clip import CLIP
 from ..models.int8 import Quantization
 from ..models.pretrained import PretrainedModule
@@ -63,20 +62,21 @@ class Convert:
     where: Where
 
     def run(self) -> None:
-        """Convert everything into a folder beside OUTPUT, then put it in place.
+        """Convert everything, then put it in place all at once.
 
         Raises:
             DalleMiniError: the source is no good or its parts do not fit each other, or OUTPUT
                 cannot be written. Nothing is left behind then.
         """
-        _check_output(self.output)
+        output = as_path(self.output)
+        _check_output(output)
         parts = self._parts()
         if self.quantization is not None and "transformer" not in parts:
             raise InputError(
                 f"{self.source} holds {', '.join(parts)}; leave out --quantization, which makes a "
                 "transformer smaller."
             )
-        with _unfinished(self.output) as folder:
+        with replacing_folder(output) as folder:
             folders = {part: folder if len(parts) == 1 else folder / part for part in parts}
             for part, location in parts.items():
                 self._convert(part, location, folders[part])
@@ -84,7 +84,7 @@ class Convert:
             if set(_PIPELINE) <= parts.keys():
                 self._write_index(folder, parts)
         for part in parts:
-            print(self.output if len(parts) == 1 else self.output / part)
+            print(output if len(parts) == 1 else output / part)
 
     def _parts(self) -> dict[str, Location]:
         parts = find_parts(Location(self.source, self.where, self.subfolder))
@@ -116,15 +116,15 @@ class Convert:
         loader = loader_of(Location(self.source, self.where, self.subfolder))
         classes = {part: CLASSES[part].__name__ if part in parts else None for part in PARTS}
         index = {"dallemini": {"version": __version__}, **classes}
-        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
         loader.generation_config().save(folder / GENERATION_CONFIG_NAME)
         card = hub.model_card(
             self.output.absolute().name,
             summary=f"A text-to-image pipeline for dallemini, converted from `{loader.name}`.",
         )
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        for name, text in loader.notes().items():  # its own card and notices go with the weights
-            (folder / name).write_text(text, encoding="utf-8")
+        # its own card and notices go with the weights
+        for name, text in {"README.md": card, **loader.notes()}.items():
+            write_text(folder / name, text)
 
 
 def _check_output(output: Path) -> None:
@@ -155,21 +155,3 @@ def _check_result(folders: Mapping[str, Path]) -> None:
             loaded[part] = _MODELS[part].from_pretrained(folder, dtype=dtype)
     if set(_PIPELINE) <= loaded.keys():
         check_parts(loaded["tokenizer"], loaded["transformer"], loaded["vqgan"])
-
-
-@contextlib.contextmanager
-def _unfinished(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` whose contents move there when the block succeeds."""
-    folder = output.absolute().with_name(f".{output.absolute().name}-{uuid.uuid4().hex[:8]}")
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        output.mkdir(exist_ok=True)
-        for child in folder.iterdir():
-            child.rename(output / child.name)
-    except DalleMiniError:
-        raise
-    except OSError as error:
-        raise StorageError(f"Could not write {output}: {error}. Choose another folder.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import tyro
 
 from ..data import CaptionedImages, DataConfig
 from ..evaluation import EvaluationConfig, PictureSource, evaluate, picture_size, read_captions
+from ..files import as_path
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
 from ..pipeline.pipeline import Pipeline
@@ -81,7 +82,7 @@ class Evaluate:
             progress=True,
         )
         print(report.table, end="")
-        print(self.output / "report.md")
+        print(as_path(self.output) / "report.md")
 
     def _open(self, image_size: int) -> PictureSource:
         config = DataConfig(

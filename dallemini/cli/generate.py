@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..errors import InputError, StorageError
+from ..errors import InputError
+from ..files import as_path, make_folder, replacing
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
 from ..pipeline.outputs import GenerationOutput
@@ -65,16 +65,16 @@ class Generate:
         folder = Path() if self.output is None and self.grid is None else self.output
         for place in (folder, self.grid and self.grid.parent):
             if place is not None:
-                _make_folder(place)
+                make_folder(place)
         source = Location(self.model, self.where)
         pipe = Pipeline.from_pretrained(self.model, **source.keywords, **self.drawing.keywords)
         drawn = pipe(self.prompts, **settings)
-        if folder is not None:
-            for path in drawn.save(folder):
-                print(path)
+        paths = [] if folder is None else drawn.save(folder)
         if self.grid is not None:
             _save_grid(drawn, self.grid)
-            print(self.grid)
+            paths.append(self.grid)
+        for path in paths:
+            print(path)
 
     def _checked_settings(self) -> GenerationOverrides:
         """Return the settings that were given, having checked them without the model."""
@@ -90,17 +90,6 @@ class Generate:
         return settings
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"Cannot make the folder {folder}: {error.strerror}.") from error
-    if not os.access(folder, os.W_OK):
-        raise StorageError(f"The folder {folder} cannot be written; choose another one.")
-
-
 def _save_grid(drawn: GenerationOutput, path: Path) -> None:
-    try:
-        drawn.grid().save(path)
-    except OSError as error:
-        raise StorageError(f"Could not write the grid to {path}: {error}.") from error
+    with replacing(as_path(path)) as file:
+        drawn.grid().save(file, format="PNG" if path.suffix.lower() == ".png" else "JPEG")

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .._version import __version__
-from ..errors import InputError, StorageError
-from ..models.pretrained import SourceName, as_folder
+from ..errors import InputError
+from ..files import PathName, make_folder
 from ..models.vqgan import VQGAN
 from .dataset import CaptionedImages
 from .order import check_split
@@ -72,7 +72,7 @@ class EncodeReport:
 def encode_images(
     vqgan: VQGAN,
     dataset: CaptionedImages,
-    output: SourceName,
+    output: PathName,
     *,
     shard_size: int = 10_000,
     batch_size: int = 64,
@@ -121,8 +121,7 @@ def encode_images(
     if shard_size < 1:
         raise InputError(f"shard_size must be at least 1, not {shard_size}.")
     import_parquet()
-    folder = as_folder(output)
-    _make(folder)
+    folder = make_folder(output)
     shards = dataset.shards(shard_size)
     plan = _Plan(folder, shards, _describe(vqgan, dataset))
     mine = shards[rank::world_size]
@@ -146,15 +145,6 @@ def _describe_nothing(bad: collections.Counter[str]) -> str:
         f"None of the records can be used ({counts or 'none passes the filters'}); the log of "
         "dallemini.data names bad ones. Mend them, or change the settings of the data."
     )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot make the folder {folder}: {error.strerror}. Choose another one."
-        ) from error
 
 
 def _describe(vqgan: VQGAN, dataset: CaptionedImages) -> dict[str, Any]:

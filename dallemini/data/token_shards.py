@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingDependencyError, MissingFileError, StorageError
+from ..errors import InputError, MissingDependencyError, MissingFileError
+from ..files import replacing
 
 METADATA_KEY = b"dallemini"
 _COLUMNS = ("key", "captions", "image_tokens")
@@ -159,7 +158,7 @@ def write_shard(path: Path, rows: TokenRows, metadata: Mapping[str, Any]) -> Non
     """Write a shard so that it is whole or not there, whenever this process is killed.
 
     Args:
-        path: its place; what a killed process left unfinished beside it is removed.
+        path: its place.
         rows: what to write.
         metadata: JSON values for the footer.
 
@@ -167,28 +166,10 @@ def write_shard(path: Path, rows: TokenRows, metadata: Mapping[str, Any]) -> Non
         StorageError: it cannot be written.
     """
     parquet = import_parquet()
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        for left in path.parent.glob(f".{path.name}.*.partial"):
-            left.unlink(missing_ok=True)
-        try:
-            with unfinished.open("xb") as file:
-                parquet.write_table(
-                    _table(rows, metadata),
-                    file,
-                    row_group_size=_ROWS_OF_A_GROUP,
-                    compression="zstd",
-                )
-                file.flush()
-                os.fsync(file.fileno())  # or the name could outlive the contents in a power cut
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"Could not write {path}: {error}. Free some space or choose another folder; what is "
-            "finished is kept."
-        ) from error
+    with replacing(path) as file:
+        parquet.write_table(
+            _table(rows, metadata), file, row_group_size=_ROWS_OF_A_GROUP, compression="zstd"
+        )
 
 
 def read_arrays(shard: TokenShard) -> Iterator[dict[str, NDArray[Any]]]:

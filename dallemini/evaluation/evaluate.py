@@ -19,9 +19,9 @@ from ..errors import (
     HubError,
     InputError,
     MissingFileError,
-    StorageError,
     UnsupportedOperationError,
 )
+from ..files import make_folder
 from ..generation import GenerationConfig
 from ..images import image_to_tensor
 from ..pipeline.pipeline import Pipeline
@@ -129,7 +129,7 @@ def evaluate(
     """
     started, config = time.monotonic(), config or EvaluationConfig()
     if output is not None:
-        _make_folder(Path(output))
+        make_folder(output)
     run = _Run(pipe, data, config, space, settings or pipe.config, progress)
     report = run.report(name=name, started=started)
     if output is not None:
@@ -348,10 +348,3 @@ def _batches(records: Iterable[_T], size: int) -> Iterator[list[_T]]:
             batch = []
     if batch:
         yield batch
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"Cannot make the folder {folder}: {error.strerror}.") from error

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from .._version import __version__
-from ..errors import StorageError
+from ..files import as_path, replacing_folder, write_text
 from ..images import make_grid
 from .metrics import CodebookUse, Interval, Retrieval
 from .pictures import PictureRow, show, strip
@@ -158,17 +158,14 @@ class EvaluationReport:
         Raises:
             StorageError: the folder cannot be made or written.
         """
-        folder = Path(directory)
-        try:
-            (folder / PICTURE_FOLDER).mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-            (folder / JSON_NAME).write_text(text + "\n", encoding="utf-8")
-            (folder / PAGE_NAME).write_text(self.markdown, encoding="utf-8")
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        with replacing_folder(directory) as folder:
+            write_text(folder / JSON_NAME, text + "\n")
+            write_text(folder / PAGE_NAME, self.markdown)
+            (folder / PICTURE_FOLDER).mkdir()
             for path, picture in _pictures(self):
                 picture.save(folder / path)
-        except OSError as error:
-            raise StorageError(f"Could not write the report to {folder}: {error}.") from error
-        return folder / PAGE_NAME
+        return as_path(directory) / PAGE_NAME
 
 
 def _pictures(report: EvaluationReport) -> Iterator[tuple[str, Image.Image]]:

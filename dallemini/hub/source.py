@@ -26,6 +26,7 @@ from ..errors import (
     InputTypeError,
     MissingFileError,
 )
+from ..files import finish_folder
 from .card import model_card as model_card
 
 # Inside the functions that need the Hub, because its client is slow to import and what lies on
@@ -276,6 +277,7 @@ def upload_folder(
 
 
 def _open_local(path: Path, name: str, subfolder: str | None) -> LocalSource:
+    finish_folder(path / (subfolder or ""))
     if path.is_file():
         if subfolder is not None:
             raise InputError(

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from .. import hub, kernels
 from .._version import __version__
 from ..checkpoints.lazy import LazyTensor
-from ..checkpoints.safetensors_file import read_safetensors, replacing, write_safetensors
+from ..checkpoints.safetensors_file import read_safetensors, write_safetensors
 from ..config import Config, read_json, suggest
 from ..errors import CheckpointError, ConfigError, InputError, MissingFileError
+from ..files import write_text
 from .pretrained import save_into
 
 CONFIG_FILE = "adapter_config.json"
@@ -233,8 +234,7 @@ def save_lora(
     def write(folder: Path) -> None:
         lazy = {name: LazyTensor.of(name, whole[name].detach()) for name in parts}
         write_safetensors(lazy, folder / WEIGHTS_FILE)
-        with replacing(folder / CONFIG_FILE) as file:
-            file.write(text.encode())
+        write_text(folder / CONFIG_FILE, text)
 
     save_into(directory, write)
 

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, Self, TypeVar
@@ -22,16 +22,28 @@ from torch import Tensor, nn
 from .. import checkpoints, hub
 from .._version import __version__
 from ..config import CONFIG_NAME, Config
-from ..errors import CheckpointError, DalleMiniError, InputError, InputTypeError, StorageError
+from ..errors import CheckpointError, InputError, InputTypeError
+from ..files import replacing_folder, write_text
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 SourceName = str | os.PathLike[str]
+
+PART_FILES = (
+    CONFIG_NAME,
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "word_frequencies.txt",
+)
+"""Names of all the files that parts are saved in."""
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class Pretrained(ABC):
     """A part that can be loaded from and saved to a folder or the Hugging Face Hub."""
+
+    _optional_files: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_pretrained(
@@ -84,7 +96,7 @@ class Pretrained(ABC):
         Raises:
             StorageError: the folder cannot be made or written.
         """
-        save_into(directory, self._save)
+        save_into(directory, self._save, obsolete=self._optional_files)
 
     def push_to_hub(
         self,
@@ -268,16 +280,18 @@ def empty_embedding(rows: int, width: int) -> nn.Embedding:
     return empty
 
 
-def save_into(directory: SourceName, write: Callable[[Path], None]) -> None:
-    """Make a folder and let `write` fill it, turning operating-system errors into ours."""
-    path = as_folder(directory)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except DalleMiniError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
-        raise StorageError(f"Could not write to {path}: {error}. Choose another folder.") from error
+def save_into(
+    directory: SourceName, write: Callable[[Path], None], *, obsolete: Iterable[str] = ()
+) -> None:
+    """Let `write` make files that take the places of those of an older save, all or none.
+
+    Args:
+        directory: made if missing.
+        write: fills an empty folder.
+        obsolete: files of an older save that go where no new ones take their places.
+    """
+    with replacing_folder(directory, obsolete=obsolete) as folder:
+        write(folder)
 
 
 def push_saved(
@@ -304,7 +318,7 @@ def write_config(
     if quantization is not None:
         mark["quantization"] = quantization
     text = json.dumps({"dallemini": mark, **config.to_dict()}, indent=2) + "\n"
-    (directory / CONFIG_NAME).write_text(text, encoding="utf-8")
+    write_text(directory / CONFIG_NAME, text)
 
 
 def check_state_dict(model: nn.Module, state_dict: dict[str, Tensor], origin: str) -> None:
@@ -333,17 +347,6 @@ def _refuse_names(names: AbstractSet[str], what: str, origin: str) -> None:
             f"{origin} {what} tensors of this configuration ({len(names)}: {shown}); "
             "use the config.json that belongs to these weights."
         )
-
-
-def as_folder(directory: SourceName) -> Path:
-    """Return the path of a folder to write to.
-
-    Raises:
-        InputTypeError: it is neither a string nor a path.
-    """
-    if not isinstance(directory, str | os.PathLike):
-        raise InputTypeError(f"A folder is named by a string or a path, not {directory!r}.")
-    return Path(directory)
 
 
 def check_device(device: str | torch.device) -> torch.device:

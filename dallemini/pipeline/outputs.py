@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .._version import __version__
-from ..errors import InputError, InputTypeError, StorageError
+from ..errors import InputError, InputTypeError
+from ..files import as_path, make_folder, write_beside
 from ..generation.config import GenerationConfig
 from ..images import make_grid
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 NAME_LENGTH = 60
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,23 +113,25 @@ class GenerationOutput:
         The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version`, and `score` if ranked.
 
         Args:
-            directory: made if missing; files there are not overwritten but numbered on.
+            directory: made if missing; files there are not overwritten but numbered on. `~` is the
+                home folder.
 
         Returns:
             The paths, one for each picture.
 
         Raises:
-            StorageError: the folder cannot be made or written.
+            StorageError: the folder cannot be made or written; no picture is there in part.
+            InputError: `directory` is the name of a picture.
             InputTypeError: `directory` is neither a string nor a path.
         """
-        if not isinstance(directory, str | os.PathLike):
-            raise InputTypeError(f"A folder is named by a string or a path, not {directory!r}.")
-        folder = Path(directory)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return [self._save_one(folder, index) for index in range(len(self.images))]
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            raise StorageError(f"Could not write pictures to {folder}: {error}.") from error
+        folder = as_path(directory)
+        if folder.suffix.lower() in PICTURE_ENDINGS and not folder.is_dir():
+            raise InputError(
+                f"save() needs a folder for its {len(self.images)} pictures, not {folder}. For one "
+                f"file, call images[0].save({str(folder)!r}), or grid().save(...) for all in one."
+            )
+        make_folder(folder)
+        return [self._save_one(folder, index) for index in range(len(self.images))]
 
     def metadata(self, index: int) -> dict[str, str]:
         """Return the text chunks of picture `index`.
@@ -158,9 +164,10 @@ class GenerationOutput:
         info = PngInfo()
         for key, value in self.metadata(index).items():
             info.add_itxt(key, value)
-        path = _free_path(folder, f"{_slug(self.prompt_of(index))}-{self.seeds[index]}")
-        self.images[index].save(path, pnginfo=info)
-        return path
+        stem = f"{_slug(self.prompt_of(index))}-{self.seeds[index]}"
+        content = io.BytesIO()
+        self.images[index].save(content, format="PNG", pnginfo=info)
+        return write_beside(_names(folder, stem), content.getvalue())
 
     def _repr_png_(self) -> bytes:
         return _png_bytes(self.grid())
@@ -209,12 +216,10 @@ def _slug(prompt: str) -> str:
     return short.strip("-") or "picture"
 
 
-def _free_path(folder: Path, stem: str) -> Path:
-    path, number = folder / f"{stem}.png", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.png"
-    return path
+def _names(folder: Path, stem: str) -> Iterator[Path]:
+    yield folder / f"{stem}.png"
+    for number in itertools.count(2):
+        yield folder / f"{stem}-{number}.png"
 
 
 def _png_bytes(image: PIL.Image.Image) -> bytes:

@@ -27,9 +27,10 @@ from ..errors import (
     InputTypeError,
     MissingFileError,
 )
+from ..files import write_text
 from ..generation import GenerationConfig
 from ..models.int8 import Quantization
-from ..models.pretrained import SourceName
+from ..models.pretrained import PART_FILES, SourceName
 from ..models.transformer import Transformer
 from ..models.vqgan import VQGAN
 from ..scorer import CLIPScorer, Scorer
@@ -47,6 +48,15 @@ CLASSES = {
     "vqgan": VQGAN,
     "scorer": CLIPScorer,
 }
+
+
+# Of an older save: what would be believed of the new weights. Other files stay.
+OLDER_FILES = (
+    INDEX_NAME,
+    GENERATION_CONFIG_NAME,
+    *NOTES,
+    *(f"{part}/{file}" for part in CLASSES for file in PART_FILES),
+)
 
 
 class ImageTokenizer(Protocol):
@@ -289,7 +299,7 @@ def write_index(folder: Path, parts: Mapping[str, object]) -> None:
     """Write `model_index.json`, which names the class of each part."""
     index = {name: None if part is None else type(part).__name__ for name, part in parts.items()}
     text = json.dumps({"dallemini": {"version": __version__}, **index}, indent=2) + "\n"
-    (folder / INDEX_NAME).write_text(text, encoding="utf-8")
+    write_text(folder / INDEX_NAME, text)
 
 
 def read_scores(scores: Tensor, images: int) -> list[float]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .. import hub
 from ..errors import InputError, InputTypeError
+from ..files import write_text
 from ..generation import GenerationConfig, GenerationOverrides, Sampler
 from ..generation.loop import generate_tokens
 from ..generation.request import Request, make_request
@@ -28,6 +29,7 @@ from ..text.tokenizer import TextTokens, Tokenizer
 from .outputs import GenerationOutput, GenerationStep
 from .parts import (
     GENERATION_CONFIG_NAME,
+    OLDER_FILES,
     ImageTokenizer,
     PartsLoader,
     check_kinds,
@@ -237,6 +239,10 @@ class Pipeline:
     def save_pretrained(self, directory: SourceName) -> None:
         """Write every part into its folder, with `model_index.json` and a model card.
 
+        Over an older pipeline this happens all at once: whoever loads the folder, also after this
+        process was killed, finds the old pipeline or the new one. The older one's parts, card
+        (`README.md`), `NOTICE` and `LICENSE` go; files of other names stay.
+
         Raises:
             StorageError: the folder cannot be made or written.
             InputTypeError: a part of one's own cannot save itself.
@@ -249,7 +255,7 @@ class Pipeline:
             "scorer": self._scorer if completed else self._find_scorer(),
         }
         check_savable(parts)
-        save_into(directory, lambda folder: self._save(folder, parts))
+        save_into(directory, lambda folder: self._save(folder, parts), obsolete=OLDER_FILES)
 
     def push_to_hub(
         self,
@@ -391,5 +397,4 @@ class Pipeline:
         name = Path(self.name).name if Path(self.name).exists() else self.name
         summary = f"A text-to-image pipeline for dallemini, saved from `{name}`."
         for file, text in {"README.md": hub.model_card(name, summary=summary), **notes}.items():
-            if not (folder / file).exists():
-                (folder / file).write_text(text, encoding="utf-8")
+            write_text(folder / file, text)

@@ -29,6 +29,7 @@ from ..errors import (
     InputTypeError,
     MissingFileError,
 )
+from ..files import write_text
 from ..models.pretrained import Pretrained, SourceName
 from .backend import MAX_LENGTH, read_backend, refusing, try_backend
 
@@ -188,8 +189,8 @@ class CLIPTokenizer(Pretrained):
     def _save(self, directory: Path) -> None:
         mark = {"component": "clip_tokenizer", "version": __version__}
         settings = json.dumps({"dallemini": mark, **self.config.to_dict()}, indent=2)
-        (directory / _SETTINGS).write_text(settings + "\n", encoding="utf-8")
-        (directory / _VOCABULARY).write_text(self.backend.to_str(), encoding="utf-8")
+        write_text(directory / _SETTINGS, settings + "\n")
+        write_text(directory / _VOCABULARY, self.backend.to_str())
 
 
 def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, DalleMiniWarning, InputError, InputTypeError
+from ..files import write_text
 from ..hub.source import Source
 from ..models.pretrained import Pretrained, write_config
 from .backend import MAX_LENGTH, read_backend, refusing, try_backend
@@ -116,6 +117,8 @@ class Tokenizer(Pretrained):
         >>> tokens.trim().input_ids.shape
         torch.Size([1, 9])
     """
+
+    _optional_files = (WORDS_FILE,)
 
     def __init__(
         self,
@@ -275,14 +278,14 @@ class Tokenizer(Pretrained):
     def _save(self, directory: Path) -> None:
         write_config(directory, self.config, component="tokenizer")
         text = self.backend.to_str(pretty=True)
-        (directory / TOKENIZER_FILE).write_text(text, encoding="utf-8")
+        write_text(directory / TOKENIZER_FILE, text)
         words = self.normalizer.word_frequencies
         target = directory / WORDS_FILE
         if isinstance(words, Mapping):
             ordered = sorted(words.items(), key=lambda item: item[1], reverse=True)
             lines = (f"{word} {count}\n" for word, count in ordered)
-            target.write_text("".join(lines), encoding="utf-8")
-        elif words is not None and not (target.exists() and os.path.samefile(words, target)):
+            write_text(target, "".join(lines))
+        elif words is not None:
             shutil.copyfile(words, target)
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingDependencyError, StorageError
+from ..errors import InputError, MissingDependencyError
+from ..files import as_path, replacing
 from .log import read_log
 
 if TYPE_CHECKING:
@@ -77,18 +78,14 @@ def plot_curves(folder: str | os.PathLike[str]) -> Path:
         InputError: the log holds nothing to plot.
         StorageError: the file cannot be written.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     curves = read_curves(folder)
     if not curves:
         raise InputError(f"The log in {folder} holds no number yet; train some steps first.")
     figure = _draw(curves, title=folder.absolute().name)
     path = folder / CURVES_NAME
-    partial = path.with_suffix(".partial")
-    try:
-        figure.savefig(partial, format="png", dpi=110)
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(f"Could not write {path}: {error}. Free some space.") from error
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     return path
 
 

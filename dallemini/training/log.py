@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import MissingFileError, StorageError
+from ..errors import MissingFileError
+from ..files import as_path, write_text
 
 LOG_NAME = "log.jsonl"
 
@@ -25,7 +26,7 @@ def read_log(folder: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
     Raises:
         MissingFileError: the folder has none.
     """
-    path = Path(folder) / LOG_NAME
+    path = as_path(folder) / LOG_NAME
     if not path.exists():
         raise MissingFileError(f"There is no {path}; give the folder of a training run.")
     for number, line in enumerate(_lines(path), 1):
@@ -46,12 +47,7 @@ def forget_later_rows(path: Path, start_step: int) -> None:
     kept = [line for line, row in rows if row is not None and 0 < start_step >= row["step"]]
     if kept == lines and all(line.endswith("\n") for line in lines):
         return
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text("".join(line.rstrip("\n") + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(f"Could not write {path}: {error}. Free some space.") from error
+    write_text(path, "".join(line.rstrip("\n") + "\n" for line in kept))
 
 
 def _lines(path: Path) -> Iterator[str]:

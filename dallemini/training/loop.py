@@ -19,7 +19,8 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from ..errors import ConfigError, InputError, StorageError, UnsupportedOperationError
+from ..errors import ConfigError, InputError, UnsupportedOperationError
+from ..files import as_path, make_folder
 from .config import TrainingConfig
 from .distributed import connected, full, local, mean, pick_device, rank, share, whole_weights
 from .monitor import Monitor
@@ -58,7 +59,7 @@ def run(
     deadline = None if seconds is None else time.monotonic() + seconds
     with connected(device), _own_randomness(device):
         task.module.to(device)
-        with _prepared_blocks(task, config), _Loop(task, config, Path(folder)) as loop:
+        with _prepared_blocks(task, config), _Loop(task, config, as_path(folder)) as loop:
             loop.train(deadline=deadline)
 
 
@@ -102,7 +103,7 @@ class _Step(nn.Module):
 class _Loop:
     def __init__(self, task: Task, config: TrainingConfig, folder: Path) -> None:
         self.task, self.config, self.folder = task, config, folder
-        _make(folder)
+        make_folder(folder)
         if config.strategy == "fsdp" and not task.can_split:
             raise UnsupportedOperationError(
                 f"{type(task).__name__} trains a network that is not split over processes: use "
@@ -328,13 +329,6 @@ class _Loop:
                 self.folder,
                 self.step,
             )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"Could not make {folder}: {error}. Choose another.") from error
 
 
 def _compare(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

@@ -29,6 +29,7 @@ from ..errors import (
     MissingDependencyError,
     StorageError,
 )
+from ..files import make_folder, replacing, write_text
 from ..images import make_grid, tensor_to_images
 from .curves import plot_curves
 from .log import LOG_NAME, forget_later_rows
@@ -97,11 +98,7 @@ class Monitor:
         tracker: TrackerName | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"Could not make {folder}: {error}. Choose another.") from error
+        self.folder = make_folder(folder)
         self._tracker = _open_tracker(tracker, self.folder, start_step, dict(config or {}))
         forget_later_rows(self.folder / LOG_NAME, start_step)
         self._bar = _Bar(
@@ -161,11 +158,9 @@ class Monitor:
         pictures = tensor_to_images(images)
         grid = make_grid(pictures, columns=columns or math.ceil(len(pictures) ** 0.5))
         path = self.folder / IMAGES_FOLDER / f"{name}-{step:07}.png"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            grid.save(path)
-        except OSError as error:
-            raise StorageError(f"Could not write {path}: {error}. Free some space.") from error
+        make_folder(path.parent)
+        with replacing(path) as file:
+            grid.save(file, format="PNG")
         if self._tracker is not None:
             self._tracker.image(step, name, np.asarray(grid))
         return path
@@ -286,7 +281,7 @@ def _run_id(path: Path, start_step: int) -> str:
     if start_step and path.exists():
         return path.read_text(encoding="utf-8").strip()
     name = uuid.uuid4().hex[:12]
-    path.write_text(name + "\n", encoding="utf-8")
+    write_text(path, name + "\n")
     return name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +12,14 @@ from tqdm import tqdm
 
 from ... import hub
 from ...data import Batches, CaptionedImages, DataConfig
-from ...errors import ConfigError, InputError, StorageError
+from ...errors import ConfigError, InputError
+from ...files import as_path, make_folder
 from ...models.transformer import Transformer
 from ...models.vqgan import VQGAN
 from ...pipeline.parts import INDEX_NAME
 from ...scorer import CLIPScorer, CLIPTokenizer
 from ...text.tokenizer import Tokenizer
+from ...text.vocabulary import TOKENIZER_FILE
 from ..config import TrainingConfig
 from ..distributed import full, rank, wait, world_size
 
@@ -57,7 +58,7 @@ class RunConfig(TrainingConfig):
         for name, what in (("train_data", "pictures with captions"), ("output", "a folder")):
             if not getattr(self, name):
                 raise ConfigError(f"{type(self).__name__}.{name} must be given: {what}.")
-        if self.init_from and Path(self.init_from).resolve() == Path(self.output).resolve():
+        if self.init_from and as_path(self.init_from).resolve() == as_path(self.output).resolve():
             raise ConfigError(
                 f"output {self.output!r} is the model to start from; name another folder."
             )
@@ -70,12 +71,7 @@ class RunConfig(TrainingConfig):
             ConfigError: the batch does not divide evenly among the processes.
         """
         self.process_batch_size(world_size())
-        try:
-            Path(self.output).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"Could not make {self.output}: {error}. Choose another.") from error
-        if not os.access(self.output, os.W_OK):
-            raise StorageError(f"Could not write to {self.output}. Choose another folder.")
+        make_folder(self.output)
 
     def data_for(self, size: int, *, multiple: int) -> DataConfig:
         """Return how pictures are read: in the model's size, where no other is asked for.
@@ -100,7 +96,7 @@ class RunConfig(TrainingConfig):
     @property
     def run_folder(self) -> Path:
         """Where checkpoints, log and pictures go."""
-        return Path(self.run or f"{self.output.rstrip('/')}-run")
+        return as_path(self.run or f"{self.output.rstrip('/')}-run")
 
     def batches(self, images: CaptionedImages) -> Batches:
         """Return this process's part of the batches of a data set."""
@@ -167,11 +163,9 @@ def all_captions(images: CaptionedImages, *, most: int, progress: bool) -> list[
 
 
 def learnt_once(folder: Path, learn: Callable[[Path], object]) -> Path:
-    """Let the first process write a tokenizer into a folder that is not there yet."""
-    if rank() == 0 and not folder.exists():
-        partial = folder.with_suffix(".partial")
-        learn(partial)
-        os.replace(partial, folder)
+    """Let the first process save a tokenizer into a folder that holds none yet."""
+    if rank() == 0 and not (folder / TOKENIZER_FILE).exists():
+        learn(folder)
     wait()
     return folder
 

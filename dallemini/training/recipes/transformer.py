@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
 from ...errors import ConfigError, InputError
+from ...files import as_path, write_text
 from ...hub.source import model_card
 from ...images import image_to_tensor
 from ...models.lora import LoRAConfig, add_lora, merge_lora, save_lora
@@ -144,8 +145,8 @@ def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
     if source is not None:
         here = Path(source).exists()
         start = f"fine-tuned from `{Path(source).name if here else source}`"
-    card = model_card(Path(config.output).name, summary=f"A text-to-image pipeline, {start}.")
-    (Path(config.output) / "README.md").write_text(card, encoding="utf-8")
+    card = model_card(as_path(config.output).name, summary=f"A text-to-image pipeline, {start}.")
+    write_text(as_path(config.output) / "README.md", card)
 
 
 def _restore(config: TransformerTrainingConfig, pipe: Pipeline) -> None:

@@ -61,10 +61,11 @@ def test_failed_conversion_leaves_nothing_behind(tmp_path: Path, error: type[Exc
 
 
 def test_remains_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".key.tmp-123").mkdir()
-    (tmp_path / ".other.tmp-123").mkdir()
+    left = tmp_path / "key" / ".dallemini-123.tmp"
+    left.mkdir(parents=True)
     convert_once(tmp_path / "key", is_usable, convert, name="model")
-    assert visible(tmp_path) == [".other.tmp-123", "key"]
+    assert visible(tmp_path) == ["key"]
+    assert not left.exists()
 
 
 def test_second_process_waits_and_takes_what_the_first_made(tmp_path: Path) -> None:

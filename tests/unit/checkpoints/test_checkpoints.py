@@ -276,7 +276,7 @@ def test_convert_refuses_other_dtypes(folder: Path, tmp_path: Path) -> None:
 
 def test_convert_into_a_file_is_reported(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file cannot be made .* Choose another folder"):
+    with pytest.raises(StorageError, match=r"Could not make .*file .* Choose another folder"):
         convert(open_source(folder), tmp_path / "file", component="transformer")
 
 

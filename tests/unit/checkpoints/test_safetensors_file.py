@@ -18,7 +18,6 @@ from dallemini.checkpoints.lazy import LazyTensor
 from dallemini.checkpoints.safetensors_file import (
     WEIGHTS_FILE,
     read_safetensors,
-    replacing,
     save_checkpoint,
     write_safetensors,
 )
@@ -115,9 +114,7 @@ def test_mapped_tensors_survive_the_replacement_of_their_file(tmp_path: Path) ->
 
 
 def test_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(
-        StorageError, match=r"model.safetensors could not be written \(No such file"
-    ):
+    with pytest.raises(StorageError, match=r"Could not write .*model.safetensors \(No such file"):
         save_checkpoint({"a": torch.ones(1)}, tmp_path / "nothing")
 
 
@@ -136,20 +133,9 @@ except StorageError as error:
     (tmp_path / WEIGHTS_FILE).write_bytes(b"older")
     command = [sys.executable, "-c", script, str(tmp_path)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "could not be written (File too large). Free some space" in shown
+    assert f"{WEIGHTS_FILE} (File too large). Free some space" in shown
     assert os.listdir(tmp_path) == [WEIGHTS_FILE]
     assert (tmp_path / WEIGHTS_FILE).read_bytes() == b"older"
-
-
-def test_replacing_passes_other_errors_on(tmp_path: Path) -> None:
-    def half(path: Path) -> None:
-        with replacing(path) as file:
-            file.write(b"half")
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        half(tmp_path / "file")
-    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

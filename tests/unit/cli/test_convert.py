@@ -195,4 +195,4 @@ def test_file_in_place_of_the_parent_folder_is_refused(run: Any, tiny: Path, out
     output.parent.write_text("")
     result = run("convert", tiny / "vqgan", output)
     assert result.code == 1
-    assert f"Could not write {output}" in result.err
+    assert f"Could not make {output}" in result.err

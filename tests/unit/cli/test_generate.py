@@ -164,18 +164,18 @@ def test_file_in_place_of_the_output_folder_is_refused(run: Any, tiny: Path) -> 
     Path("taken").write_text("")
     result = run("generate", "a cat", "--model", tiny, "--output", "taken")
     assert (result.code, result.out) == (1, "")
-    assert "Cannot make the folder taken: File exists" in result.err
+    assert "Could not make taken (File exists)" in result.err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_output_folder_is_refused(run: Any, tiny: Path) -> None:
     Path("locked").mkdir(mode=0o500)
     result = run("generate", "a cat", "--model", tiny, "--output", "locked")
-    assert "The folder locked cannot be written; choose another one" in result.err
+    assert "Could not write to locked" in result.err
 
 
 def test_folder_in_place_of_the_grid_is_refused(run: Any, tiny: Path) -> None:
     Path("grid.png").mkdir()
     result = run("generate", "a cat", "--model", tiny, "--grid", "grid.png")
     assert result.code == 1
-    assert "Could not write the grid to grid.png" in result.err
+    assert "Could not write grid.png" in result.err

@@ -85,3 +85,18 @@ def test_model_without_scorer_is_refused(run: Any, tmp_path: Path, pictures: lis
     result = run("score", *pictures, "--prompt", "a cat", "--model", tmp_path / "alone")
     assert result.code == 1
     assert "has no scorer; name a CLIP model" in result.err
+
+
+def test_photographs_are_scored_upright(run: Any, tiny: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture = Image.linear_gradient("L")
+    picture.save(tmp_path / "lying.jpg", exif=exif, quality=100)
+    picture.save(tmp_path / "plain.jpg", quality=100)
+    picture.rotate(-90).save(tmp_path / "turned.png")
+    names = [tmp_path / name for name in ("lying.jpg", "turned.png", "plain.jpg")]
+    lying, turned, plain = (
+        float(line.split("\t")[0])
+        for line in run("score", *names, "--model", tiny, "--prompt", "a red apple").lines
+    )
+    assert abs(lying - turned) < 0.1 * abs(plain - turned)

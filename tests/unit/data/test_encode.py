@@ -372,7 +372,7 @@ def test_output_that_cannot_be_a_folder_is_refused(
     vqgan: VQGAN, pictures: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="Cannot make the folder"):
+    with pytest.raises(StorageError, match="Could not make"):
         run(vqgan, pictures, tmp_path / "file" / "out")
     with pytest.raises(InputTypeError, match="named by a string or a path"):
         encode_images(vqgan, open_data(pictures), 3)  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ def test_a_shard_may_be_empty(path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_and_not_counted(path: Path) -> None:
-    left = path.with_name(f".{path.name}.0a1b2c3d.partial")
+    left = path.with_name(".dallemini-0a1b2c3d.tmp")
     left.write_bytes(b"half")
     assert numbers_in(path.parent) == set()
     write_shard(path, random_rows(1), note())
@@ -123,7 +123,7 @@ def test_failing_to_write_leaves_nothing(path: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"Could not write .*what is finished is kept"):
+    with pytest.raises(StorageError, match=r"Could not write .*Not a directory"):
         write_shard(tmp_path / "file" / shard_name(0), random_rows(1), note())
 
 

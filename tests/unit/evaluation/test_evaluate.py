@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_drawing(
     pipe: Pipeline, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="Cannot make the folder"):
+    with pytest.raises(StorageError, match="Could not make"):
         evaluate(pipe, ["a cat"], output=tmp_path / "file" / "report")
 
 

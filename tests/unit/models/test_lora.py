@@ -531,9 +531,9 @@ def test_loading_beside_adapters_is_refused(saved: Path) -> None:
 
 def test_saving_where_no_folder_can_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StorageError, match="Could not write to"):
+    with pytest.raises(StorageError, match="Could not make"):
         save_lora(trained(), tmp_path / "file")
-    with pytest.raises(InputTypeError, match="A folder is named by a string or a path"):
+    with pytest.raises(InputTypeError, match="folder is named by a string or a path"):
         save_lora(trained(), 3)  # type: ignore[arg-type]
 
 

@@ -271,14 +271,14 @@ def test_a_model_is_made_from_its_own_configuration(config: Any) -> None:
 def test_saving_to_a_file_is_refused(part: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for target in (tmp_path / "file", tmp_path / "file" / "folder"):
-        with pytest.raises(StorageError, match=rf"Could not write to {re.escape(str(target))}"):
+        with pytest.raises(StorageError, match=rf"Could not make {re.escape(str(target))}"):
             part.save_pretrained(target)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("directory", [None, 3, b"folder", ["folder"]])
 def test_saving_refuses_what_names_no_folder(directory: Any) -> None:
-    with pytest.raises(InputTypeError, match="A folder is named by a string or a path, not "):
+    with pytest.raises(InputTypeError, match="folder is named by a string or a path, not "):
         tiny_transformer().save_pretrained(directory)
 
 

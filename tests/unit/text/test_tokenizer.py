@@ -278,7 +278,7 @@ def test_word_frequencies_are_saved_too(tokenizer: Tokenizer, tmp_path: Path) ->
 
 def test_saving_onto_a_file_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(StorageError, match="Could not write to"):
+    with pytest.raises(StorageError, match="Could not make"):
         tokenizer.save_pretrained(tmp_path / "taken")
 
 

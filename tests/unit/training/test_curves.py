@@ -152,6 +152,6 @@ def test_a_missing_matplotlib_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     write_log(tmp_path, {"step": 1, "loss": 1.0})
-    (tmp_path / "curves.partial").mkdir()
+    (tmp_path / "curves.png").mkdir()
     with pytest.raises(StorageError, match=r"Could not write .*curves\.png"):
         plot_curves(tmp_path)

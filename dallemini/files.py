@@ -1,0 +1,293 @@
+"""Folders and files: made or said why not, and never half written.
+
+A file is written under another name and renamed. Files that belong together are written into a
+hidden folder inside theirs. Renaming that folder is the moment from which they count: from then on
+`finish_folder` moves them to their places, at once, or at the next opening or saving if the process
+was killed in between. So whoever opens a folder with `finish_folder` finds the old files or the new
+ones, and other files in it are never touched. (Exchanging whole folders would touch them, and
+cannot be done with a mount point, the current folder, or below a folder without write permission.)
+
+What a killed process left unfinished is locked by nobody; the next writer removes it. Knows nothing
+about what the files hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import DalleMiniError, InputTypeError, StorageError
+
+PathName = str | os.PathLike[str]
+
+_UNFINISHED = ".dallemini-{}.tmp"
+_SAVED = ".dallemini-saved"
+_FILES, _OBSOLETE = "files", "obsolete.json"
+_DAY = 86400
+
+
+def as_path(name: PathName) -> Path:
+    """Return a path, with `~` standing for the user's home as in a shell.
+
+    Raises:
+        InputTypeError: it is neither a string nor a path.
+    """
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
+        raise InputTypeError(f"A file or folder is named by a string or a path, not {name!r}.")
+    return Path(os.path.expanduser(name))
+
+
+def make_folder(name: PathName) -> Path:
+    """Return a folder that can be written, made with those above it where it is missing.
+
+    Raises:
+        InputTypeError: `name` is neither a string nor a path.
+        StorageError: the folder cannot be made or written.
+    """
+    folder = as_path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+        raise StorageError(
+            f"Could not make {folder} ({_reason(error)}). Choose another folder."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(f"Could not write to {folder}. Choose another folder.")
+    return folder
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the place of `path` only when the block succeeds.
+
+    Raises:
+        StorageError: the file cannot be written; an older one stays as it was.
+    """
+    with _explained(path), _unfinished(path.parent) as temporary:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # or the name could outlive the contents in a power cut
+        os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, as `replacing` does.
+
+    Raises:
+        StorageError: the file cannot be written; an older one stays as it was.
+    """
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_beside(paths: Iterable[Path], content: bytes) -> Path:
+    """Write a file under the first of these names, all in one folder, that is still free.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    names = iter(paths)
+    path = next(names)
+    with _explained(path), _unfinished(path.parent) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        while not _take_name(temporary, path):
+            path = next(names)
+    return path
+
+
+@contextlib.contextmanager
+def replacing_folder(name: PathName, *, obsolete: Iterable[str] = ()) -> Iterator[Path]:
+    """Give an empty folder whose files go into the one of this name all at once, or not at all.
+
+    Args:
+        name: of the folder, made where it is missing. Other files in it stay.
+        obsolete: files in it that must not stay beside the new ones unless written anew, such as
+            those of an older save, '/'-joined.
+
+    Raises:
+        InputTypeError: `name` is neither a string nor a path.
+        StorageError: a file or folder cannot be written; the older files stay as they were.
+    """
+    path = as_path(name)
+    missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+    folder = make_folder(path)
+    try:
+        finish_folder(folder)
+        with _explained(folder), _unfinished(folder, is_folder=True) as built:
+            (built / _FILES).mkdir()
+            try:
+                yield built / _FILES
+            except StorageError as error:  # it names a place that the caller does not know
+                text = str(error).replace(str(built / _FILES), str(folder))
+                raise StorageError(text) from error.__cause__
+            _put_in_place(built, folder, set(obsolete))
+    except BaseException:
+        for empty in missing:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+        raise
+
+
+def finish_folder(path: Path) -> None:
+    """Move into place what a process saved into a folder as a whole before it was killed.
+
+    Args:
+        path: a folder, or a file or folder inside it.
+
+    Raises:
+        StorageError: it cannot be moved, so that the folder holds a mixture.
+    """
+    for folder in (path, *path.absolute().parents[:2]):
+        if os.path.isdir(folder / _SAVED):
+            with _locked(folder):
+                _move(folder / _SAVED, folder)
+
+
+def _put_in_place(built: Path, folder: Path, obsolete: set[str]) -> None:
+    """Rename the built folder, after everything has been done that can fail."""
+    names = _names(built / _FILES)
+    for name in names:
+        make_folder((folder / name).parent)
+        if (folder / name).is_dir():
+            raise IsADirectoryError(f"{folder / name} is a folder")
+    (built / _OBSOLETE).write_text(json.dumps(sorted(obsolete - set(names))), encoding="utf-8")
+    with _locked(folder):
+        if os.path.isdir(folder / _SAVED):
+            _move(folder / _SAVED, folder)
+        os.rename(built, folder / _SAVED)
+        _move(folder / _SAVED, folder)
+
+
+def _move(saved: Path, folder: Path) -> None:
+    """Move the files of a saved folder to their places; begun twice it does no harm."""
+    try:
+        obsolete = json.loads((saved / _OBSOLETE).read_text(encoding="utf-8"))
+        for name in obsolete:
+            with contextlib.suppress(OSError):  # it is not there, or it is a folder of the user's
+                (folder / name).unlink()
+                (folder / name).parent.rmdir()  # where nothing else lies in it
+        for name in _names(saved / _FILES):
+            os.replace(saved / _FILES / name, folder / name)
+    except FileNotFoundError:  # another process was faster
+        pass
+    except OSError as error:
+        raise StorageError(
+            f"{folder} holds a mixture of two saves, because what was saved last could not be "
+            f"moved into place ({_reason(error)}). Make it writable and call again."
+        ) from error
+    shutil.rmtree(saved, ignore_errors=True)
+
+
+def _names(folder: Path) -> list[str]:
+    paths = sorted(folder.rglob("*"))
+    return [path.relative_to(folder).as_posix() for path in paths if not path.is_dir()]
+
+
+def _take_name(temporary: Path, path: Path) -> bool:
+    """Rename a file unless the name is taken, also by a process that takes it right now."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            return False
+        os.replace(temporary, path)
+    return True
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path, *, is_folder: bool = False) -> Iterator[Path]:
+    """Make a file or folder of a new name, locked; in the end it is removed if still there."""
+    _remove_abandoned(folder)
+    while True:
+        path = folder / _UNFINISHED.format(uuid.uuid4().hex)
+        try:
+            path.mkdir() if is_folder else path.touch(exist_ok=False)
+            with _locked(path, wait=False) as locked:
+                if locked is not False and path.exists():  # else it was taken for abandoned
+                    yield path
+                    return
+        finally:
+            _remove(path)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes left unfinished that were killed."""
+    for left in folder.glob(_UNFINISHED.format("*")):
+        with contextlib.suppress(OSError), _locked(left, wait=False) as locked:
+            if locked or (locked is None and time.time() - left.stat().st_mtime > _DAY):
+                _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
+    """Hold the system's lock on a file or folder, which ends with this process.
+
+    Yields:
+        True; False where another process has it; None where there are no such locks.
+    """
+    if sys.platform == "win32":
+        yield None
+        return
+    import fcntl
+
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield None
+        return
+    try:
+        yield _lock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    finally:
+        os.close(file)
+
+
+def _lock(file: int, how: int) -> bool | None:
+    import fcntl
+
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the system's errors into ours."""
+    try:
+        yield
+    except DalleMiniError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise StorageError(
+            f"Could not write {path} ({_reason(error)}). Free some space or choose another folder, "
+            "then try again; nothing unfinished was left behind."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

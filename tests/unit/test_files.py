@@ -1,0 +1,323 @@
+"""What is written is whole or not there, whoever is killed, and however full the disk is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import dallemini
+from dallemini.errors import InputTypeError, StorageError
+from dallemini.files import (
+    as_path,
+    finish_folder,
+    make_folder,
+    replacing,
+    replacing_folder,
+    write_beside,
+    write_text,
+)
+
+# The package without its parts, which take seconds to import.
+START = f"""
+import os, resource, signal, sys, time, types
+from pathlib import Path
+package = sys.modules["dallemini"] = types.ModuleType("dallemini")
+package.__path__ = [{str(Path(dallemini.__file__).parent)!r}]
+from dallemini.errors import StorageError
+from dallemini.files import *
+def tell():
+    print(flush=True)
+    time.sleep(60)
+"""
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def save(folder: Path, text: str, *, obsolete: tuple[str, ...] = ()) -> None:
+    with replacing_folder(folder, obsolete=obsolete) as built:
+        (built / "part").mkdir()
+        write_text(built / "part" / "a", text)
+        write_text(built / "b", text)
+
+
+def run_child(code: str, *words: object) -> subprocess.Popen[bytes]:
+    """Start a process that says so on its output when it comes to `tell()`."""
+    command = [sys.executable, "-c", START + code, *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
+def kill_when_told(child: subprocess.Popen[bytes]) -> None:
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"\n"
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+
+
+# --- Names and folders -----------------------------------------------------------------------
+
+
+def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_path("~/a") == tmp_path / "a"
+    assert make_folder(Path("~/a/b")) == tmp_path / "a" / "b"
+    assert names_in(tmp_path) == ["a", "a/b"]
+
+
+@pytest.mark.parametrize("name", [None, 3, b"bytes"])
+def test_what_is_no_name_is_refused(name: object) -> None:
+    with pytest.raises(InputTypeError, match=r"is named by a string or a path, not "):
+        make_folder(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300, "file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"Could not make .+ \(.+\)\. Choose another folder"):
+        make_folder(name)
+    with pytest.raises(StorageError, match="Could not make"):
+        save(Path(name), "x")
+    assert names_in(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match=r"Could not write to .*\. Choose another"):
+        make_folder(tmp_path)
+
+
+# --- One file --------------------------------------------------------------------------------
+
+
+def test_a_file_takes_its_place_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old é")
+    with contextlib.suppress(KeyError), replacing(path) as file:
+        file.write(b"new")
+        assert path.read_text("utf-8") == "old é"
+        raise KeyError
+    assert path.read_text("utf-8") == "old é"
+    with replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert names_in(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["nowhere/file", "a\0b", "folder"])
+def test_a_file_that_cannot_be_written_is_told(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match=r"Could not write .+ \(.+\)\. Free some space"):
+        write_text(tmp_path / name, "text")
+    assert names_in(tmp_path) == ["folder"]
+
+
+def test_a_file_of_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    write_text(tmp_path / ("x" * 255), "text")
+    assert names_in(tmp_path) == ["x" * 255]
+
+
+def test_a_full_disk_leaves_the_older_files(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    save(tmp_path / "folder", "old")
+    before = names_in(tmp_path)
+    code = f"""
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+folder = Path({str(tmp_path)!r})
+def files(where):
+    with replacing_folder(where) as built:
+        write_text(built / "b", "small")
+        write_text(built / "large", "x" * 5000)
+for attempt in (
+    lambda: write_text(folder / "file", "x" * 5000),
+    lambda: write_beside([folder / "new"], b"x" * 5000),
+    lambda: files(folder / "folder"),
+    lambda: files(folder / "other" / "one"),
+):
+    try:
+        attempt()
+    except StorageError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", START + code], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    wanted = ("file", "new", "folder/large", "other/one/large")
+    assert done.stdout.splitlines() == [
+        f"Could not write {tmp_path / name} (File too large). Free some space or choose "
+        "another folder, then try again; nothing unfinished was left behind."
+        for name in wanted
+    ]
+    assert names_in(tmp_path) == before
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "b").read_text() == "old"
+
+
+def test_a_free_name_is_found_by_all_at_once(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        names = (tmp_path / f"{count}.png" for count in range(100))
+        paths.append(write_beside(names, str(number).encode()))
+
+    paths: list[Path] = []
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names_in(tmp_path) == sorted(f"{count}.png" for count in range(16))
+    assert {path.read_text() for path in paths} == {str(number) for number in range(16)}
+
+
+def test_a_free_name_is_found_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*names: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    names = [tmp_path / "a", tmp_path / "b"]
+    assert [write_beside(names, b"x") for _ in names] == names
+    assert names_in(tmp_path) == ["a", "b"]
+
+
+# --- A folder --------------------------------------------------------------------------------
+
+
+def test_a_folder_is_replaced_all_at_once(tmp_path: Path) -> None:
+    save(tmp_path, "old")
+    with contextlib.suppress(KeyError), replacing_folder(tmp_path) as built:
+        write_text(built / "b", "new")
+        assert (tmp_path / "b").read_text() == "old"
+        raise KeyError
+    assert (tmp_path / "b").read_text() == "old"
+    save(tmp_path, "new")
+    assert names_in(tmp_path) == ["b", "part", "part/a"]
+    assert (tmp_path / "b").read_text() == (tmp_path / "part" / "a").read_text() == "new"
+
+
+def test_obsolete_files_go_and_others_stay(tmp_path: Path) -> None:
+    for name in ("b", "card", "mine", "part/a", "part/mine", "older/a", "card2/mine"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    save(tmp_path, "new", obsolete=("b", "card", "older/a", "never/there", "card2"))
+    assert names_in(tmp_path) == [
+        "b", "card2", "card2/mine", "mine", "part", "part/a", "part/mine",
+    ]  # fmt: skip
+    assert (tmp_path / "b").read_text() == "new"
+    assert (tmp_path / "part" / "mine").read_text() == "old"
+
+
+def test_the_current_folder_can_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Path(), "old")
+    save(Path("."), "new")
+    assert Path("b").read_text() == "new"
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "b" / "mine").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"Could not write .* \(.*b is a folder\)"):
+        save(tmp_path, "new")
+    assert (tmp_path / "b" / "mine").is_dir()
+    assert not (tmp_path / "part" / "a").exists()
+
+
+def test_a_failed_block_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), replacing_folder(tmp_path / "a" / "b"):
+        raise KeyError
+    assert names_in(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    save(tmp_path, "old")
+    code = """
+with replacing_folder(sys.argv[1]) as built, replacing(Path(sys.argv[1], "b")) as file:
+    write_text(built / "b", "new")
+    file.write(b"half")
+    tell()
+"""
+    kill_when_told(run_child(code, tmp_path))
+    assert len(list(tmp_path.glob(".dallemini-*"))) == 2
+    finish_folder(tmp_path)
+    assert (tmp_path / "b").read_text() == "old"
+    save(tmp_path, "newer")
+    assert names_in(tmp_path) == ["b", "part", "part/a"]
+
+
+def test_what_a_living_writer_is_writing_is_left_alone(tmp_path: Path) -> None:
+    with replacing(tmp_path / "one") as file, replacing_folder(tmp_path) as built:
+        write_text(tmp_path / "two", "text")
+        file.write(b"text")
+        write_text(built / "three", "text")
+    assert names_in(tmp_path) == ["one", "three", "two"]
+
+
+@pytest.mark.parametrize(("step", "opened"), [*enumerate(["", "part", "part/a", "b"])])
+def test_a_save_that_was_killed_while_moving_is_finished(
+    opened: str, step: int, tmp_path: Path
+) -> None:
+    save(tmp_path, "old")
+    write_text(tmp_path / "card", "old")
+    code = """
+from dallemini import files
+steps, step = 0, int(sys.argv[2])
+def stopping(move):
+    def moved(*arguments, **keywords):
+        global steps
+        if "dallemini-saved" in str(arguments[0]):
+            if steps == step:
+                tell()
+            steps += 1
+        return move(*arguments, **keywords)
+    return moved
+os.replace, os.unlink = stopping(os.replace), stopping(os.unlink)
+files.shutil.rmtree = stopping(files.shutil.rmtree)
+with replacing_folder(sys.argv[1], obsolete=["card"]) as built:
+    (built / "part").mkdir()
+    write_text(built / "part" / "a", "new")
+    write_text(built / "b", "new")
+tell()
+"""
+    kill_when_told(run_child(code, tmp_path, step))
+    finish_folder(tmp_path / opened)
+    assert names_in(tmp_path) == ["b", "part", "part/a"]
+    assert (tmp_path / "b").read_text() == (tmp_path / "part" / "a").read_text() == "new"
+
+
+def test_a_save_that_cannot_be_finished_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".dallemini-saved" / "files").mkdir(parents=True)
+    (tmp_path / ".dallemini-saved" / "obsolete.json").write_text("[]")
+    (tmp_path / ".dallemini-saved" / "files" / "b").touch()
+    (tmp_path / "b" / "mine").mkdir(parents=True)
+    told = re.escape(f"{tmp_path} holds a mixture of two saves")
+    with pytest.raises(StorageError, match=told + r".*Make it writable and call again"):
+        finish_folder(tmp_path)
+
+
+def test_savers_at_once_leave_one_of_their_saves(tmp_path: Path) -> None:
+    code = """
+for _ in range(10):
+    with replacing_folder(sys.argv[1]) as built:
+        for number in range(10):
+            write_text(built / str(number), sys.argv[2])
+"""
+    children = [run_child(code, tmp_path, number) for number in range(3)]
+    assert [child.communicate()[0] for child in children] == [b"", b"", b""]
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert names_in(tmp_path) == [str(number) for number in range(10)]
+    assert len({path.read_text() for path in tmp_path.iterdir()}) == 1
