@@ -759,6 +759,29 @@ def test_scorer_follows_a_move_made_before_it_was_loaded(tmp_path: Path) -> None
     assert scorer.clip.dtype == torch.float64
 
 
+def test_nothing_that_told_of_older_weights_stays_beside_new_ones(tmp_path: Path) -> None:
+    older, folder = tiny_pipeline(), tmp_path / "model"
+    older.name = "first/model"
+    older.save_pretrained(folder)
+    for name in ("NOTICE", "LICENSE", "notes.txt", "vqgan/notes.txt", "scorer/notes.txt"):
+        (folder / name).write_text("older", encoding="utf-8")
+    newer = tiny_pipeline(seed=1)
+    Pipeline(**parts(newer), name="second/model").save_pretrained(folder)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {
+        *("README.md", "model_index.json", "generation_config.json"),
+        *("tokenizer/config.json", "tokenizer/tokenizer.json"),
+        *(f"{part}/{file}" for part in ("transformer", "vqgan") for file in WHOLE),
+        *("notes.txt", "vqgan/notes.txt", "scorer/notes.txt"),
+    }
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "second/model" in card
+    assert "first/model" not in card
+
+
+WHOLE = ("config.json", "model.safetensors")
+
+
 def test_saving_keeps_card_and_notice_of_the_source(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path / "first")
     for name in ("README.md", "NOTICE"):
@@ -787,7 +810,7 @@ def test_own_sampler_is_named_in_the_file(tmp_path: Path) -> None:
 
 def test_impossible_folder_name_is_refused_and_loses_nothing() -> None:
     out = tiny_pipeline()("a cat", seed=0)
-    with pytest.raises(StorageError, match="Could not write pictures"):
+    with pytest.raises(StorageError, match="Could not make"):
         out.save("a\0b")
     with pytest.raises(StorageError, match="Could not make"):
         tiny_pipeline().save_pretrained("a\0b")
