@@ -7,6 +7,7 @@ publish. Knows nothing about what the files hold.
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 import importlib.resources
 import json
@@ -27,6 +28,7 @@ from ..errors import (
     MissingFileError,
 )
 from ..files import finish_folder
+from .blobs import with_right_bytes
 from .card import model_card as model_card
 
 # Inside the functions that need the Hub, because its client is slow to import and what lies on
@@ -123,9 +125,19 @@ class HubSource(Source):
         path = self.repository.snapshot(self.revision_key) / filename
         if not os.path.isfile(path):  # unlike Path.is_file, no error in an unreadable cache
             path = self.repository.download(filename, self.revision_key)
+        path = self._checked(path, filename)
         if not self.offline:
             self.repository.remember(self.revision_key)
         return path
+
+    def _checked(self, path: Path, filename: str) -> Path:
+        again = functools.partial(self.repository.download, filename, self.revision_key)
+        return with_right_bytes(
+            path,
+            self.repository.cache / "dallemini" / "blobs",
+            name=f"{filename} of {self.name}",
+            download=None if self.offline else again,
+        )
 
 
 def list_files(names: Sequence[str], *, most: int = 12) -> str:
