@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -361,9 +362,9 @@ def check_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # as torch says that it lacks CUDA
-        reason = str(error).partition("\n")[0]
+        reason = re.split(r"\n|\. ", str(error))[0]  # the rest is advice to torch's developers
         raise InputError(
-            f"The device {str(device)!r} cannot be used here: {reason.rstrip('.')}. "
+            f"The device {str(device)[:40]!r} cannot be used here: {reason[:150].rstrip('.')}. "
             "Use device='cpu', or a torch that was built for it."
         ) from error
 
