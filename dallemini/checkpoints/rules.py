@@ -50,7 +50,7 @@ class Rule:
         return tuple(_pattern(source) for source in self.sources)
 
     def match(self, name: str) -> tuple[int, dict[str, str]] | None:
-        """Return which source this name is, and what its fields stand for; None if it is none."""
+        """Return which source has this name and what its fields stand for; None if none has it."""
         for position, pattern in enumerate(self._patterns):
             if found := pattern.fullmatch(name):
                 return position, found.groupdict()
