@@ -22,6 +22,8 @@ from .parts import find_parts
 class Score:
     """Print how well pictures fit a prompt, by CLIP: score, file and prompt, one line each.
 
+    Photographs are turned upright; of a moving picture the first frame counts.
+
     Attributes:
         images: image files.
         prompt: what they should show; may be repeated.
