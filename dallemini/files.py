@@ -149,8 +149,10 @@ def finish_folder(path: Path) -> None:
     Raises:
         StorageError: it cannot be moved, so that the folder holds a mixture.
     """
-    for folder in (path, *path.absolute().parents[:2]):
+    inside = path if os.path.isdir(path) else path.parent
+    for folder in (inside, inside / "..", inside / ".." / ".."):
         if os.path.isdir(folder / _SAVED):
+            folder = Path(os.path.realpath(folder))
             with _locked(folder):
                 _move(folder / _SAVED, folder)
 

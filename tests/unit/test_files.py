@@ -299,6 +299,19 @@ tell()
     assert (tmp_path / "b").read_text() == (tmp_path / "part" / "a").read_text() == "new"
 
 
+def test_a_part_that_is_reached_by_a_link_is_finished(tmp_path: Path) -> None:
+    save(tmp_path / "model", "old")
+    with replacing_folder(tmp_path / "other") as built:
+        write_text(built / "b", "new")
+    saved = tmp_path / "model" / ".dallemini-saved"
+    saved.mkdir()
+    (tmp_path / "other").rename(saved / "files")
+    (saved / "obsolete.json").write_text("[]")
+    (tmp_path / "link").symlink_to(tmp_path / "model" / "part")
+    finish_folder(tmp_path / "link")
+    assert (tmp_path / "model" / "b").read_text() == "new"
+
+
 def test_a_save_that_cannot_be_finished_is_told(tmp_path: Path) -> None:
     (tmp_path / ".dallemini-saved" / "files").mkdir(parents=True)
     (tmp_path / ".dallemini-saved" / "obsolete.json").write_text("[]")
