@@ -65,8 +65,8 @@ def make_request(
 
     Raises:
         InputError: no prompts, or not one seed for each picture.
-        InputTypeError: prompts that are not strings, a sampler that cannot be called, or
-            `progress` is not one of True, False and None.
+        InputTypeError: prompts that are not strings, a sampler that cannot be called, or progress
+            that is none of the three.
     """
     if sampler is not None and (isinstance(sampler, type) or not callable(sampler)):
         raise InputTypeError(f"sampler must be callable like TopSampler(), not {sampler!r}.")
