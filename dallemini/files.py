@@ -279,16 +279,26 @@ def _lock(file: int, how: int) -> bool | None:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's errors into ours."""
+    """Turn the system's errors into ours; others come from what is written and pass."""
     try:
+        _check_name(path)
         yield
     except DalleMiniError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except OSError as error:
         raise StorageError(
             f"Could not write {path} ({_reason(error)}). Free some space or choose another folder, "
             "then try again; nothing unfinished was left behind."
         ) from error
+
+
+def _check_name(path: Path) -> None:
+    try:
+        os.lstat(path)
+    except ValueError as error:  # a name that no file can have
+        raise StorageError(f"Could not write {path} ({error}). Choose another name.") from error
+    except OSError:
+        pass
 
 
 def _reason(error: Exception) -> str:
