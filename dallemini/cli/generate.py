@@ -14,7 +14,7 @@ from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
 from ..pipeline.outputs import GenerationOutput
 from ..pipeline.pipeline import Pipeline
-from .options import Drawing, Location, Where, drawing_type
+from .options import Drawing, Where, drawing_type
 
 _GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 _ALIASES = {"num_images_per_prompt": ("--num-images",)}
@@ -66,8 +66,7 @@ class Generate:
         for place in (folder, self.grid and self.grid.parent):
             if place is not None:
                 make_folder(place)
-        source = Location(self.model, self.where)
-        pipe = Pipeline.from_pretrained(self.model, **source.keywords, **self.drawing.keywords)
+        pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
         drawn = pipe(self.prompts, **settings)
         paths = [] if folder is None else drawn.save(folder)
         if self.grid is not None:

@@ -22,7 +22,8 @@ from dallemini.errors import (
     InputError,
     StorageError,
 )
-from dallemini.hub.source import open_source
+from dallemini.hub import open as open_once
+from dallemini.hub import open_source
 from hub_server import TOKEN, HubServer
 
 REPO = "someone/tiny-model"
@@ -184,7 +185,7 @@ def test_outage_with_a_warm_cache_warns_once_and_works(
     with pytest.warns(
         DalleMiniWarning, match=rf"copy in the cache is used, commit {commit}"
     ) as seen:
-        source = open_source(REPO, subfolder="transformer")
+        source = open_once(REPO, subfolder="transformer")
     path = source.fetch(["model.safetensors"])["model.safetensors"]  # without a second warning
     assert len(seen) == 1
     assert seen[0].filename == __file__

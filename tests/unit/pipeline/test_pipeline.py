@@ -716,17 +716,6 @@ def test_a_device_that_is_none_is_refused(pipe: Pipeline, tmp_path: Path, device
         pipe.to(device)
 
 
-@pytest.mark.parametrize("dtype", ["float16", torch.int8, 16, float])
-def test_a_dtype_that_is_none_of_weights_is_refused(
-    pipe: Pipeline, tmp_path: Path, dtype: Any
-) -> None:
-    pipe.save_pretrained(tmp_path)
-    with pytest.raises(InputTypeError, match=r"dtype must be one of torch\.float32, "):
-        Pipeline.from_pretrained(tmp_path, dtype=dtype)
-    with pytest.raises(InputTypeError, match=r"dtype must be one of torch\.float32, "):
-        pipe.to(dtype=dtype)
-
-
 def test_moving_changes_every_model() -> None:
     pipe = tiny_pipeline()
     assert pipe.to("cpu", dtype=torch.float64) is pipe
