@@ -190,7 +190,8 @@ class CLIPTokenizer(Loadable):
         mark = {"component": "clip_tokenizer", "version": __version__}
         settings = json.dumps({"dallemini": mark, **self.config.to_dict()}, indent=2)
         write_text(directory / _SETTINGS, settings + "\n")
-        write_text(directory / _VOCABULARY, self.backend.to_str())
+        with refusing("This vocabulary cannot be saved, so it could not be loaded again"):
+            write_text(directory / _VOCABULARY, self.backend.to_str())
 
 
 def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:

@@ -277,7 +277,8 @@ class Tokenizer(Loadable):
 
     def _save(self, directory: Path) -> None:
         write_config(directory, self.config, component="tokenizer")
-        text = self.backend.to_str(pretty=True)
+        with refusing("This vocabulary cannot be saved, so it could not be loaded again"):
+            text = self.backend.to_str(pretty=True)
         write_text(directory / TOKENIZER_FILE, text)
         words = self.normalizer.word_frequencies
         target = directory / WORDS_FILE

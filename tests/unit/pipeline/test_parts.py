@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from dallemini import VQGAN, CLIPScorer, Pipeline, Tokenizer, Transformer
 from dallemini.errors import (
@@ -269,6 +270,25 @@ def test_scorer_that_was_changed_is_not_saved(tmp_path: Path) -> None:
     for part in (pipe, pipe.scorer):
         with pytest.raises(UnsupportedOperationError, match=r"This CLIP has unknown .*\(1: more\)"):
             part.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+class Blanks:
+    """Splits at blanks, in Python: nothing that a file could say."""
+
+    def pre_tokenize(self, text: Any) -> None:
+        text.split(lambda number, piece: [piece])
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "scorer"])
+def test_vocabulary_of_ones_own_code_is_not_saved(tmp_path: Path, name: str) -> None:
+    pipe = tiny_pipeline()
+    part: Any = getattr(pipe, name)
+    tokenizer = part.tokenizer if name == "scorer" else part
+    tokenizer.backend.pre_tokenizer = PreTokenizer.custom(Blanks())
+    for whole in (part, pipe):
+        with pytest.raises(CheckpointError, match="This vocabulary cannot be saved, so it could"):
+            whole.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
