@@ -85,6 +85,7 @@ class HubServer:
         requests: every request as "METHOD /path", in order.
         tokens: the Authorization header of each request, or "".
         faults: what goes wrong; the first that matches a request strikes.
+        watch: called with every request before it is answered.
     """
 
     def __init__(self, storage: Path) -> None:
@@ -93,6 +94,7 @@ class HubServer:
         self.requests: list[str] = []
         self.tokens: list[str] = []
         self.faults: list[Fault] = []
+        self.watch: Callable[[str], object] | None = None
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -186,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub, path = self.server.hub, urlsplit(self.path).path
         request = f"{self.command} {unquote(path)}"
         hub.requests.append(request)
+        if hub.watch is not None:
+            hub.watch(request)
         hub.tokens.append(self.headers.get("Authorization", ""))
         self.content = self._read_content()
         self.fault = next((fault for fault in hub.faults if fault.strikes(request)), None)

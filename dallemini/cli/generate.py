@@ -14,7 +14,7 @@ from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
 from ..pipeline.outputs import PICTURE_ENDINGS, GenerationOutput
 from ..pipeline.pipeline import Pipeline
-from .options import Drawing, Location, Where, drawing_type
+from .options import Drawing, Where, drawing_type
 
 _GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 _ALIASES = {"num_images_per_prompt": ("--num-images",)}
@@ -67,8 +67,7 @@ class Generate:
         for place in (folder, grid and grid.parent):
             if place is not None:
                 make_folder(place)
-        source = Location(self.model, self.where)
-        pipe = Pipeline.from_pretrained(self.model, **source.keywords, **self.drawing.keywords)
+        pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
         drawn = pipe(self.prompts, **settings)
         paths = [] if folder is None else drawn.save(folder)
         if grid is not None:
