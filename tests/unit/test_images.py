@@ -203,7 +203,7 @@ def test_rarer_modes_become_rgb(modes: str) -> None:
 def tiff(values: np.ndarray[Any, Any], bits: int, sample_format: int = 1) -> bytes:
     """Write gray values as a TIFF that PIL itself cannot write."""
     if bits == 12:
-        pairs = values.astype(np.uint32).reshape(-1, 2)
+        pairs: np.ndarray[Any, Any] = values.astype(np.uint32).reshape(-1, 2)
         packed = pairs[:, 0] << 12 | pairs[:, 1]
         data = b"".join(int(pair).to_bytes(3, "big") for pair in packed)
     else:
