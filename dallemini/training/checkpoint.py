@@ -53,9 +53,9 @@ _UNREADABLE = (
 )
 
 
-def newest(folder: Path) -> Path | None:
-    """Return the last complete checkpoint of a run, if it has one."""
-    found = _all(folder)
+def newest(folder: Path, *, before: Path | None = None) -> Path | None:
+    """Return the last complete checkpoint of a run, or the last before another, if there is one."""
+    found = [path for path in _all(folder) if before is None or path < before]
     return found[-1] if found else None
 
 

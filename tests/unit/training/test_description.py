@@ -70,13 +70,13 @@ def good(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(path: Path) -> str:
     """Read a checkpoint in both ways; return the reason why it cannot be."""
     before = sorted(p for p in Path().rglob("*") if p != path)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(CheckpointError) as whole:
         checkpoint.load(path, **vars(Parts()))
     with pytest.raises(CheckpointError, match="is corrupt or of another run"):
         checkpoint.read_progress(path)
     assert sorted(p for p in Path().rglob("*") if p != path) == before, "something was run"
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert len(str(whole.value)) < 1000
     return str(whole.value)
 

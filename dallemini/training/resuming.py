@@ -1,0 +1,62 @@
+"""What a run that goes on from a checkpoint may have otherwise than before, and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .checkpoint import newest, read_progress
+from .config import TrainingConfig
+
+
+def stored_settings(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return a run's newest checkpoint and the settings in it, if it has one.
+
+    Raises:
+        CheckpointError: the checkpoint is corrupt.
+    """
+    path = newest(folder)
+    return None if path is None else (path, read_progress(path).get("config", {}))
+
+
+def changes(before: Mapping[str, Any], config: TrainingConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that are not as before, by name, with both values."""
+    old, new = _flat(before), _flat(config.to_dict())
+    return {name: (old[name], new[name]) for name in new if old.get(name, new[name]) != new[name]}
+
+
+def refuse_changes(before: Mapping[str, Any], config: TrainingConfig, path: Path) -> None:
+    """Refuse to go on with settings that stay as they are for the length of a run.
+
+    Args:
+        before: the settings in the checkpoint.
+        config: those asked for now; `may_change` names the free ones.
+        path: of the checkpoint, for the error.
+
+    Raises:
+        ConfigError: names every such setting with both values.
+    """
+    fixed = {
+        name: values
+        for name, values in changes(before, config).items()
+        if not config.may_change & {name, name.partition(".")[0]}
+        and not (name.startswith("loss.") and values[0] is None)  # older runs did not store these
+    }
+    if fixed:
+        told = ", ".join(f"{name}={old!r}, not {new!r}" for name, (old, new) in fixed.items())
+        raise ConfigError(
+            f"{path} was made with {told}: that stays as it is for the length of a run. Ask for "
+            "what it was made with, or take another run folder to start anew."
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
