@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedOperationError
 
 PATIENCE = timedelta(hours=2)  # one process may have more pictures to encode than the others
 
@@ -145,11 +145,23 @@ def share(
     return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def _split(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
-    if not blocks:
-        raise ConfigError("This network is small and cannot be split: use strategy='ddp'.")
+def check_splitting(can_split: bool) -> None:
+    """Refuse strategy "fsdp" for a network that is not split, or for a process alone.
+
+    Raises:
+        UnsupportedOperationError: the network is not split.
+        ConfigError: there is one process.
+    """
+    if not can_split:
+        raise UnsupportedOperationError(
+            "This network is small and is not split over processes: use strategy='ddp'."
+        )
     if not is_connected():
         raise ConfigError("strategy='fsdp' splits weights over processes: start with torchrun.")
+
+
+def _split(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
+    check_splitting(bool(blocks))
     from torch.distributed.fsdp import fully_shard
 
     for block in blocks:

@@ -24,6 +24,7 @@ from ..files import as_path
 from . import checkpoint
 from .config import TrainingConfig
 from .distributed import (
+    check_splitting,
     connected,
     full,
     local,
@@ -144,11 +145,8 @@ class _Step(nn.Module):
 class _Loop:
     def __init__(self, task: Task, config: TrainingConfig, folder: Path) -> None:
         self.task, self.config, self.folder = task, config, folder
-        if config.strategy == "fsdp" and not task.can_split:
-            raise UnsupportedOperationError(
-                f"{type(task).__name__} trains a network that is not split over processes: use "
-                "strategy='ddp'."
-            )
+        if config.strategy == "fsdp":
+            check_splitting(task.can_split)
         self.network = share(_Step(task), blocks=task.blocks, strategy=config.strategy)
         trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
         self.parameters = list(trained.values())

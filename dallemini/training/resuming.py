@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import as_path
 from .checkpoint import newest, read_progress
 from .config import TrainingConfig
 
@@ -24,7 +25,11 @@ def stored_settings(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def changes(before: Mapping[str, Any], config: TrainingConfig) -> dict[str, tuple[Any, Any]]:
     """Return the settings that are not as before, by name, with both values."""
     old, new = _flat(before), _flat(config.to_dict())
-    return {name: (old[name], new[name]) for name in new if old.get(name, new[name]) != new[name]}
+    return {
+        name: (old[name], value)
+        for name, value in new.items()
+        if name in old and old[name] != value and not _is_the_same(name, old[name], value)
+    }
 
 
 def refuse_changes(before: Mapping[str, Any], config: TrainingConfig, path: Path) -> None:
@@ -42,7 +47,6 @@ def refuse_changes(before: Mapping[str, Any], config: TrainingConfig, path: Path
         name: values
         for name, values in changes(before, config).items()
         if not config.may_change & {name, name.partition(".")[0]}
-        and not (name.startswith("loss.") and values[0] is None)  # older runs did not store these
     }
     if fixed:
         told = ", ".join(f"{name}={old!r}, not {new!r}" for name, (old, new) in fixed.items())
@@ -50,6 +54,13 @@ def refuse_changes(before: Mapping[str, Any], config: TrainingConfig, path: Path
             f"{path} was made with {told}: that stays as it is for the length of a run. Ask for "
             "what it was made with, or take another run folder to start anew."
         )
+
+
+def _is_the_same(name: str, old: Any, new: Any) -> bool:
+    """Tell whether two values mean one thing: a folder by two names, a start that is not given."""
+    if name in ("init_from", "vqgan", "tokenizer") and old and new:
+        return as_path(old).resolve() == as_path(new).resolve()
+    return name in ("loss.quantize_from", "loss.adversarial_from") and None in (old, new)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
