@@ -23,6 +23,7 @@ from ..errors import InputError, StorageError, UnsupportedOperationError
 from ..files import as_path
 from . import checkpoint
 from .config import TrainingConfig
+from .defaults import plain_defaults
 from .distributed import (
     check_splitting,
     connected,
@@ -39,7 +40,7 @@ from .interruption import SIGNALS, Interruption
 from .lock import locked
 from .monitor import Monitor
 from .optimizer import make_optimizers, rate_factor
-from .resuming import changes, refuse_changes
+from .resuming import changes, refuse_changed, refuse_changes
 from .task import Task
 
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -107,7 +108,7 @@ def check_gradients_possible() -> None:
 def _own_state(device: torch.device) -> Iterator[None]:
     """Compute gradients and draw numbers whatever torch's global state is, and leave that alone."""
     devices = [device] if device.type == "cuda" else []
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+    with plain_defaults(), torch.enable_grad(), torch.random.fork_rng(devices=devices):
         yield
 
 
@@ -403,7 +404,7 @@ class _Loop:
         self.disk_is_full = True
 
     def _progress(self) -> dict[str, Any]:
-        settings = {"config": self.config.to_dict()}
+        settings = {"config": self.config.to_dict(), "task": self.task.fixed}
         return {"step": self.step, "sums": self.sums, "scaler": self.scaler.state_dict()} | settings
 
     def _tell_changes(self, before: dict[str, Any], path: Path) -> None:
@@ -420,6 +421,7 @@ class _Loop:
             return
         progress = checkpoint.read_progress(path)
         self._tell_changes(progress.get("config", {}), path)
+        refuse_changed(progress.get("task", {}), self.task.fixed, path)
         decays = [[g["weight_decay"] for g in o.param_groups] for o in self.optimizers]
         checkpoint.load(
             path, module=self.task.module, average=self.average, optimizers=self.optimizers

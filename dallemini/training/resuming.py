@@ -43,16 +43,31 @@ def refuse_changes(before: Mapping[str, Any], config: TrainingConfig, path: Path
     Raises:
         ConfigError: names every such setting with both values.
     """
+    old, new = _flat(before), _flat(config.to_dict())
     fixed = {
-        name: values
-        for name, values in changes(before, config).items()
+        name: value
+        for name, value in new.items()
         if not config.may_change & {name, name.partition(".")[0]}
+        and not _is_the_same(name, old.get(name), value)
     }
-    if fixed:
-        told = ", ".join(f"{name}={old!r}, not {new!r}" for name, (old, new) in fixed.items())
+    refuse_changed(old, fixed, path)
+
+
+def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Refuse values that are not those of the checkpoint, where it has them.
+
+    Raises:
+        ConfigError: names all with both values.
+    """
+    told = [
+        f"{name}={before[name]!r}, not {value!r}"
+        for name, value in now.items()
+        if before.get(name, value) != value
+    ]
+    if told:
         raise ConfigError(
-            f"{path} was made with {told}: that stays as it is for the length of a run. Ask for "
-            "what it was made with, or take another run folder to start anew."
+            f"{path} was made with {', '.join(told)}: that stays as it is for the length of a run. "
+            "Ask for what it was made with, or take another run folder to start anew."
         )
 
 

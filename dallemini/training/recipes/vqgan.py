@@ -7,11 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...models.vqgan import VQGAN, VQGANConfig
 from ..loop import run
-from ..perceptual import EfficientNetFeatures
 from ..vqgan import VQGANLossConfig, VQGANTask
 from .common import (
     HELD_OUT,
@@ -70,23 +68,19 @@ def train_vqgan(config: VQGANTrainingConfig, *, seconds: float | None = None) ->
         vqgan = _start(config)
         own_weights(vqgan)
         config = replace(config, loss=_loss(config, before))
-        eye = EfficientNetFeatures()  # before the pictures: its package may be missing
         data = config.data_for(vqgan.config.resolution, multiple=vqgan.config.downsample_factor)
         batches = config.batches(open_images(config.train_data, data))
-        held_out = torch.empty(0, 3, data.side, data.side, dtype=torch.float32, device="cpu")
+        size = 0, 3, data.side, data.side
+        task = VQGANTask(
+            vqgan,
+            batches=lambda index: batches(index).images,
+            held_out=torch.empty(size, dtype=torch.float32, device="cpu"),
+            config=config.loss,
+        )
         if config.eval_data:
             pixels, _ = first_images(open_images(config.eval_data, data), HELD_OUT)
-            held_out = torch.stack(pixels)
-
-        def images(index: int) -> Tensor:
-            return batches(index).images
-
-        run(
-            VQGANTask(vqgan, batches=images, held_out=held_out, config=config.loss, eye=eye),
-            config,
-            folder=config.run_folder,
-            seconds=seconds,
-        )
+            task.held_out = torch.stack(pixels)
+        run(task, config, folder=config.run_folder, seconds=seconds)
         first_process_saves(lambda: vqgan.save_pretrained(config.output))
     return vqgan
 
