@@ -682,5 +682,7 @@ def test_a_second_run_in_a_folder_is_told(tmp_path: Path) -> None:
 
     task.when_evaluated = start_another
     run(task, changed(evaluate_every=100), folder=tmp_path)
-    assert said == [f"Another run is using {tmp_path}: wait until it ends, or take another run folder."]
+    assert said == [
+        f"Another run is using {tmp_path}: wait until it ends, or take another run folder."
+    ]
     run(Regression(), CONFIG, folder=tmp_path)  # afterwards the folder is free
