@@ -18,8 +18,8 @@ class DataConfig(Config):
     """How records are read, which are taken, and how they become square pictures with a caption.
 
     Attributes:
-        image_size: side S of the pictures, in pixels; None takes the model's where there is one, and
-            256 otherwise.
+        image_size: side S of the pictures, in pixels; None takes the model's where there is one,
+            and 256 otherwise.
         crop: "center" scales the short side to S and keeps the middle; "random" keeps a place drawn
             at random along the long side; "pad" keeps the whole picture, on white.
         mirror: whether half of the pictures, drawn at random, are mirrored left to right.

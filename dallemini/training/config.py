@@ -62,9 +62,12 @@ class TrainingConfig(Config):
     """
 
     may_change: ClassVar[frozenset[str]] = frozenset(
-        "steps batch_size accumulation learning_rate matrix_learning_rate weight_decay clip_norm "
-        "schedule decay_share warmup_steps ema_decay precision gradient_checkpointing compile "
-        "strategy device log_every evaluate_every save_minutes workers tracker progress".split()
+        {
+            *("steps", "batch_size", "accumulation", "workers", "device", "strategy", "compile"),
+            *("learning_rate", "matrix_learning_rate", "weight_decay", "clip_norm", "schedule"),
+            *("decay_share", "warmup_steps", "ema_decay", "precision", "gradient_checkpointing"),
+            *("log_every", "evaluate_every", "save_minutes", "tracker", "progress"),
+        }
     )
 
     steps: int

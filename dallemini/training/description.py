@@ -51,11 +51,12 @@ _CLASSES = {  # what PyTorch 2.6 to 2.13 name in a description
     "pathlib._local": {"PosixPath", "WindowsPath"},
 }
 # pickle's own words for these; the others can take memory without end, or look things up by name
-_OPCODES = set(
-    "APPEND APPENDS BINGET BININT BININT1 BININT2 BINUNICODE BUILD EMPTY_DICT EMPTY_LIST "
-    "EMPTY_TUPLE FRAME LONG1 LONG_BINGET MARK MEMOIZE NEWFALSE NEWOBJ NEWTRUE NONE PROTO REDUCE "
-    "SETITEM SETITEMS SHORT_BINUNICODE STACK_GLOBAL STOP TUPLE TUPLE1 TUPLE2 TUPLE3".split()
-)
+_OPCODES = {
+    *("APPEND", "APPENDS", "BINGET", "BININT", "BININT1", "BININT2", "BINUNICODE", "BUILD"),
+    *("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "FRAME", "LONG1", "LONG_BINGET", "MARK"),
+    *("MEMOIZE", "NEWFALSE", "NEWOBJ", "NEWTRUE", "NONE", "PROTO", "REDUCE", "SETITEM", "SETITEMS"),
+    *("SHORT_BINUNICODE", "STACK_GLOBAL", "STOP", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+}
 
 
 class _Found:

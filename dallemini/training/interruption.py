@@ -1,4 +1,4 @@
-"""Ending between two steps when somebody asks for it: Ctrl-C, or SIGTERM of Slurm and Kubernetes."""
+"""Ending between two steps when asked to: by Ctrl-C, or SIGTERM of Slurm and Kubernetes."""
 
 from __future__ import annotations
 

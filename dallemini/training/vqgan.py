@@ -174,7 +174,7 @@ class VQGANTask(Task):
         return {name: getattr(self.loss_config, name) for name in names}
 
     def losses(self, index: int) -> dict[str, Tensor]:
-        """Compute the losses of a batch; "loss" leaves out the discriminator's own, which learns."""
+        """Compute the losses of a batch; "loss" does not count the discriminator's own."""
         images, self.batches_seen = self._images(index), index + 1
         self.flat.watch(images)
         generator = torch.Generator("cpu").manual_seed(self.loss_config.seed * 1_000_003 + index)

@@ -231,7 +231,8 @@ def test_processes_that_are_told_to_end_leave_a_checkpoint(tmp_path: Path) -> No
     )
     deadline = time.monotonic() + 200
     while not (tmp_path / "log.jsonl").exists():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=100) != 0

@@ -110,7 +110,7 @@ class RunConfig(TrainingConfig):
 
 @contextlib.contextmanager
 def opened(config: RunConfig, *, can_split: bool = False) -> Iterator[Mapping[str, Any]]:
-    """Refuse what cannot work before any data are read, and hold the processes and the run's folder.
+    """Refuse what cannot work before data are read, and hold the processes and the run's folder.
 
     Args:
         config: the whole run.

@@ -63,6 +63,7 @@ class TransformerTrainingConfig(RunConfig):
 
     @property
     def may_change(self) -> frozenset[str]:  # type: ignore[override]
+        """The optimiser too where it is AdamW by every name: for adapters."""
         free = RunConfig.may_change | {"corruption", "lora_dropout", "prompts"}
         return free | {"optimizer"} if self.lora_rank else free
 

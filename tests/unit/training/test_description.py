@@ -11,6 +11,7 @@ import struct
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,11 +242,11 @@ def test_code_among_the_values_is_refused(good: Path, name: str) -> None:
         place.offset, place.length = len(data), len(content)
         (good / DATA).write_bytes(data + content)
         describe(good, found)
+        read: Callable[[], object] = partial(checkpoint.load, good, **vars(Parts()))
+        if name == "progress":
+            read = partial(checkpoint.read_progress, good)
         with pytest.raises(CheckpointError, match="is corrupt or of another run"):
-            if name == "progress":
-                checkpoint.read_progress(good)
-            else:
-                checkpoint.load(good, **vars(Parts()))
+            read()
         assert not Path("ran").exists()
 
 

@@ -498,7 +498,9 @@ def test_gradients_are_computed_whatever_the_process_has_switched_off(tmp_path: 
     assert equal(plain.weights(), other.weights())
     with (
         torch.inference_mode(),
-        pytest.raises(UnsupportedOperationError, match="which torch.inference_mode.. rules out"),
+        pytest.raises(
+            UnsupportedOperationError, match=r"which torch\.inference_mode\(\) rules out"
+        ),
     ):
         run(Regression(), CONFIG, folder=tmp_path / "inference")
 
