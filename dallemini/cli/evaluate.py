@@ -69,7 +69,7 @@ class Evaluate:
         GenerationConfig().override(**self.settings)  # a wrong one is told before the loading
         is_text = self.data.endswith(".txt")
         # likewise the data, although the size of the pictures is not known before the model is
-        data = read_captions(self.data) if is_text else self._open(DataConfig.image_size)
+        data = read_captions(self.data) if is_text else self._open(None)
         pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
         report = evaluate(
             pipe,
@@ -83,7 +83,7 @@ class Evaluate:
         print(report.table, end="")
         print(as_path(self.output) / "report.md")
 
-    def _open(self, image_size: int) -> PictureSource:
+    def _open(self, image_size: int | None) -> PictureSource:
         config = DataConfig(
             image_size=image_size,
             crop=self.crop,

@@ -9,6 +9,7 @@ from typing import Literal
 from ..config import Config
 from ..errors import ConfigError
 
+DEFAULT_SIZE = 256
 MOST_PIXELS = 178_956_970  # what PIL opens at most
 
 
@@ -17,7 +18,8 @@ class DataConfig(Config):
     """How records are read, which are taken, and how they become square pictures with a caption.
 
     Attributes:
-        image_size: side S of the pictures, in pixels.
+        image_size: side S of the pictures, in pixels; None takes the model's where there is one,
+            and 256 otherwise.
         crop: "center" scales the short side to S and keeps the middle; "random" keeps a place drawn
             at random along the long side; "pad" keeps the whole picture, on white.
         mirror: whether half of the pictures, drawn at random, are mirrored left to right.
@@ -43,7 +45,7 @@ class DataConfig(Config):
         128
     """
 
-    image_size: int = 256
+    image_size: int | None = None
     crop: Literal["center", "random", "pad"] = "center"
     mirror: bool = False
     caption_column: str = "caption"
@@ -64,8 +66,9 @@ class DataConfig(Config):
 
         self.check_types()
         for name in ("image_size", "min_side", "max_side", "max_pixels", "shuffle_buffer"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"DataConfig.{name} must be from 1, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"DataConfig.{name} must be from 1, not {value}.")
         if not 0 <= self.caption_dropout <= 1:
             raise ConfigError(
                 f"DataConfig.caption_dropout is a share from 0 to 1, not {self.caption_dropout}."
@@ -84,3 +87,8 @@ class DataConfig(Config):
             )
         for text in self.where:
             parse_filter(text)
+
+    @property
+    def side(self) -> int:
+        """The side S that pictures get."""
+        return DEFAULT_SIZE if self.image_size is None else self.image_size

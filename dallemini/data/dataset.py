@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 import types
@@ -38,7 +39,7 @@ class CaptionedImages:
     def __init__(
         self, source: RowSource | StreamSource, config: DataConfig = _DEFAULT, *, name: str = "data"
     ) -> None:
-        self.config, self.name = config, name
+        self.config, self.name = dataclasses.replace(config, image_size=config.side), name
         self._stream = source if isinstance(source, StreamSource) else None
         self._numbered = None if isinstance(source, StreamSource) else source
         self._bad: Counter[str] = Counter()

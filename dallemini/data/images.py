@@ -39,7 +39,7 @@ def decode_image(image: bytes | Path, *, key: str, config: DataConfig) -> Image.
             max_side=config.max_side,
             max_pixels=config.max_pixels,
             still=True,
-            draft_side=2 * config.image_size,
+            draft_side=2 * config.side,
         )
     except MissingFileError as error:
         raise _bad(key, "no image", "its file cannot be read: there is none") from error
@@ -59,7 +59,7 @@ def fit_image(
             is cropped in the middle and not mirrored.
     """
     place, side = (0.5, 1.0) if chance is None else (chance.random(), chance.random())
-    size = config.image_size
+    size = config.side
     if config.crop == "pad":
         square = _pad(image, size)
     else:

@@ -92,7 +92,7 @@ def shuffled(items: Sequence[Item], *parts: int | str) -> list[Item]:
         >>> sorted(shuffled("abc", 0, "letters"))
         ['a', 'b', 'c']
     """
-    generator = torch.Generator().manual_seed(stable_seed(*parts))
+    generator = torch.Generator("cpu").manual_seed(stable_seed(*parts))
     return [items[place] for place in _permutation(len(items), generator)]
 
 
@@ -134,7 +134,7 @@ class EpochOrder:
         return int(self._epochs[epoch][place])
 
     def _shuffle(self, epoch: int) -> NDArray[np.int64]:
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, "epoch", epoch))
+        generator = torch.Generator("cpu").manual_seed(stable_seed(self.seed, "epoch", epoch))
         if self.blocks is None:
             return _permutation(self.length, generator)
         starts = np.concatenate([[0], np.cumsum(self.blocks)])
@@ -151,5 +151,5 @@ class EpochOrder:
 
 
 def _permutation(length: int, generator: torch.Generator) -> NDArray[np.int64]:
-    order: NDArray[np.int64] = torch.randperm(length, generator=generator).numpy()
+    order: NDArray[np.int64] = torch.randperm(length, generator=generator, device="cpu").numpy()
     return order

@@ -124,7 +124,7 @@ def add_lora(model: nn.Module, config: LoRAConfig | None = None, *, seed: int = 
         The names of the layers.
 
     Raises:
-        ConfigError: a target names no linear layer of the model.
+        ConfigError: a target names no linear layer of the model, or the rank is wider than one.
         InputError: the model has adapters already, or no weights.
 
     Example:
@@ -148,6 +148,12 @@ def add_lora(model: nn.Module, config: LoRAConfig | None = None, *, seed: int = 
         raise InputError(
             f"The {_kind(model)} has no weights; make it with from_pretrained or from_config."
         )
+    for name, linear in linears.items():
+        if config.rank > min(linear.in_features, linear.out_features):
+            raise ConfigError(
+                f"LoRAConfig.rank {config.rank} is wider than the layer {name}, which maps "
+                f"{linear.in_features} numbers to {linear.out_features}; take a lower one."
+            )
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     for name, linear in linears.items():

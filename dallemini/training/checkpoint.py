@@ -2,27 +2,26 @@
 
 Written by `torch.distributed.checkpoint`: each process writes its part of split weights, and any
 number of processes can read them. On several machines the folder must be one that all of them see.
-Knows tensors and numbers, not what they mean.
+A new checkpoint may be marked as untried; those before it stay until it proved good. Knows tensors
+and numbers, not what they mean.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
@@ -32,56 +31,51 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError, StorageError
-from .distributed import rank, wait
+from .description import SafePlanner, SafeReader
+from .distributed import local, rank, someone, wait
 
 PREFIX = "checkpoint-"
-_TRUSTED = {
-    ("pathlib", "PosixPath"),
-    ("pathlib", "WindowsPath"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch.serialization", "_get_layout"),
-    ("torch._utils", "_rebuild_device"),
-    ("builtins", "set"),
-    ("collections", "OrderedDict"),
-    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.float32, torch.int64)),
-}
+_UNTRIED = "untried"  # a file in a checkpoint whose weights have not computed a loss yet
 _UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    CheckpointException,
+    EOFError,
+    LookupError,
+    MemoryError,
     OSError,
     RuntimeError,
-    ValueError,
-    KeyError,
     TypeError,
-    EOFError,
-    AttributeError,
+    ValueError,
     pickle.UnpicklingError,
-    CheckpointException,
+    zipfile.BadZipFile,
 )
 
 
-class _Unpickler(pickle.Unpickler):
-    """Takes only what the description of a checkpoint is made of; PyTorch's own takes all."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        trusted = module.startswith("torch.distributed.checkpoint.") or (module, name) in _TRUSTED
-        if not trusted or "." in name:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which no checkpoint needs")
-        return super().find_class(module, name)
-
-
-class _Planner(DefaultLoadPlanner):
-    """Looks at values other than tensors before PyTorch unpickles them."""
-
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        torch.load(value, weights_only=True)
-        value.seek(0)
-        super().load_bytes(read_item, value)
-
-
-def newest(folder: Path) -> Path | None:
-    """Return the last complete checkpoint of a run, if it has one."""
-    found = sorted(path for path in folder.glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdigit())
+def newest(folder: Path, *, before: Path | None = None) -> Path | None:
+    """Return the last complete checkpoint of a run, or the last before another, if there is one."""
+    found = [path for path in _all(folder) if before is None or path < before]
     return found[-1] if found else None
+
+
+def is_untried(path: Path) -> bool:
+    """Tell whether a checkpoint's weights have yet to prove good."""
+    return (path / _UNTRIED).exists()
+
+
+def accept(path: Path) -> None:
+    """Let a checkpoint count as good, and remove those before it; what cannot be removed stays."""
+    if rank() == 0:
+        (path / _UNTRIED).unlink(missing_ok=True)
+        _remove(*(other for other in _all(path.parent) if other != path))
+
+
+def withdraw(path: Path) -> None:
+    """Remove a checkpoint that proved bad, so that a run goes on from the one before it."""
+    if rank() == 0:
+        _remove(path)
+    wait()
 
 
 def save(
@@ -92,6 +86,7 @@ def save(
     average: Mapping[str, Tensor],
     optimizers: list[Optimizer],
     progress: Mapping[str, Any],
+    untried: bool = False,
 ) -> Path:
     """Write a checkpoint, atomically, and remove those before it.
 
@@ -102,30 +97,36 @@ def save(
         average: the averaged weights, by name.
         optimizers: of the module's parameters.
         progress: other JSON values to find again.
+        untried: mark the checkpoint, and keep those before it until `accept` is called.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written; nothing half-made is left, and the checkpoints
+            before stay.
     """
     target = folder / f"{PREFIX}{step:08d}"
     partial = target.with_suffix(".partial")
     state = _state(module, average, optimizers) | {"progress": json.dumps(progress)}
+
+    def finish() -> None:
+        if untried:
+            (partial / _UNTRIED).touch()
+        _remove(target)
+        os.replace(partial, target)
+
     try:
-        if rank() == 0:
-            _remove_partial(folder)
-        wait()
+        _first_process(lambda: _remove(*folder.glob(f"{PREFIX}*.partial")))
         with _alone_or_not():
             save_sharded(state, checkpoint_id=partial)
-        wait()
-        if rank() == 0:
-            _replace(partial, target)
-        wait()
+        _first_process(finish)
     except (OSError, RuntimeError, CheckpointException) as error:
-        raise StorageError(
-            f"Could not write {target}: {_reason(error)}. Free some space, or take another folder."
-        ) from error
+        _remove(partial)
+        raise StorageError(f"Could not write {target}: {_why(error, folder, state)}.") from error
+    if not untried:
+        accept(target)
+    wait()
     return target
 
 
@@ -136,11 +137,11 @@ def read_progress(path: Path) -> dict[str, Any]:
         path: of the checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint is corrupt.
+        CheckpointError: the checkpoint is corrupt, or holds what no checkpoint needs.
     """
     state = {"progress": ""}
     with _explained(path):
-        _read(state, path)
+        _read(state, SafeReader(path))
         progress: dict[str, Any] = json.loads(state["progress"])
     return progress
 
@@ -161,27 +162,42 @@ def load(
         optimizers: of the same kinds as those saved; filled in place.
 
     Raises:
-        CheckpointError: the checkpoint is corrupt, or of another run.
+        CheckpointError: the checkpoint is corrupt, holds what no checkpoint needs, or is of a
+            network of other sizes.
     """
     state = _state(module, average, optimizers)
     with _explained(path):
-        _read(state, path)
+        reader = SafeReader(path)
+        _check_sizes(reader.description, module, path)
+        _read(state, reader)
         module.load_state_dict(state["module"])
         set_optimizer_state_dict(module, optimizers, optim_state_dict=state["optimizers"])
 
 
-def _read(state: dict[str, Any], path: Path) -> None:
+def _check_sizes(description: Metadata, module: nn.Module, path: Path) -> None:
+    for name, value in module.state_dict().items():
+        stored = description.state_dict_metadata.get(f"module.{name}")
+        there = stored.size if isinstance(stored, TensorStorageMetadata) else None
+        if there != value.shape:
+            said = "is not there" if there is None else f"has the size {list(there)} there"
+            raise CheckpointError(
+                f"{path} is of another run ({name} {said}, and {list(value.shape)} here); take the "
+                "settings of that run, or move it away to start anew."
+            )
+
+
+def _read(state: dict[str, Any], reader: SafeReader) -> None:
     """Fill a state from a checkpoint, in place."""
-    with open(path / ".metadata", "rb") as file:
-        _Unpickler(file).load()
     with _alone_or_not():
-        load_sharded(state, checkpoint_id=path, planner=_Planner())
+        load_sharded(state, storage_reader=reader, planner=SafePlanner())
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
+    except CheckpointError:
+        raise
     except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} is corrupt or of another run ({_reason(error)}); move it away to start anew."
@@ -191,7 +207,19 @@ def _explained(path: Path) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """Return the last line of what PyTorch reports, which comes after the traces of processes."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].rstrip(".")
+    return lines[-1].rstrip(".")[:300]
+
+
+def _why(error: Exception, folder: Path, state: Mapping[str, Any]) -> str:
+    """Say that a disk is full where PyTorch, which does not notice, says something else."""
+    tensors = [state["average"], state["module"], *state["optimizers"]["state"].values()]
+    values = (value for of in tensors for value in of.values() if isinstance(value, Tensor))
+    needed = sum(local(value).numel() * value.element_size() for value in values)
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            return f"it takes {needed / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left"
+    return f"{_reason(error)}. Free some space, or take another folder"
 
 
 @contextlib.contextmanager
@@ -211,14 +239,23 @@ def _state(
     }
 
 
-def _replace(partial: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    for path in target.parent.glob(f"{PREFIX}*"):
-        if path != target and path.name[len(PREFIX) :].isdigit():
-            shutil.rmtree(path)
+def _first_process(act: Callable[[], None]) -> None:
+    """Let the first process act while the others wait; if it fails, all do."""
+    failed = None
+    if rank() == 0:
+        try:
+            act()
+        except OSError as error:
+            failed = error
+    if someone(failed is not None):
+        raise failed or OSError("the first process could not write it")
 
 
-def _remove_partial(folder: Path) -> None:
-    for path in folder.glob(f"{PREFIX}*.partial"):
-        shutil.rmtree(path)
+def _all(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a run, the newest last."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdigit())
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..config import Config
 from ..errors import ConfigError
@@ -56,7 +56,19 @@ class TrainingConfig(Config):
         workers: processes that prepare batches ahead; 0 prepares them in this one.
         tracker: also log there.
         progress: show a progress bar.
+
+    `may_change` names what a run that goes on from a checkpoint may have otherwise than before;
+    `loss.seed` is the field `seed` of the field `loss`.
     """
+
+    may_change: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("steps", "batch_size", "accumulation", "workers", "device", "strategy", "compile"),
+            *("learning_rate", "matrix_learning_rate", "weight_decay", "clip_norm", "schedule"),
+            *("decay_share", "warmup_steps", "ema_decay", "precision", "gradient_checkpointing"),
+            *("log_every", "evaluate_every", "save_minutes", "tracker", "progress"),
+        }
+    )
 
     steps: int
     batch_size: int = 64

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedOperationError
 
 PATIENCE = timedelta(hours=2)  # one process may have more pictures to encode than the others
 
@@ -49,7 +49,7 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local)
-        torch.empty(0, device=device).cpu()
+        torch.empty(0, dtype=torch.float32, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"Cannot compute on {name!r}: {first}. Use device='cpu'.") from error
@@ -81,6 +81,11 @@ def wait() -> None:
     mean([0.0])
 
 
+def someone(what: bool) -> bool:
+    """Tell every process whether something is true of one of them."""
+    return mean([float(what)])[0] > 0
+
+
 def gather(tensor: Tensor) -> Tensor:
     """Concatenate the rows of every process, in their order; without gradient."""
     if world_size() == 1:
@@ -103,7 +108,7 @@ def mean(values: Sequence[float]) -> list[float]:
     """Average numbers over the processes."""
     if world_size() == 1:
         return list(values)
-    total = torch.tensor(list(values), dtype=torch.float64)
+    total = torch.tensor(list(values), dtype=torch.float64, device="cpu")
     dist.all_reduce(total)
     return (total / world_size()).tolist()
 
@@ -140,11 +145,23 @@ def share(
     return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def _split(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
-    if not blocks:
-        raise ConfigError("This network is small and cannot be split: use strategy='ddp'.")
+def check_splitting(can_split: bool) -> None:
+    """Refuse strategy "fsdp" for a network that is not split, or for a process alone.
+
+    Raises:
+        UnsupportedOperationError: the network is not split.
+        ConfigError: there is one process.
+    """
+    if not can_split:
+        raise UnsupportedOperationError(
+            "This network is small and is not split over processes: use strategy='ddp'."
+        )
     if not is_connected():
         raise ConfigError("strategy='fsdp' splits weights over processes: start with torchrun.")
+
+
+def _split(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
+    check_splitting(bool(blocks))
     from torch.distributed.fsdp import fully_shard
 
     for block in blocks:

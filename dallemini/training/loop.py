@@ -10,21 +10,37 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from ..errors import ConfigError, InputError, UnsupportedOperationError
-from ..files import as_path, make_folder
+from ..errors import InputError, StorageError, UnsupportedOperationError
+from ..files import as_path
+from . import checkpoint
 from .config import TrainingConfig
-from .distributed import connected, full, local, mean, pick_device, rank, share, whole_weights
+from .defaults import plain_defaults
+from .distributed import (
+    check_splitting,
+    connected,
+    full,
+    local,
+    mean,
+    pick_device,
+    rank,
+    share,
+    someone,
+    whole_weights,
+)
+from .interruption import SIGNALS, Interruption
+from .lock import locked
 from .monitor import Monitor
 from .optimizer import make_optimizers, rate_factor
+from .resuming import changes, refuse_changed, refuse_changes
 from .task import Task
 
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,7 +54,11 @@ def run(
 
     When it returns, the task's module holds the averaged weights, in evaluation mode. Randomness
     inside the network (dropout) is seeded for each step; torch's global state stays as it was.
-    A run that goes on with other settings than before says which they are in the program's log.
+    A run that goes on with other settings than before says which they are in the program's log;
+    settings that cannot change on the way are refused.
+
+    Ctrl-C and SIGTERM end the run after the running step, with a checkpoint. A checkpoint that does
+    not fit on the disk is left out with a warning, where there is one before it.
 
     Args:
         task: what is trained; moved to the config's device.
@@ -48,24 +68,47 @@ def run(
 
     Raises:
         ConfigError: the device or the strategy cannot be used here, or the folder's checkpoint was
-            made with another optimiser.
-        StorageError: the folder, the checkpoint or the log cannot be written.
+            made with settings that stay.
+        StorageError: the folder, the first checkpoint or the log cannot be written, or another run
+            uses the folder.
         CheckpointError: the folder's checkpoint is corrupt or belongs to another run.
-        InputError: the loss is not a finite number; the weights and the checkpoint stay as before.
-        UnsupportedOperationError: "fsdp" for a network that cannot be split.
+        InputError: the loss, the gradient or the weights are not finite; the last checkpoint, if
+            there is one, is of weights that were.
+        UnsupportedOperationError: "fsdp" for a network that cannot be split, or inside
+            `torch.inference_mode`.
         MissingDependencyError: the config names an optimiser or a tracker that is not installed.
+        KeyboardInterrupt: after Ctrl-C.
+        SystemExit: after SIGTERM, with the code 143.
     """
+    check_gradients_possible()
     device = pick_device(config.device)
     deadline = None if seconds is None else time.monotonic() + seconds
-    with connected(device), _own_randomness(device):
+    place = as_path(folder)
+    with Interruption() as interruption, connected(device), locked(place), _own_state(device):
         task.module.to(device)
-        with _prepared_blocks(task, config), _Loop(task, config, as_path(folder)) as loop:
-            loop.train(deadline=deadline)
+        with _prepared_blocks(task, config), _Loop(task, config, place) as loop:
+            number = loop.train(deadline=deadline, interruption=interruption)
+        if number is not None:
+            interruption.end(number)
+
+
+def check_gradients_possible() -> None:
+    """Refuse to train where PyTorch cannot compute gradients.
+
+    Raises:
+        UnsupportedOperationError: inside `torch.inference_mode`.
+    """
+    if torch.is_inference_mode_enabled():
+        raise UnsupportedOperationError(
+            "Training computes gradients, which torch.inference_mode() rules out: leave its block."
+        )
 
 
 @contextlib.contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+def _own_state(device: torch.device) -> Iterator[None]:
+    """Compute gradients and draw numbers whatever torch's global state is, and leave that alone."""
+    devices = [device] if device.type == "cuda" else []
+    with plain_defaults(), torch.enable_grad(), torch.random.fork_rng(devices=devices):
         yield
 
 
@@ -103,12 +146,8 @@ class _Step(nn.Module):
 class _Loop:
     def __init__(self, task: Task, config: TrainingConfig, folder: Path) -> None:
         self.task, self.config, self.folder = task, config, folder
-        make_folder(folder)
-        if config.strategy == "fsdp" and not task.can_split:
-            raise UnsupportedOperationError(
-                f"{type(task).__name__} trains a network that is not split over processes: use "
-                "strategy='ddp'."
-            )
+        if config.strategy == "fsdp":
+            check_splitting(task.can_split)
         self.network = share(_Step(task), blocks=task.blocks, strategy=config.strategy)
         trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
         self.parameters = list(trained.values())
@@ -118,10 +157,13 @@ class _Loop:
         self.scaler = torch.amp.GradScaler(task.device.type, enabled=config.precision == "float16")
         self.step = 0
         self.sums: dict[str, list[float]] = {}
+        self.good: Path | None = None  # the last checkpoint whose weights computed a loss
+        self.untried: Path | None = None  # one after it, until its weights have
+        self.disk_is_full = False
         self.resume()
         self.monitor = self._open_monitor() if rank() == 0 else None
         self.saved_at = self.logged_at = time.monotonic()
-        self.saved_step = self.logged_step = self.step
+        self.logged_step = self.step
 
     def _open_monitor(self) -> Monitor:
         return Monitor(
@@ -141,17 +183,38 @@ class _Loop:
         if self.monitor is not None:
             self.monitor.close()
 
-    def train(self, *, deadline: float | None) -> None:
-        """Do the steps that are left, or as many as the time allows, and average the weights."""
+    def train(self, *, deadline: float | None, interruption: Interruption) -> int | None:
+        """Do the steps that are left, or as many as the time allows, and average the weights.
+
+        Returns:
+            The signal that ended the run, if one did.
+        """
         self.task.module.train()
-        while self.step < self.config.steps:
+        number, late = None, False
+        while self.step < self.config.steps and number is None and not late:
             self.advance()
-            if deadline is not None and self._agree(time.monotonic() > deadline):
-                break
-        if self.saved_step != self.step:
-            self.save()
-        self._swap_average()
-        self.task.module.eval()
+            number, late, due = self._decide(deadline, interruption)
+            if due or late or number is not None or self.step == self.config.steps:
+                self.save()
+        if number is None:
+            self._swap_average()
+            self.task.module.eval()
+        return number
+
+    def _decide(
+        self, deadline: float | None, interruption: Interruption
+    ) -> tuple[int | None, bool, bool]:
+        """Agree among the processes on a signal, the end of the time, and a checkpoint's time.
+
+        A signal may have come to any of them; what depends on the clock is said by the first.
+        """
+        now, is_first = time.monotonic(), rank() == 0
+        late = is_first and deadline is not None and now > deadline
+        due = is_first and now - self.saved_at > 60 * self.config.save_minutes
+        heard = [interruption.heard == number for number in SIGNALS]
+        *signals, late_share, due_share = mean([float(flag) for flag in (*heard, late, due)])
+        number = next((n for n, share in zip(SIGNALS, signals, strict=True) if share > 0), None)
+        return number, late_share > 0, due_share > 0
 
     def advance(self) -> None:
         """Do one step and whatever is due after it."""
@@ -201,6 +264,7 @@ class _Loop:
         norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.parameters]))  # type: ignore[misc]
         if self.scaler.get_scale() <= 1.0:  # as without a scaler: it is not the scale's fault
             self._check(float(norm), "gradient's norm")
+        self._accept()
         if bool(norm.isfinite()):
             if self.config.clip_norm:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
@@ -220,10 +284,26 @@ class _Loop:
 
     def _check(self, value: float, name: str) -> None:
         if not math.isfinite(value):
-            raise InputError(
-                f"The {name} of step {self.step} is {value}; lower the learning rate or look at "
-                "this batch. The last checkpoint is still good."
-            )
+            self._stop(f"The {name} of step {self.step} is {value}")
+
+    def _stop(self, problem: str) -> NoReturn:
+        """End the run for weights or a batch that are no good, without a checkpoint of them."""
+        advice = "lower the learning rate or look at this batch"
+        if self.step == 0:  # no rate has had a part in it
+            advice = "look at this batch, and at the weights that the run starts from"
+        if self.untried is not None:
+            checkpoint.withdraw(self.untried)
+            self.untried = None
+        rest = "There is no checkpoint yet: started again, the run begins anew."
+        if self.good is not None:
+            rest = f"The last checkpoint is still good: the run goes on from {self.good.name}."
+        raise InputError(f"{problem}; {advice}. {rest}")
+
+    def _accept(self) -> None:
+        """Let the newest checkpoint count, as its weights have computed a loss and a gradient."""
+        if self.untried is not None:
+            checkpoint.accept(self.untried)
+            self.good, self.untried = self.untried, None
 
     def _after_step(self) -> None:
         if self.monitor is not None:
@@ -232,12 +312,6 @@ class _Loop:
             self._log_step()
         if self.step % self.config.evaluate_every == 0 or self.step == self.config.steps:
             self._evaluate()
-        if self._agree(time.monotonic() - self.saved_at > 60 * self.config.save_minutes):
-            self.save()
-
-    def _agree(self, due: bool) -> bool:
-        """Let the first process decide what depends on the clock."""
-        return mean([float(due and rank() == 0)])[0] > 0
 
     def _set_rates(self) -> None:
         factor = rate_factor(self.step, self.config)
@@ -286,32 +360,68 @@ class _Loop:
         self.sums, self.logged_at, self.logged_step = {}, now, self.step
 
     def save(self) -> None:
-        """Write the state of the run, atomically."""
-        from . import checkpoint  # here: a second that whoever loads adapters need not wait
+        """Write the state of the run, atomically; go on without where the disk is full.
 
-        checkpoint.save(
-            self.folder,
-            step=self.step,
-            module=self.task.module,
-            average=self.average,
-            optimizers=self.optimizers,
-            progress=self._progress(),
-        )
-        self.saved_at, self.saved_step = time.monotonic(), self.step
+        Until a step proves it good, the checkpoint before it stays; at the end there is none.
+        """
+        if someone(not self._is_finite()):
+            self._stop(f"The weights after step {self.step - 1} are not finite numbers")
+        untried = self.step < self.config.steps
+        try:
+            path = checkpoint.save(
+                self.folder,
+                step=self.step,
+                module=self.task.module,
+                average=self.average,
+                optimizers=self.optimizers,
+                progress=self._progress(),
+                untried=untried,
+            )
+        except StorageError as error:
+            self._go_on_without(error)
+        else:
+            self.good, self.untried = (self.good, path) if untried else (path, None)
+            self.disk_is_full = False
+        self.saved_at = time.monotonic()
+
+    @torch.no_grad()
+    def _is_finite(self) -> bool:
+        """Tell whether all that a checkpoint keeps is finite, and its squares are."""
+        values = [*self.average.values(), *self.task.module.state_dict().values()]
+        for optimizer in self.optimizers:
+            values += [v for state in optimizer.state.values() for v in state.values()]
+        floats = (local(v) for v in values if isinstance(v, Tensor) and v.is_floating_point())
+        return all(math.isfinite(float(value.float().norm())) for value in floats)
+
+    def _go_on_without(self, error: StorageError) -> None:
+        """Warn once of a checkpoint that could not be written, if an older one is there."""
+        kept = self.untried or self.good
+        if kept is None and self.step < self.config.steps:
+            raise error
+        if not self.disk_is_full and rank() == 0:
+            last = f"the last one is {kept.name}" if kept else "there is none"
+            _logger.warning("%s The run goes on without this checkpoint; %s.", error, last)
+        self.disk_is_full = True
 
     def _progress(self) -> dict[str, Any]:
-        settings = {"config": self.config.to_dict()}
+        settings = {"config": self.config.to_dict(), "task": self.task.fixed}
         return {"step": self.step, "sums": self.sums, "scaler": self.scaler.state_dict()} | settings
+
+    def _tell_changes(self, before: dict[str, Any], path: Path) -> None:
+        refuse_changes(before, self.config, path)
+        found = changes(before, self.config)
+        if found and rank() == 0:
+            told = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in found.items())
+            _logger.info("Going on from %s with other settings: %s.", path, told)
 
     def resume(self) -> None:
         """Go on from the folder's checkpoint, if it has one."""
-        from . import checkpoint
-
         path = checkpoint.newest(self.folder)
         if path is None:
             return
         progress = checkpoint.read_progress(path)
-        _compare(progress.get("config", {}), self.config.to_dict(), path)
+        self._tell_changes(progress.get("config", {}), path)
+        refuse_changed(progress.get("task", {}), self.task.fixed, path)
         decays = [[g["weight_decay"] for g in o.param_groups] for o in self.optimizers]
         checkpoint.load(
             path, module=self.task.module, average=self.average, optimizers=self.optimizers
@@ -319,6 +429,9 @@ class _Loop:
         for optimizer, of_groups in zip(self.optimizers, decays, strict=True):
             for group, decay in zip(optimizer.param_groups, of_groups, strict=True):
                 group["weight_decay"] = decay  # this run's, not the checkpoint's
+        self.good = path
+        if checkpoint.is_untried(path):
+            self.good, self.untried = checkpoint.newest(self.folder, before=path), path
         self.step, self.sums = progress["step"], progress["sums"]
         if progress["scaler"]:
             self.scaler.load_state_dict(progress["scaler"])
@@ -329,16 +442,3 @@ class _Loop:
                 self.folder,
                 self.step,
             )
-
-
-def _compare(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint of another optimiser, and tell of other settings."""
-    changes = {name: value for name, value in now.items() if before.get(name, value) != value}
-    if "optimizer" in changes:
-        raise ConfigError(
-            f"{path} was made with optimizer={before['optimizer']!r}, whose state is of no use to "
-            f"{now['optimizer']!r}. Keep the optimizer, or take another folder to start anew."
-        )
-    if changes and rank() == 0:
-        told = ", ".join(f"{name} {before[name]!r} -> {value!r}" for name, value in changes.items())
-        _logger.info("Going on from %s with other settings: %s.", path, told)

@@ -6,6 +6,8 @@ each call of `Monitor.log`; everything else can be made again from it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import json
 import logging
@@ -13,7 +15,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -37,6 +39,11 @@ from .log import LOG_NAME, forget_later_rows
 IMAGES_FOLDER = "images"
 TrackerName = Literal["tensorboard", "wandb"]
 
+_TRACKERS = {
+    "tensorboard": ("TensorBoard", "torch.utils.tensorboard"),
+    "wandb": ("Weights & Biases", "wandb"),
+}
+_NO_SPACE = errno.ENOSPC, errno.EDQUOT
 _NAME = re.compile(r"\w[\w.-]*")
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {images_fmt}{postfix}]"
 _logger = logging.getLogger("dallemini.training")
@@ -110,7 +117,7 @@ class Monitor:
             dynamic_ncols=True,
             disable=None if progress else True,  # None: hidden where no terminal reads it
         )
-        self._has_news = False
+        self._has_news = self._told = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers down: a row of the log, the tracker, the loss in the progress bar.
@@ -121,12 +128,8 @@ class Monitor:
             StorageError: the log cannot be written.
         """
         row = {name: _rounded(value) for name, value in values.items()}
-        path = self.folder / LOG_NAME
-        try:
-            with path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"step": step, **row}) + "\n")
-        except OSError as error:
-            raise StorageError(f"Could not write {path}: {error}. Free some space.") from error
+        with self._while_disk_is_full():
+            self._append(json.dumps({"step": step, **row}) + "\n")
         self._has_news = True
         if self._tracker is not None:
             self._tracker.log(step, values)
@@ -158,12 +161,37 @@ class Monitor:
         pictures = tensor_to_images(images)
         grid = make_grid(pictures, columns=columns or math.ceil(len(pictures) ** 0.5))
         path = self.folder / IMAGES_FOLDER / f"{name}-{step:07}.png"
-        make_folder(path.parent)
-        with replacing(path) as file:
-            grid.save(file, format="PNG")
+        with self._while_disk_is_full():
+            make_folder(path.parent)
+            with replacing(path) as file:
+                grid.save(file, format="PNG")
         if self._tracker is not None:
             self._tracker.image(step, name, np.asarray(grid))
         return path
+
+    def _append(self, line: str) -> None:
+        """Write a row whole, or take back what was written of it."""
+        path = self.folder / LOG_NAME
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as log:
+                log.write(line)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise StorageError(f"Could not write {path}: {error}. Free some space.") from error
+
+    @contextlib.contextmanager
+    def _while_disk_is_full(self) -> Iterator[None]:
+        """Warn, once, instead of ending a run for a row or a picture that finds no space."""
+        try:
+            yield
+        except StorageError as error:
+            if getattr(error.__cause__, "errno", None) not in _NO_SPACE:
+                raise
+            if not self._told:
+                _logger.warning("%s The run goes on without it.", error)
+            self._told = True
 
     def close(self) -> None:
         """Close bar and tracker, and plot the curves if anything was logged.
@@ -208,12 +236,8 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 
 class _TensorBoard:
     def __init__(self, folder: Path, start_step: int, config: Mapping[str, Any]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise _not_installed("TensorBoard", "tensorboard") from error
         # what an interrupted run wrote of later steps is hidden
-        self.writer = SummaryWriter(
+        self.writer = find_tracker("tensorboard").SummaryWriter(
             str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None
         )
         if config and not start_step:
@@ -232,10 +256,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, folder: Path, start_step: int, config: Mapping[str, Any]) -> None:
-        try:
-            self.wandb: Any = importlib.import_module("wandb")
-        except ImportError as error:
-            raise _not_installed("Weights & Biases", "wandb") from error
+        self.wandb = find_tracker("wandb")
         self.run = self.wandb.init(
             project=os.environ.get("WANDB_PROJECT", "dallemini"),
             name=folder.absolute().name,
@@ -269,11 +290,22 @@ def _open_tracker(
     raise ConfigError(f"tracker must be 'tensorboard', 'wandb' or None, not {name!r}.")
 
 
-def _not_installed(title: str, package: str) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"{title} is not installed: pip install {package}, or train without tracker={package!r}; "
-        f"the log {LOG_NAME} is written in any case."
-    )
+def find_tracker(name: str | None) -> Any:
+    """Import the module of a tracker, if one is asked for.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    if name is None:
+        return None
+    title, module = _TRACKERS[name]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{title} is not installed: pip install {name}, or train without tracker={name!r}; "
+            f"the log {LOG_NAME} is written in any case."
+        ) from error
 
 
 def _run_id(path: Path, start_step: int) -> str:

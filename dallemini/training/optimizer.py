@@ -134,14 +134,23 @@ def _matrix_optimizer(matrices: list[Tensor], config: TrainingConfig) -> torch.o
     rate, decay = config.matrix_learning_rate, config.weight_decay
     if config.optimizer == "muon":
         return Muon(matrices, lr=rate, weight_decay=decay)
+    made: torch.optim.Optimizer = find_soap()(matrices, lr=rate, weight_decay=decay)
+    return made
+
+
+def find_soap() -> Any:
+    """Return the class of the optimiser SOAP.
+
+    Raises:
+        MissingDependencyError: the package that has it is not installed.
+    """
     try:
         from pytorch_optimizer import SOAP
     except ImportError as error:
         raise MissingDependencyError(
             'optimizer="soap" comes from a package of its own: pip install "dallemini[train]".'
         ) from error
-    made: torch.optim.Optimizer = SOAP(matrices, lr=rate, weight_decay=decay)
-    return made
+    return SOAP
 
 
 def rate_factor(step: int, config: TrainingConfig) -> float:

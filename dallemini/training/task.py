@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,11 @@ class Task(ABC):
 
     def pictures(self, step: int) -> dict[str, Tensor]:
         """Draw with the averaged weights: name to f[N,3,H,W] in [0, 1]; may be empty."""
+        return {}
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """Settings that stay for the length of a run, JSON values; a checkpoint keeps them."""
         return {}
 
     @property

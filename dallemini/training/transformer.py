@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,7 @@ class TransformerTask(Task):
     def losses(self, index: int) -> dict[str, Tensor]:
         """Compute the losses of a batch."""
         batch = self.batches(index)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        generator = torch.Generator("cpu").manual_seed(self.seed * 1_000_003 + index)
         inputs = corrupt(
             batch.image_tokens, self.codebook_size, highest=self.corruption, generator=generator
         )
@@ -132,8 +133,9 @@ def corrupt(
     """Replace a random share of i64[B,L] by random codes; each row's share is its own."""
     rows, length = image_tokens.shape
     every = rows * world_size()  # each process draws the noise of all, and takes its own rows
-    share = torch.rand(every, 1, generator=generator) * highest
-    hit = torch.rand(every, length, generator=generator) < share
-    noise = torch.randint(codebook_size, (every, length), generator=generator)
+    plain: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+    share = torch.rand(every, 1, **plain) * highest
+    hit = torch.rand(every, length, **plain) < share
+    noise = torch.randint(codebook_size, (every, length), generator=generator, device="cpu")
     device = image_tokens.device
     return torch.where(own_rows(hit).to(device), own_rows(noise).to(device), image_tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,9 @@ from ..config import Config
 from ..errors import ConfigError
 from ..models.vqgan import VQGAN
 from .codebook import CodebookLearner
+from .defaults import plain_defaults
 from .distributed import gather
+from .flat import FlatPictures
 from .perceptual import CHANNELS, EfficientNetFeatures, feature_distance
 from .task import Task
 
@@ -133,7 +136,8 @@ class VQGANTask(Task):
         if config.quantize_from is None or config.adversarial_from is None:
             raise ConfigError("Say when the losses begin: VQGANLossConfig(...).over(batches).")
         self.quantize_from, self.adversarial_from = config.quantize_from, config.adversarial_from
-        with torch.random.fork_rng(devices=[]):  # both draw weights from torch's global state
+        # both draw weights from torch's global state
+        with torch.random.fork_rng(devices=[]), plain_defaults():
             torch.manual_seed(config.seed)
             self.eye = [EfficientNetFeatures()]  # in a list: frozen, so not part of the state
             discriminator = Discriminator()
@@ -145,6 +149,7 @@ class VQGANTask(Task):
             }
         )
         self.vqgan, self.batches_seen = vqgan, 0
+        self.flat = FlatPictures([vqgan.encoder, vqgan.decoder])
         self.eye[0].to(vqgan.device)
         if config.decoder_only:
             vqgan.encoder.requires_grad_(False)
@@ -162,10 +167,17 @@ class VQGANTask(Task):
             return (self.vqgan.decoder,)
         return self.vqgan.encoder, self.vqgan.decoder
 
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """When the losses begin: otherwise codes or discriminator would start again."""
+        names = "quantize_from", "adversarial_from", "decoder_only"
+        return {name: getattr(self.loss_config, name) for name in names}
+
     def losses(self, index: int) -> dict[str, Tensor]:
-        """Compute the losses of a batch."""
+        """Compute the losses of a batch; "loss" does not count the discriminator's own."""
         images, self.batches_seen = self._images(index), index + 1
-        generator = torch.Generator().manual_seed(self.loss_config.seed * 1_000_003 + index)
+        self.flat.watch(images)
+        generator = torch.Generator("cpu").manual_seed(self.loss_config.seed * 1_000_003 + index)
         losses: dict[str, Tensor] = {}
         if self.loss_config.decoder_only:
             with torch.no_grad():
@@ -187,6 +199,7 @@ class VQGANTask(Task):
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Measure the held-out pictures: PSNR in dB and the share of codes in use."""
+        self.flat.forget()
         if not len(self.held_out):
             return {}
         drawn, used = [], []
@@ -288,7 +301,9 @@ class VQGANTask(Task):
             "commitment": self.loss_config.commitment_weight,
             "generator": self.loss_config.adversarial_weight,
         }
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
         for name, value in losses.items():
+            if name == "discriminator":  # its gradient, without its value
+                value = value - value.detach()
             total = total + weights.get(name, 1.0) * value
         return total

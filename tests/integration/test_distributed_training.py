@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dallemini import Pipeline
 from dallemini.testing import tiny_pipeline
-from dallemini.training.checkpoint import newest
+from dallemini.training.checkpoint import newest, read_progress
 from dallemini.training.log import read_log
 from patience import patience
 
@@ -220,6 +220,25 @@ def test_a_process_that_fails_ends_the_run(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "this process fails" in done.stderr
     assert time.monotonic() - started < patience(100)
+
+
+def test_processes_that_are_told_to_end_leave_a_checkpoint(tmp_path: Path) -> None:
+    """Slurm and Kubernetes send SIGTERM to torchrun, and torchrun to its processes."""
+    process = subprocess.Popen(
+        command([("transformer", tmp_path, {"steps": 1000})], processes=2),
+        env=environment(PAUSE="0.05"),
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "log.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=100) != 0
+    path = newest(tmp_path)
+    assert path is not None
+    assert read_progress(path)["step"] == int(path.name.rpartition("-")[2]) < 1000
 
 
 def kill_while_training(run: Run, *, seed: int) -> int:

@@ -13,7 +13,6 @@ from ...data import Batches
 from ...models.clip import CLIP, CLIPConfig
 from ...scorer import CLIPScorer, CLIPTokenizer, preprocess
 from ..clip import MAX_LOGIT_SCALE, CLIPBatch, CLIPTask
-from ..distributed import connected, pick_device
 from ..loop import run
 from .common import (
     HELD_OUT,
@@ -25,6 +24,7 @@ from .common import (
     learnt_once,
     load_part,
     open_images,
+    opened,
     own_weights,
 )
 
@@ -60,9 +60,7 @@ def train_clip(config: CLIPTrainingConfig, *, seconds: float | None = None) -> C
     Example:
         >>> CLIPTrainingConfig(steps=10, train_data=("pictures",), output="clip").tokenizer
     """
-    config.check()
-    with connected(pick_device(config.device)):
-        config.prepare()
+    with opened(config):
         scorer = _start(config)
         own_weights(scorer.clip)
         data = config.data_for(scorer.clip.config.image_size, multiple=1)

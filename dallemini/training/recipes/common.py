@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -21,7 +22,12 @@ from ...scorer import CLIPScorer, CLIPTokenizer
 from ...text.tokenizer import Tokenizer
 from ...text.vocabulary import TOKENIZER_FILE
 from ..config import TrainingConfig
-from ..distributed import full, rank, wait, world_size
+from ..distributed import check_splitting, connected, full, pick_device, rank, wait, world_size
+from ..lock import locked
+from ..loop import check_gradients_possible
+from ..monitor import find_tracker
+from ..optimizer import find_soap
+from ..resuming import refuse_changes, stored_settings
 
 Part = TypeVar("Part", Transformer, VQGAN, Tokenizer, CLIPScorer, CLIPTokenizer)
 HELD_OUT = 256  # pictures of the held-out data that an evaluation looks at
@@ -41,6 +47,8 @@ class RunConfig(TrainingConfig):
         data: how pictures and captions are read. They get the size that the model has, unless
             `image_size` names another.
     """
+
+    may_change = TrainingConfig.may_change | {"train_data", "eval_data", "output", "run", "data"}
 
     train_data: tuple[str, ...] = ()
     eval_data: tuple[str, ...] = ()
@@ -63,16 +71,6 @@ class RunConfig(TrainingConfig):
                 f"output {self.output!r} is the model to start from; name another folder."
             )
 
-    def prepare(self) -> None:
-        """Make the output's folder and divide the batch: better to fail now than after hours.
-
-        Raises:
-            StorageError: the folder cannot be made or written.
-            ConfigError: the batch does not divide evenly among the processes.
-        """
-        self.process_batch_size(world_size())
-        make_folder(self.output)
-
     def data_for(self, size: int, *, multiple: int) -> DataConfig:
         """Return how pictures are read: in the model's size, where no other is asked for.
 
@@ -84,7 +82,7 @@ class RunConfig(TrainingConfig):
             ConfigError: the model cannot take the size that is asked for.
         """
         asked = self.data.image_size
-        if asked == DataConfig().image_size:
+        if asked is None:
             return replace(self.data, image_size=size)
         if asked % multiple:
             raise ConfigError(
@@ -108,6 +106,42 @@ class RunConfig(TrainingConfig):
             world_size=world_size(),
             workers=self.workers,
         )
+
+
+@contextlib.contextmanager
+def opened(config: RunConfig, *, can_split: bool = False) -> Iterator[Mapping[str, Any]]:
+    """Refuse what cannot work before data are read, and hold the processes and the run's folder.
+
+    Args:
+        config: the whole run.
+        can_split: whether "fsdp" may split the network.
+
+    Yields:
+        The settings of the run's checkpoint, to go on with; empty where there is none.
+
+    Raises:
+        ConfigError: the settings lack something or do not fit each other, the processes, or those
+            of the checkpoint.
+        UnsupportedOperationError: gradients or split weights are asked for where there are none.
+        MissingDependencyError: an optimiser or a tracker is not installed.
+        StorageError: a folder cannot be written, or another run uses it.
+        CheckpointError: the checkpoint is corrupt.
+    """
+    config.check()
+    check_gradients_possible()
+    if config.optimizer == "soap":
+        find_soap()
+    find_tracker(config.tracker)
+    with connected(pick_device(config.device)):
+        config.process_batch_size(world_size())
+        if config.strategy == "fsdp":
+            check_splitting(can_split)
+        make_folder(config.output)
+        with locked(config.run_folder):
+            stored = stored_settings(config.run_folder)
+            if stored is not None:
+                refuse_changes(stored[1], config, stored[0])
+            yield {} if stored is None else stored[1]
 
 
 def load_part(kind: type[Part], source: str, part: str) -> Part:

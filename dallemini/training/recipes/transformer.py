@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ...models.transformer import Transformer, TransformerConfig
 from ...models.vqgan import VQGAN
 from ...pipeline.pipeline import Pipeline
 from ...text.tokenizer import TextTokens, Tokenizer
-from ..distributed import connected, pick_device, rank, wait, world_size
+from ..distributed import pick_device, rank, wait, world_size
 from ..loop import run
 from ..transformer import TransformerBatch, TransformerTask
 from .common import (
@@ -31,6 +32,7 @@ from .common import (
     learnt_once,
     load_part,
     open_images,
+    opened,
     own_weights,
     whole_state,
 )
@@ -59,6 +61,12 @@ class TransformerTrainingConfig(RunConfig):
         prompts: drawn at every evaluation.
     """
 
+    @property
+    def may_change(self) -> frozenset[str]:  # type: ignore[override]
+        """The optimiser too where it is AdamW by every name: for adapters."""
+        free = RunConfig.may_change | {"corruption", "lora_dropout", "prompts"}
+        return free | {"optimizer"} if self.lora_rank else free
+
     vqgan: str | None = None
     tokenizer: str | None = None
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -75,6 +83,10 @@ class TransformerTrainingConfig(RunConfig):
             raise ConfigError(f"corruption is a share from 0 to 1, not {self.corruption}.")
         if self.lora_rank < 0:
             raise ConfigError(f"lora_rank must be 0 (none) or more, not {self.lora_rank}.")
+        if not 0 < self.lora_alpha < math.inf:
+            raise ConfigError(f"lora_alpha must be a finite number above 0, not {self.lora_alpha}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ConfigError(f"lora_dropout must be from 0 up to 1, not {self.lora_dropout}.")
 
     def check(self) -> None:
         """Refuse a run that lacks something, or whose settings contradict each other.
@@ -122,16 +134,13 @@ def train_transformer(
         >>> config.run_folder.name
         'mine-run'
     """
-    config.check()
-    device = pick_device(config.device)
-    with connected(device):
-        config.prepare()
+    with opened(config, can_split=True):
         pipe = _start(config)
         own_weights(pipe.transformer)
-        pipe.to(device=device)
-        task = _task(config, pipe)
+        pipe.to(device=pick_device(config.device))
         if config.lora is not None:
             add_lora(pipe.transformer, config.lora, seed=config.seed)
+        task = _task(config, pipe)
         run(task, config, folder=config.run_folder, seconds=seconds)
         _restore(config, pipe)
         first_process_saves(lambda: _save(config, pipe))
@@ -260,7 +269,7 @@ def _encoded(
 def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -> TransformerBatch:
     """Turn captions and codes into what the transformer takes; no caption is the blank one."""
     tokens, blank = tokenizer(list(captions)), tokenizer.unconditional()
-    dropped = torch.tensor([not caption for caption in captions])[:, None]
+    dropped = torch.tensor([not caption for caption in captions], device="cpu")[:, None]
     input_ids = torch.where(dropped, blank.input_ids, tokens.input_ids)
     mask = torch.where(dropped, blank.attention_mask, tokens.attention_mask)
     return TransformerBatch(TextTokens(input_ids, mask).trim(), image_tokens)

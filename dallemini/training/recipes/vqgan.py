@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...models.vqgan import VQGAN, VQGANConfig
-from ..distributed import connected, pick_device
 from ..loop import run
 from ..vqgan import VQGANLossConfig, VQGANTask
 from .common import (
@@ -18,6 +18,7 @@ from .common import (
     first_process_saves,
     load_part,
     open_images,
+    opened,
     own_weights,
 )
 
@@ -30,6 +31,17 @@ class VQGANTrainingConfig(RunConfig):
         model: sizes of a network that starts from random weights.
         loss: when each loss begins; from a trained model, codes are used from the start.
     """
+
+    may_change = (RunConfig.may_change - {"accumulation"}) | {  # the losses begin at batches
+        f"loss.{name}"
+        for name in (
+            "perceptual_weight",
+            "adversarial_weight",
+            "commitment_weight",
+            "kmeans_batches",
+            "perceptual_size",
+        )
+    }
 
     model: VQGANConfig = field(default_factory=VQGANConfig)
     loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
@@ -52,35 +64,41 @@ def train_vqgan(config: VQGANTrainingConfig, *, seconds: float | None = None) ->
         >>> VQGANTrainingConfig(steps=10, train_data=("pictures",), output="vqgan").loss.seed
         0
     """
-    config.check()
-    with connected(pick_device(config.device)):
-        config.prepare()
-        vqgan, loss = _start(config)
+    with opened(config) as before:
+        vqgan = _start(config)
         own_weights(vqgan)
+        config = replace(config, loss=_loss(config, before))
         data = config.data_for(vqgan.config.resolution, multiple=vqgan.config.downsample_factor)
         batches = config.batches(open_images(config.train_data, data))
-        held_out = torch.empty(0, 3, data.image_size, data.image_size)
+        size = 0, 3, data.side, data.side
+        task = VQGANTask(
+            vqgan,
+            batches=lambda index: batches(index).images,
+            held_out=torch.empty(size, dtype=torch.float32, device="cpu"),
+            config=config.loss,
+        )
         if config.eval_data:
             pixels, _ = first_images(open_images(config.eval_data, data), HELD_OUT)
-            held_out = torch.stack(pixels)
-
-        def images(index: int) -> Tensor:
-            return batches(index).images
-
-        run(
-            VQGANTask(vqgan, batches=images, held_out=held_out, config=loss),
-            config,
-            folder=config.run_folder,
-            seconds=seconds,
-        )
+            task.held_out = torch.stack(pixels)
+        run(task, config, folder=config.run_folder, seconds=seconds)
         first_process_saves(lambda: vqgan.save_pretrained(config.output))
     return vqgan
 
 
-def _start(config: VQGANTrainingConfig) -> tuple[VQGAN, VQGANLossConfig]:
-    batches, source = config.steps * config.accumulation, config.init_from
-    if source is None:
-        vqgan = VQGAN.from_config(config.model, seed=config.seed)
-    else:
-        vqgan = load_part(VQGAN, source, "vqgan")
-    return vqgan, config.loss.over(batches, trained=source is not None)
+def _start(config: VQGANTrainingConfig) -> VQGAN:
+    if config.init_from is None:
+        return VQGAN.from_config(config.model, seed=config.seed)
+    return load_part(VQGAN, config.init_from, "vqgan")
+
+
+def _loss(config: VQGANTrainingConfig, before: Mapping[str, Any]) -> VQGANLossConfig:
+    """Return when each loss begins: where it did before, or shares of the steps at the start.
+
+    More steps than before thus start neither the codes nor the discriminator again.
+    """
+    stored = {k: v for k, v in before.get("loss", {}).items() if k.endswith("_from")}
+    given = {k: v for k, v in stored.items() if v is not None and getattr(config.loss, k) is None}
+    steps = before.get("steps", config.steps)  # of the run before, which may not say the starts
+    return replace(config.loss, **given).over(
+        steps * config.accumulation, trained=config.init_from is not None
+    )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import resource
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -267,11 +270,11 @@ def test_other_settings_are_told_and_count_from_then_on(
     assert rows(tmp_path)[0]["learning_rate"] == 0.0
 
 
-def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+def test_settings_that_stay_are_refused_with_both_values(tmp_path: Path) -> None:
     run(Regression(), CONFIG, folder=tmp_path, seconds=0.0)
-    message = "was made with optimizer='muon', whose state is of no use to 'adamw'. Keep"
+    message = "was made with seed=0, not 1, optimizer='muon', not 'adamw': that stays .* Ask for"
     with pytest.raises(ConfigError, match=message):
-        run(Regression(), changed(optimizer="adamw"), folder=tmp_path)
+        run(Regression(), changed(optimizer="adamw", seed=1), folder=tmp_path)
 
 
 def test_weight_decay_is_that_of_the_resumed_run(tmp_path: Path) -> None:
@@ -460,7 +463,7 @@ def test_other_optimizers_learn_and_resume_exactly(tmp_path: Path, optimizer: st
 
 
 def test_a_network_that_is_not_split_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedOperationError, match=r"Regression .* use strategy='ddp'"):
+    with pytest.raises(UnsupportedOperationError, match=r"is not split .* use strategy='ddp'"):
         run(Regression(), changed(strategy="fsdp"), folder=tmp_path)
 
 
@@ -484,3 +487,204 @@ def test_compiled_blocks_compute_the_same(tmp_path: Path, checkpointing: bool) -
     run(compiled, config, folder=tmp_path / "compiled")
     torch.testing.assert_close(plain.net.weight, compiled.net.weight)
     assert not {"forward", "_compiled_call_impl"} & vars(compiled.net).keys()
+
+
+def test_gradients_are_computed_whatever_the_process_has_switched_off(tmp_path: Path) -> None:
+    plain, other = Regression(), Regression()
+    run(plain, CONFIG, folder=tmp_path / "plain")
+    with torch.no_grad():
+        run(other, CONFIG, folder=tmp_path / "other")
+        assert not torch.is_grad_enabled()
+    assert equal(plain.weights(), other.weights())
+    with (
+        torch.inference_mode(),
+        pytest.raises(
+            UnsupportedOperationError, match=r"which torch\.inference_mode\(\) rules out"
+        ),
+    ):
+        run(Regression(), CONFIG, folder=tmp_path / "inference")
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "soap"])
+def test_the_default_dtype_changes_no_loss(tmp_path: Path, optimizer: str) -> None:
+    config = changed(optimizer=optimizer, matrix_learning_rate=0.003, log_every=1)
+    plain, other = Regression(), Regression()
+    run(plain, config, folder=tmp_path / "plain")
+    torch.set_default_dtype(torch.float64)
+    try:
+        run(other, config, folder=tmp_path / "other")
+    finally:
+        assert torch.get_default_dtype() == torch.float64
+        torch.set_default_dtype(torch.float32)
+    assert rows(tmp_path / "plain") == rows(tmp_path / "other")
+    assert equal(plain.weights(), other.weights())
+
+
+class Interrupted(Regression):
+    """Gets a signal, or several, in the middle of a step."""
+
+    def __init__(self, *signals: int) -> None:
+        super().__init__()
+        self.signals = signals
+
+    def losses(self, index: int) -> dict[str, Tensor]:
+        if index == 4:
+            for number in self.signals:
+                signal.raise_signal(number)
+        return super().losses(index)
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_exactly(
+    tmp_path: Path, number: int
+) -> None:
+    before = signal.getsignal(number)
+    ends: Any = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+    with pytest.raises(ends) as ended:
+        run(Interrupted(number), CONFIG, folder=tmp_path / "parts")
+    if number == signal.SIGTERM:
+        assert ended.value.code == 143
+    assert signal.getsignal(number) is before
+    assert checkpoints(tmp_path / "parts") == ["checkpoint-00000005"]
+    whole, parts = Regression(), Regression()
+    run(whole, CONFIG, folder=tmp_path / "whole")
+    run(parts, CONFIG, folder=tmp_path / "parts")
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert equal(parts.weights(), whole.weights())
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupted(signal.SIGINT, signal.SIGINT), CONFIG, folder=tmp_path)
+    assert checkpoints(tmp_path) == []
+
+
+def test_a_handler_of_the_program_is_called_and_what_it_ignores_stays_ignored(
+    tmp_path: Path,
+) -> None:
+    called: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: called.append(number))
+    try:
+        with pytest.raises(SystemExit):
+            run(Interrupted(signal.SIGTERM), CONFIG, folder=tmp_path / "handled")
+        assert called == [signal.SIGTERM]
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        run(Interrupted(signal.SIGTERM), CONFIG, folder=tmp_path / "ignored")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_in_another_thread_hears_no_signals(tmp_path: Path) -> None:
+    thread = threading.Thread(target=run, args=(Regression(), CONFIG), kwargs={"folder": tmp_path})
+    thread.start()
+    thread.join()
+    assert checkpoints(tmp_path) == ["checkpoint-00000010"]
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e8])
+def test_a_rate_that_ruins_the_weights_leaves_a_folder_to_go_on_from(
+    tmp_path: Path, rate: float
+) -> None:
+    """The weights after such a step are finite numbers themselves; what they compute is not."""
+    good = changed(optimizer="adamw", learning_rate=1e-4, warmup_steps=1, save_minutes=0.0)
+    ruin = TrainingConfig.from_dict({**good.to_dict(), "learning_rate": rate})
+    with pytest.raises(InputError, match="There is no checkpoint yet: started again, the run"):
+        run(Steep(), ruin, folder=tmp_path)
+    assert checkpoints(tmp_path) == []
+    run(Steep(), good, folder=tmp_path, seconds=0.0)
+    run(Steep(), good, folder=tmp_path, seconds=0.0)
+    with pytest.raises(InputError, match="still good: the run goes on from checkpoint-00000002"):
+        run(Steep(), ruin, folder=tmp_path)
+    assert checkpoints(tmp_path) == ["checkpoint-00000002"]
+    run(Steep(), good, folder=tmp_path)
+    assert checkpoints(tmp_path) == ["checkpoint-00000010"]
+
+
+class Steep(Regression):
+    """A loss that overflows where weights are large."""
+
+    def losses(self, index: int) -> dict[str, Tensor]:
+        weight = self.net[1].weight
+        assert isinstance(weight, Tensor)
+        return {"loss": super().losses(index)["loss"] + 1e-9 * (weight**6).mean()}
+
+
+def test_an_older_checkpoint_stays_until_the_new_one_has_computed_a_loss(tmp_path: Path) -> None:
+    for _ in range(2):
+        run(Regression(), CONFIG, folder=tmp_path, seconds=0.0)
+    assert checkpoints(tmp_path) == ["checkpoint-00000001", "checkpoint-00000002"]
+    run(Regression(), CONFIG, folder=tmp_path, seconds=0.0)
+    assert checkpoints(tmp_path) == ["checkpoint-00000002", "checkpoint-00000003"]
+
+
+def test_what_no_rate_has_caused_is_not_blamed_on_it(tmp_path: Path) -> None:
+    task = Regression()
+    with torch.no_grad():
+        next(task.net.parameters()).fill_(math.nan)
+    with pytest.raises(InputError, match="step 0 is nan; look at this batch, and at the weights"):
+        run(task, CONFIG, folder=tmp_path)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[bool], None]]:
+    """Let files of more than some bytes fail to be written, as on a full disk."""
+
+    def limit(on: bool) -> None:
+        soft = 1000 if on else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield limit
+    limit(False)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_goes_on_without_a_checkpoint_and_warns_once(
+    tmp_path: Path, full_disk: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(Regression(), CONFIG, folder=tmp_path, seconds=0.0)
+    task = Regression()
+    task.when_evaluated = lambda: full_disk(len(task.evaluated) == 1)  # full from 4 to 8
+    run(task, changed(save_minutes=0.0), folder=tmp_path)
+    told = [r.getMessage() for r in caplog.records if "without this checkpoint" in r.getMessage()]
+    assert len(told) == 1
+    assert "Could not write" in told[0]
+    assert "; the last one is checkpoint-00000003." in told[0]
+    assert checkpoints(tmp_path) == ["checkpoint-00000010"]
+
+
+def test_a_disk_that_never_takes_a_checkpoint_ends_the_run(
+    tmp_path: Path, full_disk: Callable[[bool], None]
+) -> None:
+    task = Regression()
+    task.when_evaluated = lambda: full_disk(True)
+    with pytest.raises(StorageError, match=r"Could not write .*checkpoint-00000001"):
+        run(task, changed(save_minutes=0.0, evaluate_every=1), folder=tmp_path)
+    assert checkpoints(tmp_path) == []
+
+
+def test_a_second_run_in_a_folder_is_told(tmp_path: Path) -> None:
+    task = Regression()
+    said: list[str] = []
+
+    def start_another() -> None:
+        def other() -> None:
+            try:
+                run(Regression(), CONFIG, folder=tmp_path)
+            except StorageError as error:
+                said.append(str(error))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    task.when_evaluated = start_another
+    run(task, changed(evaluate_every=100), folder=tmp_path)
+    assert said == [
+        f"Another run is using {tmp_path}: wait until it ends, or take another run folder."
+    ]
+    run(Regression(), CONFIG, folder=tmp_path)  # afterwards the folder is free

@@ -313,3 +313,16 @@ def test_wandb_is_used_as_its_documentation_says(
     assert first.rows[1]["samples"].dtype == np.uint8
     assert runs[1][0]["id"] == settings["id"]  # the resumed run goes on
     assert runs[2][0]["id"] != settings["id"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_row_that_finds_no_space_is_a_warning_and_not_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LOG_NAME).symlink_to("/dev/full")
+    with Monitor(tmp_path, total_steps=3, batch_size=1, progress=False) as monitor:
+        monitor.log(1, {"loss": 1.0})
+        monitor.log(2, {"loss": 1.0})
+    told = [r.getMessage() for r in caplog.records if "goes on without it" in r.getMessage()]
+    assert len(told) == 1
+    assert "No space left on device" in told[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,14 @@ from PIL import Image
 
 from dallemini import VQGAN, CLIPScorer, Pipeline
 from dallemini.data import CaptionedImages, DataConfig, encode_images
-from dallemini.errors import ConfigError, InputError, MissingFileError, StorageError
+from dallemini.errors import (
+    ConfigError,
+    InputError,
+    MissingDependencyError,
+    MissingFileError,
+    StorageError,
+    UnsupportedOperationError,
+)
 from dallemini.models.lora import load_lora
 from dallemini.testing import TINY_CLIP, TINY_TRANSFORMER, TINY_VQGAN, tiny_pipeline, tiny_vqgan
 from dallemini.training.log import read_log
@@ -263,6 +272,94 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_run(
     assert not (tmp_path / "file-run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"strategy": "fsdp"}, ConfigError, "splits weights over processes: start with torchrun"),
+        ({"tracker": "wandb"}, MissingDependencyError, "Weights & Biases is not installed"),
+        ({"optimizer": "soap"}, MissingDependencyError, "comes from a package of its own"),
+        ({"lora_rank": 1000}, ConfigError, "rank 1000 is wider than the layer .* to .* a lower"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_picture_is_read(
+    pictures: str,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    for name in ("wandb", "pytorch_optimizer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(error, match=message):
+        transformer_run(pictures, model, tmp_path / "tuned", **changes)
+    assert not list((tmp_path / "tuned-run").glob("tokens-*"))
+
+
+def test_the_small_networks_are_not_split(pictures: str, model: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"train_data": (pictures,), "output": str(tmp_path / "new"), **LOOP}
+    for train, kind in ((train_vqgan, VQGANTrainingConfig), (train_clip, CLIPTrainingConfig)):
+        with pytest.raises(UnsupportedOperationError, match="is not split over processes"):
+            train(kind(init_from=model, strategy="fsdp", **settings))  # type: ignore[operator]
+
+
+def test_recipes_say_that_inference_mode_rules_gradients_out(model: str, tmp_path: Path) -> None:
+    with torch.inference_mode(), pytest.raises(UnsupportedOperationError, match="inference_mode"):
+        transformer_run("nowhere", model, tmp_path / "tuned")
+
+
+def test_a_resumed_run_refuses_what_stays_and_takes_what_may_change(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "tuned"
+    transformer_run(pictures, model, output, lora_rank=2, lora_alpha=4.0, steps=2)
+    changes: dict[str, Any] = {"lora_rank": 4, "lora_alpha": 8.0, "seed": 3}
+    message = "was made with seed=0, not 3, lora_rank=2, not 4, lora_alpha=4.0, not 8.0: that stays"
+    with pytest.raises(ConfigError, match=message):
+        transformer_run(pictures, model, output, **changes)
+    free: dict[str, Any] = {"optimizer": "adamw", "batch_size": 2, "learning_rate": 1e-4}
+    free |= {"corruption": 0.1, "eval_data": (), "lora_dropout": 0.1, "log_every": 1}
+    relative = os.path.relpath(model)
+    transformer_run(pictures, relative, output, lora_rank=2, lora_alpha=4.0, steps=3, **free)
+    assert list(read_log(tmp_path / "tuned-run"))[-1]["step"] == 3
+
+
+def vqgan_run(pictures: str, output: Path, **changes: Any) -> VQGAN:
+    settings: dict[str, Any] = {"train_data": (pictures,), "data": SMALL, "model": TINY_VQGAN}
+    loss = VQGANLossConfig(kmeans_batches=2)
+    settings |= {"output": str(output), "loss": loss, **LOOP, "log_every": 1, **changes}
+    return train_vqgan(VQGANTrainingConfig(**settings))
+
+
+def test_more_steps_start_neither_the_codes_nor_the_discriminator_again(
+    pictures: str, tmp_path: Path
+) -> None:
+    """Quantised from a quarter of the first steps, with a discriminator from half of them."""
+    vqgan_run(pictures, tmp_path / "vqgan", steps=4)
+    vqgan_run(pictures, tmp_path / "vqgan", steps=16)
+    log = [row for row in read_log(tmp_path / "vqgan-run") if "loss" in row]
+    assert [row["step"] for row in log if "commitment" in row] == list(range(2, 17))
+    assert [row["step"] for row in log if "discriminator" in row] == list(range(3, 17))
+    for changes in ({"loss": VQGANLossConfig(quantize_from=4)}, {"accumulation": 2}):
+        with pytest.raises(
+            ConfigError, match=r"(loss.quantize_from|accumulation)=1, not [24]: that"
+        ):
+            vqgan_run(pictures, tmp_path / "vqgan", steps=20, **changes)
+
+
+def test_a_size_that_is_asked_for_is_never_taken_for_the_default(
+    pictures: str, tmp_path: Path
+) -> None:
+    sizes: list[int] = []
+    for size in (None, 32, 256):
+        config = VQGANTrainingConfig(steps=1, data=DataConfig(image_size=size))
+        sizes.append(config.data_for(64, multiple=4).side)
+    assert sizes == [64, 32, 256]
+    with pytest.raises(ConfigError, match="image_size 256 does not fit the model"):
+        config.data_for(96, multiple=96)
+
+
 def test_a_batch_that_does_not_divide_is_refused_before_the_run(
     pictures: str, model: str, tmp_path: Path
 ) -> None:
@@ -295,7 +392,9 @@ def test_incomplete_runs_are_refused(changes: dict[str, Any], message: str) -> N
         train_transformer(TransformerTrainingConfig(**settings))
 
 
-@pytest.mark.parametrize("changes", [{"corruption": 1.5}, {"lora_rank": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"corruption": 1.5}, {"lora_rank": -1}, {"lora_alpha": 0.0}, {"lora_dropout": 1.0}]
+)
 def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="|".join(changes)):
         TransformerTrainingConfig(**LOOP, **changes)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dallemini.errors import ConfigError
-from dallemini.testing import tiny_vqgan
+from dallemini.models.vqgan import VQGAN
+from dallemini.testing import TINY_VQGAN, tiny_vqgan
 from dallemini.training import TrainingConfig, VQGANTask, run
 from dallemini.training.log import read_log
 from dallemini.training.vqgan import VQGANLossConfig
@@ -56,6 +57,74 @@ def test_the_loss_is_the_weighted_sum() -> None:
     losses = make_task(perceptual_weight=3.0, adversarial_weight=5.0).losses(4)
     expected = losses["l1"] + 3.0 * losses["perceptual"] + 0.25 * losses["commitment"]
     torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_the_loss_leaves_out_what_the_discriminator_has_to_learn_itself() -> None:
+    losses = make_task(quantize_from=0, adversarial_from=0, adversarial_weight=0.1).losses(1)
+    expected = losses["l1"] + 0.25 * losses["perceptual"] + 0.25 * losses["commitment"]
+    torch.testing.assert_close(losses["loss"], expected + 0.1 * losses["generator"])
+    assert float(losses["discriminator"].detach()) > 1
+
+
+def test_the_discriminator_learns_from_the_loss() -> None:
+    task = make_task(quantize_from=0, adversarial_from=0, adversarial_weight=0.0001)
+    task.losses(1)["loss"].backward()
+    heads = list(task.trained["discriminator"].parameters())
+    assert all(head.grad is not None and bool(head.grad.any()) for head in heads)
+
+
+@pytest.mark.parametrize("quantize_from", [-1, 0, 9])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_black_picture_leaves_the_gradients_of_the_others_as_they_are(
+    quantize_from: int, seed: int
+) -> None:
+    """In a new network, whose biases are zero, it is zero in every layer of the encoder."""
+
+    def norm(black: bool) -> float:
+        vqgan = VQGAN.from_config(TINY_VQGAN, seed=seed)
+        for parameter in vqgan.parameters():
+            parameter.data = parameter.data.clone()
+        images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+        images[1] *= not black
+        config = VQGANLossConfig(quantize_from=quantize_from, adversarial_from=9, kmeans_batches=4)
+        task = VQGANTask(vqgan, batches=lambda _: images, held_out=images, config=config)
+        task.losses(0)["loss"].backward()
+        gradients = [p.grad for p in vqgan.encoder.parameters() if p.grad is not None]
+        with torch.no_grad():
+            task.evaluate(1)
+        assert not any(module._forward_pre_hooks for module in vqgan.modules())
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    assert norm(True) < 100 * norm(False)
+
+
+def test_a_picture_that_is_not_flat_is_left_alone() -> None:
+    task = make_task()
+    task.losses(0)
+    assert not any(module._forward_pre_hooks for module in task.vqgan.modules())
+
+
+def test_the_default_dtype_changes_nothing_in_a_new_task() -> None:
+    config = VQGANLossConfig(quantize_from=4, adversarial_from=6)
+    made = []
+    for dtype in (torch.float32, torch.float64):
+        vqgan = tiny_vqgan()
+        torch.set_default_dtype(dtype)
+        try:
+            task = VQGANTask(vqgan, batches=pictures, held_out=pictures(9), config=config)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        made.append((task.module.state_dict(), task.eye[0].state_dict()))
+    for one, other in zip(*made, strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_other_starts_of_the_losses_are_refused_when_a_run_goes_on(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=2, batch_size=4, device="cpu", progress=False)
+    run(make_task(), config, folder=tmp_path, seconds=0.0)
+    message = "was made with quantize_from=4, not 8, adversarial_from=6, not 9: that stays"
+    with pytest.raises(ConfigError, match=message):
+        run(make_task(quantize_from=8, adversarial_from=9), config, folder=tmp_path)
 
 
 def test_the_generator_leaves_the_discriminator_alone() -> None:

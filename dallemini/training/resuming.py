@@ -1,0 +1,88 @@
+"""What a run that goes on from a checkpoint may have otherwise than before, and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..files import as_path
+from .checkpoint import newest, read_progress
+from .config import TrainingConfig
+
+
+def stored_settings(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return a run's newest checkpoint and the settings in it, if it has one.
+
+    Raises:
+        CheckpointError: the checkpoint is corrupt.
+    """
+    path = newest(folder)
+    return None if path is None else (path, read_progress(path).get("config", {}))
+
+
+def changes(before: Mapping[str, Any], config: TrainingConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that are not as before, by name, with both values."""
+    old, new = _flat(before), _flat(config.to_dict())
+    return {
+        name: (old[name], value)
+        for name, value in new.items()
+        if name in old and old[name] != value and not _is_the_same(name, old[name], value)
+    }
+
+
+def refuse_changes(before: Mapping[str, Any], config: TrainingConfig, path: Path) -> None:
+    """Refuse to go on with settings that stay as they are for the length of a run.
+
+    Args:
+        before: the settings in the checkpoint.
+        config: those asked for now; `may_change` names the free ones.
+        path: of the checkpoint, for the error.
+
+    Raises:
+        ConfigError: names every such setting with both values.
+    """
+    old, new = _flat(before), _flat(config.to_dict())
+    fixed = {
+        name: value
+        for name, value in new.items()
+        if not config.may_change & {name, name.partition(".")[0]}
+        and not _is_the_same(name, old.get(name), value)
+    }
+    refuse_changed(old, fixed, path)
+
+
+def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Refuse values that are not those of the checkpoint, where it has them.
+
+    Raises:
+        ConfigError: names all with both values.
+    """
+    told = [
+        f"{name}={before[name]!r}, not {value!r}"
+        for name, value in now.items()
+        if before.get(name, value) != value
+    ]
+    if told:
+        raise ConfigError(
+            f"{path} was made with {', '.join(told)}: that stays as it is for the length of a run. "
+            "Ask for what it was made with, or take another run folder to start anew."
+        )
+
+
+def _is_the_same(name: str, old: Any, new: Any) -> bool:
+    """Tell whether two values mean one thing: a folder by two names, a start that is not given."""
+    if name in ("init_from", "vqgan", "tokenizer") and old and new:
+        return as_path(old).resolve() == as_path(new).resolve()
+    return name in ("loss.quantize_from", "loss.adversarial_from") and None in (old, new)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
