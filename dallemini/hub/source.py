@@ -186,7 +186,7 @@ def open_source(
     name, selected = _split_hub_file(name)
     if not isinstance(source, str) or _looks_like_path(name):
         raise MissingFileError(
-            f"There is no file or folder {name!r} (seen from {os.getcwd()}). Check the path; a "
+            f"There is no file or folder {name!r} (seen from {_here()}). Check the path; a "
             "model on the Hub is written 'owner/name'."
         )
     repository = _repository(name, revision, cache_dir=cache_dir, token=token)
@@ -368,13 +368,16 @@ def _files_below(folder: Path, pattern: str) -> list[str]:
 
 
 def _visible(names: Iterable[str]) -> tuple[str, ...]:
-    """Keep what a component can own: not hidden, at most one folder deep."""
+    """Keep what a component can own: below its folder, not hidden, at most one folder deep."""
     parts = {name: name.split("/") for name in names}
     return tuple(
         sorted(
             name
             for name, path in parts.items()
-            if len(path) <= 2 and not any(part.startswith(".") for part in path)
+            if len(path) <= 2
+            and all(path)
+            and not any(part.startswith(".") for part in path)
+            and not {"\\", "\0"}.intersection(name)
         )
     )
 
@@ -386,6 +389,13 @@ def _split_hub_file(name: str) -> tuple[str, str | None]:
     if not _FILE_ENDING.fullmatch(file) or "/" in file or _looks_like_path(f"{owner}/{model}"):
         return name, None
     return (name, None) if Path(owner).exists() else (f"{owner}/{model}", file)
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "a folder that was deleted"
 
 
 def _looks_like_path(name: str) -> bool:
