@@ -22,6 +22,10 @@ from .foreign import check_file, show
 
 CONFIG_NAME = "config.json"
 
+MOST_LAYERS, LARGEST_SIZE = 256, 1 << 24
+"""Layers that a model may have, and its largest width, length or vocabulary: what is more is an
+error or an attack, and would only be noticed after minutes of building or an overflow."""
+
 # The parsed form takes 25 times as much memory, and YAML a second for each 100 kB.
 _LARGEST_JSON, _LARGEST_YAML = 8 << 20, 128 << 10
 _MOST_YAML_NODES = 100_000
