@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,16 @@ def _entries(value: Any, most: int, depth: int) -> str:
     return f"{opening}{', '.join(shown).rstrip(' ')}{closing}"
 
 
-def show_names(names: Iterable[object], *, most: int = 3) -> str:
-    """Name the first few of several things: "'a', 'b' and 7 more"."""
-    listed = list(names)
-    text = ", ".join(show(name) for name in listed[:most])
-    return text + (f" and {len(listed) - most} more" if len(listed) > most else "")
+def show_names(names: Sequence[object], *, most: int = 3) -> str:
+    """Name the first few of several things: "'a', 'b', 'c' and 7 more"."""
+    text = ", ".join(show(name) for name in names[:most])
+    return text + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def show_tensors(shapes: Mapping[str, object], *, most: int = 3) -> str:
+    """Name the first few of several tensors with their shapes."""
+    text = ", ".join(f"{show(name)} {show(shapes[name])}" for name in list(shapes)[:most])
+    return text + (f" and {len(shapes) - most} more" if len(shapes) > most else "")
 
 
 def check_file(

@@ -206,7 +206,7 @@ def test_save_and_load_is_identity(clip: CLIP, tmp_path: Path, pixel_values: tor
         ({"crop_rounding": "up"}, "crop_rounding must be one of .*not 'up'"),
         ({"text_layers": 10**9}, "text_layers must be at most 256, not 1000000000"),
         ({"vision_width": 10**30}, "vision_width must be at most 16777216"),
-        ({"image_size": 1 << 15}, "image_size=32768 exceeds 16384"),
+        ({"image_size": 1 << 15}, "image_size must be at most 16384, not 32768"),
         ({"eos_token_id": 10**30}, "eos_token_id must be an id"),
         ({"image_mean": (float("nan"),) * 3}, "image_mean needs 3 numbers"),
         ({"image_std": (1.0, 1.0, float("inf"))}, "image_std needs 3 numbers"),
