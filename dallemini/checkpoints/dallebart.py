@@ -13,18 +13,13 @@ from typing import Any
 
 from ..config import CONFIG_NAME
 from ..errors import UnsupportedModelError
+from ..foreign import show
 from ..hub.source import Source
 from .flax_msgpack import flax_files, read_flax_files
-from .formats import (
-    Component,
-    LazyCheckpoint,
-    fetch_json,
-    refuse_other_component,
-    refuse_values,
-    whole_number,
-)
+from .formats import Component, LazyCheckpoint, fetch_json
 from .lazy import Op, transpose
 from .rules import Rule, Table, assemble, check_targets
+from .settings import refuse_other_component, refuse_values, whole_number
 from .shapes import infer_transformer, transformer_shapes
 
 _SIZES = {  # the name in config.json: the name here, and the default of DalleBartConfig
@@ -174,7 +169,7 @@ def translate_config(
     model_type = config.get("model_type", "dallebart")
     if model_type != "dallebart":
         raise UnsupportedModelError(
-            f"{origin} has model_type {model_type!r}, but only 'dallebart' is supported."
+            f"{origin} has model_type {show(model_type)}, but only 'dallebart' is supported."
         )
     refuse_values(config, _ARCHITECTURE, origin=origin, model="the released DALL-E Mini and Mega")
     known = inferred or {}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..config import CONFIG_NAME, read_json
-from ..errors import CheckpointError, ConfigError, UnsupportedModelError
 from ..hub.source import Source
 from .lazy import LazyTensor
 from .safetensors_file import read_safetensors
@@ -105,57 +104,3 @@ def read_weights(path: Path) -> dict[str, LazyTensor]:
     if path.suffix != ".safetensors":
         return read_torch(path)
     return {name: LazyTensor.of(name, tensor) for name, tensor in read_safetensors(path).items()}
-
-
-def refuse_values(
-    config: Mapping[str, Any], supported: Mapping[str, Any], *, origin: str, model: str
-) -> None:
-    """Refuse a foreign configuration that asks for another computation.
-
-    Args:
-        config: the foreign values.
-        supported: the only value of each key that is computed here, which is also its default.
-        origin: where the configuration comes from, for messages.
-        model: whose architecture is computed, for messages.
-
-    Raises:
-        UnsupportedModelError: a key has another value; the message names it and both values.
-    """
-    for key, value in supported.items():
-        if config.get(key, value) != value:
-            raise UnsupportedModelError(
-                f"{origin} has {key} {config[key]!r}, but only {value!r} is supported: the "
-                f"architecture of {model}."
-            )
-
-
-def refuse_other_component(config: Mapping[str, Any], component: Component, origin: str) -> None:
-    """Refuse a foreign configuration that clearly belongs to another part of the pipeline.
-
-    Raises:
-        CheckpointError: it does; the message names the class that loads it.
-    """
-    holds: Component | None = None
-    if "encoder_vocab_size" in config or config.get("model_type") == "dallebart":
-        holds = "transformer"
-    elif "ch_mult" in config:
-        holds = "vqgan"
-    elif config.get("model_type") == "clip":
-        holds = "clip"
-    if holds not in (None, component):
-        raise CheckpointError(
-            f"{origin} holds a {CLASS_NAMES[holds]}, not a {CLASS_NAMES[component]}. Load it with "
-            f"{CLASS_NAMES[holds]}.from_pretrained."
-        )
-
-
-def whole_number(config: Mapping[str, Any], key: str, default: int, *, origin: str) -> int:
-    """Return a size from a foreign configuration.
-
-    Raises:
-        ConfigError: it is not a positive whole number.
-    """
-    value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigError(f"{origin}: {key} must be a whole number, not {value!r}.")
-    return value

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
-from ..foreign import show
 
 _MOST_STEPS = 500_000  # a model with 1,000 tensors and its optimizer takes 75,000
 _MOST_BITS = 128  # the number that begins torch's files has 77
@@ -148,9 +147,9 @@ class _Machine:
     def global_name(self, name: str) -> None:
         if _ATTACK.fullmatch(name):
             raise CheckpointError(
-                f"{self.origin} was refused: its pickle asks for {show(name.replace(' ', '.'))[1:-1]}, "
-                "and code in a checkpoint is never executed. Get the weights as safetensors, or "
-                "from a source that you trust."
+                f"{self.origin} was refused: its pickle asks for {name.replace(' ', '.')[:100]}, and "
+                "code in a checkpoint is never executed. Get the weights as safetensors, or from a "
+                "source that you trust."
             )
         self.stack.append(Global(name))
 
