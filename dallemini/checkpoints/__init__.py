@@ -33,9 +33,10 @@ from .formats import (
     LazyCheckpoint,
     fetch_json,
     known_formats,
+    refuse_too_many_layers,
     register_format,
 )
-from .lazy import LazyTensor
+from .lazy import LazyTensor, check_weights
 from .min_dalle import Detokenizer, MinDalle
 from .native import MARK, Native, without_mark, write_native
 from .safetensors_file import (
@@ -208,8 +209,15 @@ def _nothing_found(source: Source, component: Component) -> Exception:
 
 
 def _map(config: Path, weights: Path, name: str) -> Checkpoint:
-    fields, tensors = without_mark(read_json(config)), read_safetensors(weights)
-    return Checkpoint(fields, tensors, name, weights, _mark(config))
+    fields, tensors, mark = (
+        without_mark(read_json(config)),
+        read_safetensors(weights),
+        _mark(config),
+    )
+    refuse_too_many_layers(fields, tensors)
+    if mark.get("quantization") is None:
+        check_weights(map(LazyTensor.of, tensors, tensors.values()), origin=str(weights))
+    return Checkpoint(fields, tensors, name, weights, mark)
 
 
 def _mark(config: Path) -> dict[str, Any]:

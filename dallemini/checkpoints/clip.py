@@ -175,8 +175,8 @@ def _translate(
         values = text.get(key, standard), vision.get(key, standard)
         if values[0] != values[1]:
             raise UnsupportedModelError(
-                f"{origin} has {key} {show(values[0])} for text and {show(values[1])} for pictures, but "
-                "only one value for both is supported."
+                f"{origin} has {key} {show(values[0])} for text and {show(values[1])} for "
+                "pictures, but only one value for both is supported."
             )
         fields[name] = values[0]
     if fields["activation"] not in ("quick_gelu", "gelu"):

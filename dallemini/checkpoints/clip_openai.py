@@ -261,8 +261,8 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         != fields["image_size"]
     ):
         raise UnsupportedModelError(
-            f"{origin} has size {show(preprocessing['size'])} in preprocess_cfg, but only the model's "
-            f"image_size {fields['image_size']} is supported."
+            f"{origin} has size {show(preprocessing['size'])} in preprocess_cfg, but only the "
+            f"model's image_size {fields['image_size']} is supported."
         )
     names = {"mean": "image_mean", "std": "image_std"}
     return fields | {

@@ -6,12 +6,14 @@ tensors by the names of this library. New ones join through `register_format`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..config import CONFIG_NAME, read_json
+from ..errors import CheckpointError
+from ..foreign import show
 from ..hub.source import Source
 from .lazy import LazyTensor
 from .safetensors_file import read_safetensors
@@ -33,6 +35,9 @@ class LazyCheckpoint:
 
     config: dict[str, Any]
     tensors: dict[str, LazyTensor]
+
+    def __post_init__(self) -> None:
+        refuse_too_many_layers(self.config, self.tensors)
 
 
 class Format(Protocol):
@@ -104,3 +109,18 @@ def read_weights(path: Path) -> dict[str, LazyTensor]:
     if path.suffix != ".safetensors":
         return read_torch(path)
     return {name: LazyTensor.of(name, tensor) for name, tensor in read_safetensors(path).items()}
+
+
+def refuse_too_many_layers(config: Mapping[str, Any], tensors: Collection[str]) -> None:
+    """Compare the numbers of layers with the tensors that there are, before a model is built.
+
+    Raises:
+        CheckpointError: there are more layers than tensors.
+    """
+    for key in config:
+        layers = config[key] if key.endswith(("_layers", "_blocks")) else 0
+        if type(layers) is int and layers > len(tensors):
+            raise CheckpointError(
+                f"The configuration asks for {show(layers)} {key}, but there are only "
+                f"{len(tensors)} tensors. Use the configuration that belongs to these weights."
+            )

@@ -146,10 +146,11 @@ class _Machine:
 
     def global_name(self, name: str) -> None:
         if _ATTACK.fullmatch(name):
+            wanted = name.replace(" ", ".")[:100]
             raise CheckpointError(
-                f"{self.origin} was refused: its pickle asks for {name.replace(' ', '.')[:100]}, and "
-                "code in a checkpoint is never executed. Get the weights as safetensors, or from a "
-                "source that you trust."
+                f"{self.origin} was refused: its pickle asks for {wanted}, and code in a "
+                "checkpoint is never executed. Get the weights as safetensors, or from a source "
+                "that you trust."
             )
         self.stack.append(Global(name))
 

@@ -211,20 +211,3 @@ def square_side(config: Mapping[str, Any], key: str, default: int, *, origin: st
             f"{origin} has {key} {show(value)}, but only squares are supported."
         )
     return whole[0]
-
-
-def refuse_too_many_layers(
-    config: Mapping[str, Any], tensors: Collection[str], origin: str
-) -> None:
-    """Compare the numbers of layers with the tensors that there are, before a model is built.
-
-    Raises:
-        CheckpointError: there are more layers than tensors.
-    """
-    keys = [key for key in config if key.endswith(("_layers", "_blocks"))]
-    for key in keys:
-        if type(config[key]) is int and config[key] > len(tensors):
-            raise CheckpointError(
-                f"{origin} asks for {show(config[key])} {key}, but holds only {len(tensors)} "
-                "tensors. Use the configuration that belongs to these weights."
-            )

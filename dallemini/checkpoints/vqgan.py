@@ -207,7 +207,7 @@ def _read_yaml(path: Path, *, origin: str) -> dict[str, Any]:
     target = model.get("target", _TAMING_TARGET)
     if target != _TAMING_TARGET:
         raise UnsupportedModelError(
-            f"{origin} is a {show(target)}, but only {_TAMING_TARGET} is supported."
+            f"{origin} is a {show(target)[1:-1]}, but only {_TAMING_TARGET} is supported."
         )
     flat = {key: value for key, value in params.items() if key != "ddconfig"}
     return _translate(flat | params["ddconfig"], origin=origin)
@@ -240,6 +240,7 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     levels = config.get("num_resolutions", len(fields["ch_mult"]))
     if levels != len(fields["ch_mult"]) or not fields["ch_mult"]:
         raise ConfigError(
-            f"{origin}: num_resolutions is {show(levels)}, but ch_mult is {show(fields['ch_mult'])}."
+            f"{origin}: num_resolutions is {show(levels)}, but ch_mult is "
+            f"{show(fields['ch_mult'])}."
         )
     return {**fields, "has_encoder": True}

@@ -24,6 +24,7 @@ from .._version import __version__
 from ..config import CONFIG_NAME, Config
 from ..errors import CheckpointError, InputError, InputTypeError
 from ..files import replacing_folder, write_text
+from ..foreign import show
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 SourceName = str | os.PathLike[str]
@@ -225,6 +226,11 @@ class PretrainedModule(nn.Module, Generic[ConfigT]):
 
     @classmethod
     def _build(cls, checkpoint: checkpoints.Checkpoint) -> Self:
+        if (kind := checkpoint.mark.get("quantization")) is not None:
+            raise CheckpointError(
+                f"{checkpoint.path} is quantised as {show(kind)}, which a {cls.__name__} cannot be. "
+                "Save the original model again."
+            )
         model = cls(cls.config_class.from_dict(checkpoint.config))  # type: ignore[arg-type]
         check_state_dict(model, checkpoint.state_dict, str(checkpoint.path))
         model.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
