@@ -228,8 +228,8 @@ class PretrainedModule(nn.Module, Generic[ConfigT]):
     def _build(cls, checkpoint: checkpoints.Checkpoint) -> Self:
         if (kind := checkpoint.mark.get("quantization")) is not None:
             raise CheckpointError(
-                f"{checkpoint.path} is quantised as {show(kind)}, which a {cls.__name__} cannot be. "
-                "Save the original model again."
+                f"{checkpoint.path} is quantised as {show(kind)}, which a {cls.__name__} cannot "
+                "be. Save the original model again."
             )
         model = cls(cls.config_class.from_dict(checkpoint.config))  # type: ignore[arg-type]
         check_state_dict(model, checkpoint.state_dict, str(checkpoint.path))
