@@ -47,6 +47,7 @@ from .safetensors_file import (
     write_tensors,
 )
 from .vqgan import Taming, VQGANJax
+from .wrappers import common_prefix
 
 __all__ = [
     "Checkpoint",
@@ -209,11 +210,9 @@ def _nothing_found(source: Source, component: Component) -> Exception:
 
 
 def _map(config: Path, weights: Path, name: str) -> Checkpoint:
-    fields, tensors, mark = (
-        without_mark(read_json(config)),
-        read_safetensors(weights),
-        _mark(config),
-    )
+    fields, mark, stored = without_mark(read_json(config)), _mark(config), read_safetensors(weights)
+    prefix = common_prefix(stored)
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
     refuse_too_many_layers(fields, tensors)
     if mark.get("quantization") is None:
         check_weights(map(LazyTensor.of, tensors, tensors.values()), origin=str(weights))

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..foreign import show, show_names
 from .lazy import LazyTensor
@@ -61,6 +61,13 @@ def unwrap(
     if others := [name for name in tensors if not name.startswith(best)]:
         _logger.info("%s: read below %s; left out: %s", origin, show(best), show_names(others))
     return best, inside
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """Return the wrapping words with which all names begin, "" where there are none."""
+    prefixes = [_prefixes(name)[-1] for name in names]
+    shortest = min(prefixes, key=len, default="")
+    return shortest if all(prefix.startswith(shortest) for prefix in prefixes) else ""
 
 
 def log_ignored(origin: str, reason: str, names: list[str]) -> None:
