@@ -348,9 +348,7 @@ def test_what_only_training_needs_is_named_in_the_log(
 def test_tensor_without_a_place_is_still_an_error(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_taming(tmp_path, state)
     torch.save({"state_dict": state | {"extra.weight": torch.ones(2)}}, tmp_path / "last.ckpt")
-    with pytest.raises(
-        CheckpointError, match=r"no place in this architecture: 'extra.weight' \(2,"
-    ):
+    with pytest.raises(CheckpointError, match=r"no place in .*: 'extra.weight' \(2,\)"):
         read(tmp_path, Taming())
 
 
