@@ -61,10 +61,11 @@ def _brief(value: object, most: int, depth: int) -> str:
 
 def _entries(value: Any, most: int, depth: int) -> str:
     """Show the first entries of a container."""
-    opening, closing = {list: "[]", tuple: "()"}.get(type(value), "{}")
+    pair = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
+    opening, closing = pair
     if depth == 0 and value:
         return f"{opening}...{closing}"
-    shown = []
+    shown: list[str] = []
     for entry in value:
         if len(shown) == _ENTRIES:
             shown.append("...")
@@ -141,7 +142,7 @@ def _other_content(head: bytes) -> str | None:
     if not head:
         return "is empty. Delete it and download it again."
     if start.startswith(_POINTER):
-        return "is a Git LFS pointer, not the file itself: run git lfs pull in its folder."
+        return "is a Git LFS pointer: run git lfs pull in its folder."
     if start.startswith(_PAGES):
         return "is a web page, not the file itself: download it from its address for raw files."
     if head.startswith(_GZIP):

@@ -23,7 +23,11 @@ _ATTACK = re.compile(
     r"(os|posix|nt|subprocess|pty|shutil|socket|runpy|importlib|ctypes|webbrowser|code|sys)[. ].*"
     r"|(builtins|__builtin__) (eval|exec|execfile|compile|__import__|open|breakpoint|apply)"
 )
-_MAPPINGS = ("collections OrderedDict", "collections defaultdict", "collections Counter")
+_MAPPINGS: tuple[str, ...] = (
+    "collections OrderedDict",
+    "collections defaultdict",
+    "collections Counter",
+)
 _MAPPINGS += ("builtins dict", "__builtin__ dict")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {
@@ -203,7 +207,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "LIST": lambda machine, _: machine.stack.append(machine.pop_mark()),
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_mark())),
     "DICT": lambda machine, _: machine.stack.append(_pairs(machine.pop_mark())),
-    "FROZENSET": lambda machine, _: (machine.pop_mark(), machine.stack.append(Inert("set"))),
+    "FROZENSET": lambda machine, _: machine.stack.append(_set_of(machine.pop_mark())),
     "APPEND": lambda machine, _: machine.extend(machine.pop_last(1)),
     "APPENDS": lambda machine, _: machine.extend(machine.pop_mark()),
     "ADDITEMS": lambda machine, _: machine.pop_mark(),
@@ -220,6 +224,10 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "PERSID": lambda machine, pid: machine.stack.append(machine.storage(pid)),
     "BINPERSID": lambda machine, _: machine.stack.append(machine.storage(machine.stack.pop())),
 }
+
+
+def _set_of(_: list[Any]) -> Inert:
+    return Inert("set")
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
