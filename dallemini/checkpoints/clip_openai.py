@@ -19,7 +19,7 @@ from ..hub.source import Source
 from .formats import Component, LazyCheckpoint, fetch_json, pick, read_weights
 from .lazy import LazyTensor, scalar, transpose
 from .rules import Ignore, Rule, Table, assemble, check_targets, known_names
-from .settings import account, number, refuse_values, section, square_side, whole_number
+from .settings import account, flag, number, refuse_values, section, square_side, whole_number
 from .shapes import HEAD_WIDTH, clip_shapes, count, shape_of
 from .wrappers import unwrap
 
@@ -249,7 +249,7 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         "text_heads": whole_number(text, "heads", 8, origin=origin),
         "vision_heads": widths["vision"]
         // (whole_number(vision, "head_width", 64, origin=origin) or 1),
-        "activation": "quick_gelu" if model.get("quick_gelu", False) else "gelu",
+        "activation": "quick_gelu" if flag(model, "quick_gelu", origin=origin) else "gelu",
     }
     for tower, values in (("text", text), ("vision", vision)):
         fields[f"{tower}_width"] = widths[tower]

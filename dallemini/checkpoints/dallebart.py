@@ -19,7 +19,7 @@ from .flax_msgpack import flax_files, read_flax_files
 from .formats import Component, LazyCheckpoint, fetch_json
 from .lazy import Op, transpose
 from .rules import Rule, Table, assemble, check_targets
-from .settings import refuse_other_component, refuse_values, whole_number
+from .settings import flag, refuse_other_component, refuse_values, whole_number
 from .shapes import infer_transformer, transformer_shapes
 
 _SIZES = {  # the name in config.json: the name here, and the default of DalleBartConfig
@@ -181,5 +181,5 @@ def translate_config(
     fields["decoder_start_token_id"] = whole_number(
         config, "decoder_start_token_id", start, origin=origin
     )
-    fields["scale_embedding"] = bool(config.get("scale_embedding", False))
+    fields["scale_embedding"] = flag(config, "scale_embedding", origin=origin)
     return fields

@@ -177,9 +177,23 @@ def whole_number(config: Mapping[str, Any], key: str, default: int, *, origin: s
     value = config.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ConfigError(f"{origin}: {key} must be a whole number, not {show(value)}.")
+    if value < 1 and not key.endswith("_id"):
+        raise ConfigError(f"{origin}: {key} must be at least 1, not {value}.")
     most = MOST_LAYERS if key.endswith(("layers", "blocks")) else LARGEST_SIZE
     if value > most:
         raise ConfigError(f"{origin}: {key} must be at most {most}, not {show(value)}.")
+    return value
+
+
+def flag(config: Mapping[str, Any], key: str, *, origin: str) -> bool:
+    """Return a switch from a foreign configuration, off where it is absent.
+
+    Raises:
+        ConfigError: it is neither true nor false.
+    """
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{origin}: {key} must be true or false, not {show(value)}.")
     return value
 
 

@@ -206,7 +206,7 @@ def shape_of(
             "download is incomplete."
         )
     shape = tensors[name].shape
-    if len(shape) != axes:
+    if len(shape) != axes or 0 in shape:
         raise CheckpointError(
             f"{origin}: {tensors[name].name!r} has the shape {shape}, but {name!r} has {axes} axes."
             " It belongs to another model."
@@ -218,14 +218,20 @@ def count(tensors: Mapping[str, LazyTensor], pattern: str, *, origin: str) -> in
     """Return how many numbers the group of a pattern takes, from 0 on.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or a number is higher than that of the tensors.
     """
-    found = {int(match[1]) for name in tensors if (match := re.fullmatch(pattern, name))}
+    found = {match[1] for name in tensors if (match := re.fullmatch(pattern, name))}
     if not found:
         raise CheckpointError(
             f"{origin} has no tensors like {pattern}. It belongs to another model."
         )
-    return max(found) + 1
+    highest = max(found, key=lambda digits: (len(digits), digits))
+    if len(highest) > 6 or int(highest) >= len(tensors):
+        raise CheckpointError(
+            f"{origin} numbers its layers up to {highest[:20]}, but holds only {len(tensors)} "
+            "tensors. It is damaged; download it again."
+        )
+    return int(highest) + 1
 
 
 def _norm(name: str, width: int) -> Shapes:
