@@ -61,8 +61,8 @@ def _brief(value: object, most: int, depth: int) -> str:
 
 def _entries(value: Any, most: int, depth: int) -> str:
     """Show the first entries of a container."""
-    pair = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
-    opening, closing = pair
+    opening = "[" if isinstance(value, list) else "(" if isinstance(value, tuple) else "{"
+    closing = {"[": "]", "(": ")", "{": "}"}[opening]
     if depth == 0 and value:
         return f"{opening}...{closing}"
     shown: list[str] = []

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..config import MOST_LAYERS
 from ..errors import CheckpointError
 from .lazy import LazyTensor
 
@@ -218,7 +219,7 @@ def count(tensors: Mapping[str, LazyTensor], pattern: str, *, origin: str) -> in
     """Return how many numbers the group of a pattern takes, from 0 on.
 
     Raises:
-        CheckpointError: there is none, or a number is higher than that of the tensors.
+        CheckpointError: there is none, or a number is higher than any layer's.
     """
     found = {match[1] for name in tensors if (match := re.fullmatch(pattern, name))}
     if not found:
@@ -226,10 +227,10 @@ def count(tensors: Mapping[str, LazyTensor], pattern: str, *, origin: str) -> in
             f"{origin} has no tensors like {pattern}. It belongs to another model."
         )
     highest = max(found, key=lambda digits: (len(digits), digits))
-    if len(highest) > 6 or int(highest) >= len(tensors):
+    if len(highest) > 6 or int(highest) >= MOST_LAYERS:
         raise CheckpointError(
-            f"{origin} numbers its layers up to {highest[:20]}, but holds only {len(tensors)} "
-            "tensors. It is damaged; download it again."
+            f"{origin} numbers its layers up to {highest[:20]}, but no model has more than "
+            f"{MOST_LAYERS}. It is damaged; download it again."
         )
     return int(highest) + 1
 

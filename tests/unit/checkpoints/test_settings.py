@@ -53,9 +53,7 @@ def test_only_squares_are_sides() -> None:
 
 def test_key_that_nobody_reads_is_named() -> None:
     account({"a": 1, "b": 2}, {"a": 1}, ("b",), origin="x", what="settings")
-    with pytest.raises(
-        UnsupportedModelError, match=r"settings .* not known here \('c' and|\('c'\)"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"settings .* not known here \('c'\)"):
         account({"a": 1, "c": 2}, {"a": 1}, ("b",), origin="x", what="settings")
 
 
@@ -63,11 +61,11 @@ def lazy(*names: str, shape: tuple[int, ...] = (1,)) -> dict[str, LazyTensor]:
     return {name: LazyTensor(name, shape, torch.float32, torch.Tensor) for name in names}
 
 
-@pytest.mark.parametrize("digits", ["7", "999999999", "9" * 5000])
-def test_layers_are_counted_among_the_tensors(digits: str) -> None:
+@pytest.mark.parametrize("digits", ["256", "999999999", "9" * 5000])
+def test_layers_are_counted_within_bounds(digits: str) -> None:
     assert count(lazy("layers.0.x", "layers.1.x"), r"layers\.(\d+)\..*", origin="x") == 2
     tensors = lazy("layers.0.x", f"layers.{digits}.x")
-    with pytest.raises(CheckpointError, match=r"layers up to \d{1,20}, but holds only 2 tensors"):
+    with pytest.raises(CheckpointError, match=r"layers up to \d{1,20}, but no model has more"):
         count(tensors, r"layers\.(\d+)\..*", origin="x")
 
 
