@@ -17,7 +17,7 @@ from ..hub.source import Source
 from .clip_openai import OPEN_CLIP_SAFE_FILES
 from .formats import Component, LazyCheckpoint, fetch_json, pick, read_weights
 from .lazy import scalar
-from .rules import Ignore, Rule, Table, assemble, check_targets
+from .rules import Ignore, Rule, Table, assemble
 from .safetensors_file import WEIGHTS_FILE
 from .settings import (
     TRANSFORMERS_INERT,
@@ -28,7 +28,6 @@ from .settings import (
     section,
     whole_number,
 )
-from .shapes import clip_shapes
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 _PICKLED_FILE = "pytorch_model.bin"
@@ -149,7 +148,6 @@ class HuggingFaceCLIP:
         tensors = assemble(read_weights(weights), TABLE, origin=source.name)
         preprocessor = fetch_json(source, PREPROCESSOR_FILE) or {}
         config = _translate(fetch_json(source) or {}, preprocessor, origin=source.name)
-        check_targets(tensors, clip_shapes(config), origin=source.name)
         return LazyCheckpoint(config, tensors)
 
 

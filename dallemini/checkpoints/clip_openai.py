@@ -18,9 +18,9 @@ from ..foreign import show, show_names
 from ..hub.source import Source
 from .formats import Component, LazyCheckpoint, fetch_json, pick, read_weights
 from .lazy import LazyTensor, scalar, transpose
-from .rules import Ignore, Rule, Table, assemble, check_targets, known_names
+from .rules import Ignore, Rule, Table, assemble, known_names
 from .settings import account, flag, number, refuse_values, section, square_side, whole_number
-from .shapes import HEAD_WIDTH, clip_shapes, count, shape_of
+from .shapes import HEAD_WIDTH, count, shape_of
 from .wrappers import unwrap
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -181,7 +181,6 @@ def _describe(path: Path, config: Mapping[str, Any] | None, *, origin: str) -> L
         )
     native = assemble(tensors, TABLE, origin=origin)
     fields = {**_infer(native, origin=origin), **(config or {})}
-    check_targets(native, clip_shapes(fields), origin=origin)
     return LazyCheckpoint(fields, native)
 
 

@@ -19,7 +19,7 @@ from ..hub.source import Source
 from .flax_msgpack import flax_files, read_flax_files
 from .formats import Component, LazyCheckpoint, fetch_json, read_weights
 from .lazy import convolution, squeeze
-from .rules import Ignore, Rule, Table, assemble, check_targets
+from .rules import Ignore, Rule, Table, assemble
 from .safetensors_file import WEIGHTS_FILE
 from .settings import (
     TRANSFORMERS_INERT,
@@ -29,7 +29,7 @@ from .settings import (
     section,
     whole_number,
 )
-from .shapes import infer_vqgan, vqgan_shapes
+from .shapes import infer_vqgan
 
 _SIZES = {  # VQGANConfig of vqgan-jax has these defaults, and so has the DDPM code behind taming
     "ch": 128,
@@ -122,7 +122,6 @@ class VQGANJax:
         else:
             config = _translate(found, origin=source.name)
         config["value_range"] = [0.0, 1.0]
-        check_targets(tensors, vqgan_shapes(config), origin=source.name)
         return LazyCheckpoint(config, tensors)
 
 
@@ -153,7 +152,6 @@ class Taming:
         else:
             config = infer_vqgan(tensors, origin=source.name)
         config["value_range"] = [-1.0, 1.0]
-        check_targets(tensors, vqgan_shapes(config), origin=source.name)
         return LazyCheckpoint(config, tensors)
 
 
