@@ -26,6 +26,7 @@ from ..checkpoints.shapes import check_tensors, find_misfit
 from ..config import CONFIG_NAME, Config
 from ..errors import CheckpointError, InputError, InputTypeError, UnsupportedOperationError
 from ..files import replacing_folder, write_text
+from ..foreign import show
 from .precision import FLOATS, Precision, Quantization, Weights, check_dtype, read_precision
 
 ConfigT = TypeVar("ConfigT", bound=Config)
