@@ -16,10 +16,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from .errors import ConfigError, MissingFileError
+from .errors import ConfigError
 from .files import as_path, write_text
+from .foreign import check_file, show
 
 CONFIG_NAME = "config.json"
+
+MOST_LAYERS, LARGEST_SIZE = 256, 1 << 24
+"""Layers that a model may have, and its largest width, length or vocabulary: what is more is an
+error or an attack, and would only be noticed after minutes of building or an overflow."""
+
+# The parsed form takes 25 times as much memory, and YAML a second for each 100 kB.
+_LARGEST_JSON, _LARGEST_YAML = 8 << 20, 128 << 10
+_MOST_YAML_NODES = 100_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +53,12 @@ class Config:
                 missing, or a value has the wrong type.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__} is made from a JSON object, not {values!r}.")
+            raise ConfigError(f"{cls.__name__} is made from a JSON object, not {show(values)}.")
         hints = typing.get_type_hints(cls)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
-                raise ConfigError(f"{cls.__name__} has no field {key!r}.{suggest(key, fields)}")
+                raise ConfigError(f"{cls.__name__} has no field {show(key)}.{suggest(key, fields)}")
         for name, field in fields.items():
             required = (
                 field.default is dataclasses.MISSING
@@ -101,17 +110,18 @@ class Config:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
+    """Read a JSON object from a file of at most 8 MiB.
 
     Raises:
         MissingFileError: the file does not exist.
         ConfigError: the file does not hold one valid JSON object.
     """
+    check_file(path, error=ConfigError, largest=_LARGEST_JSON)
     try:
-        values = json.loads(_read_text(path))
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{path} is not valid JSON ({error}); download or write it again."
+            f"{path} is not valid JSON ({_reason(error)}); download or write it again."
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a JSON object, not {type(values).__name__}.")
@@ -119,16 +129,17 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a mapping from a YAML file; an empty file is an empty mapping.
+    """Read a mapping from a YAML file of at most 128 KiB; an empty file is an empty mapping.
 
     Raises:
         MissingFileError: the file does not exist.
         ConfigError: the file does not hold one valid YAML mapping.
     """
+    check_file(path, error=ConfigError, largest=_LARGEST_YAML, may_be_empty=True)
     try:
-        values = _parse_yaml(_read_text(path))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid YAML ({error}); correct it.") from error
+        values = _parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
+    except Exception as error:  # PyYAML's constructors fail in many ways
+        raise ConfigError(f"{path} is not valid YAML ({_reason(error)}); correct it.") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -145,28 +156,53 @@ def _parse_yaml(text: str) -> Any:
 
     number = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
-    try:
-        return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+    loader = Loader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    _count_nodes(node, {})
+    return loader.construct_document(node)
 
 
-def _read_text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"There is no file {path}.") from error
-    except OSError as error:
-        raise MissingFileError(f"{path} cannot be read: {error}.") from error
+def _count_nodes(node: Any, known: dict[int, int]) -> int:
+    """Return how many nodes a YAML node stands for when its aliases are written out.
+
+    Raises:
+        ValueError: they are too many, or it is an alias of itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = _MOST_YAML_NODES  # what an alias of itself is refused for
+        children = node.value if isinstance(node.value, list) else ()
+        total = 1
+        for child in children:
+            for part in child if isinstance(child, tuple) else (child,):
+                total += _count_nodes(part, known)
+        known[id(node)] = total
+    if known[id(node)] > _MOST_YAML_NODES:
+        raise ValueError("its aliases stand for too many values")
+    return known[id(node)]
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why a text could not be parsed."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if "integer string conversion" in str(error):
+        return "a number has too many digits"
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
     """Return ' Did you mean ...?' with the nearest known name, or the list of known names."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(name[:80] if isinstance(name, str) else "", names[:1000], n=1)
     if near:
-        return f" Did you mean {near[0]!r}?"
-    return f" Known: {', '.join(names)}." if names else ""
+        return f" Did you mean {show(near[0])}?"
+    listed = ", ".join(names[:40])
+    end = ", ..." if len(listed) > 500 or names[40:] else "."
+    return f" Known: {listed[:500]}{end}" if names else ""
 
 
 def _plain(value: Any) -> Any:
@@ -178,7 +214,8 @@ def _plain(value: Any) -> Any:
 def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
     """Check one JSON value against its type hint and give it its own type.
 
-    Lists become tuples, whole numbers floats, and objects the configurations that they describe.
+    Lists become tuples, whole numbers floats where those are meant, and objects the
+    configurations that they describe.
     """
     nested = _nested_config(hint)
     if nested is not None and isinstance(value, Mapping):
@@ -187,15 +224,25 @@ def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
         except ConfigError as error:
             raise ConfigError(f"{cls.__name__}.{key}: {error}") from error
     if not _fits(value, hint):
-        raise ConfigError(f"{cls.__name__}.{key} must be {_describe(hint)}, not {value!r}.")
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, int) and not isinstance(value, bool) and _wants_float(hint):
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise ConfigError(f"{cls.__name__}.{key} is too large for a number.") from error
-    return value
+        raise ConfigError(f"{cls.__name__}.{key} must be {_describe(hint)}, not {show(value)}.")
+    try:
+        return _converted(value, hint)
+    except OverflowError as error:
+        raise ConfigError(f"{cls.__name__}.{key} is too large for a number.") from error
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """Give a value that fits its hint the type of the hint, and so its entries."""
+    if isinstance(value, list | tuple):
+        options = (hint, *typing.get_args(hint))
+        item = next((typing.get_args(form)[0] for form in options if _is_tuple(form)), object)
+        return tuple(_converted(entry, item) for entry in value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and _wants_float(hint) else value
+
+
+def _is_tuple(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
 
 
 def _describe(hint: Any) -> str:
@@ -228,7 +275,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in typing.get_args(hint))
     if origin is typing.Literal:
         return value in typing.get_args(hint)
-    if origin is tuple:
+    if _is_tuple(hint):
         item = typing.get_args(hint)[0]
         return isinstance(value, list | tuple) and all(_fits(entry, item) for entry in value)
     if hint is float:

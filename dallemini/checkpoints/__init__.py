@@ -38,9 +38,10 @@ from .formats import (
     Format,
     LazyCheckpoint,
     known_formats,
+    refuse_too_many_layers,
     register_format,
 )
-from .lazy import LazyTensor
+from .lazy import LazyTensor, check_weights
 from .min_dalle import Detokenizer, MinDalle
 from .native import Native, read_config, write_native
 from .safetensors_file import (
@@ -52,6 +53,7 @@ from .safetensors_file import (
 )
 from .shapes import Shapes, check_tensors
 from .vqgan import Taming, VQGANJax
+from .wrappers import common_prefix
 
 __all__ = [
     "Checkpoint",
@@ -268,8 +270,13 @@ def _nothing_found(source: Source, component: Component) -> Exception:
 
 
 def _map(config: Path, weights: Path, name: str) -> Checkpoint:
-    fields, mark = read_config(config)
-    return Checkpoint(fields, read_safetensors(weights), name, weights, mark)
+    (fields, mark), stored = read_config(config), read_safetensors(weights)
+    prefix = common_prefix(stored)
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
+    refuse_too_many_layers(fields, tensors)
+    if mark.get("quantization") is None:
+        check_weights(map(LazyTensor.of, tensors, tensors.values()), origin=str(weights))
+    return Checkpoint(fields, tensors, name, weights, mark)
 
 
 def _is_usable(folder: Path) -> bool:

@@ -12,21 +12,22 @@ from typing import Any
 
 from ..config import CONFIG_NAME
 from ..errors import UnsupportedModelError
+from ..foreign import show
 from ..hub.source import Source
 from .clip_openai import OPEN_CLIP_SAFE_FILES
-from .formats import (
-    Component,
-    LazyCheckpoint,
-    fetch_json,
-    pick,
-    read_weights,
-    refuse_other_component,
-    refuse_values,
-    whole_number,
-)
+from .formats import Component, LazyCheckpoint, fetch_json, pick, read_weights
 from .lazy import scalar
 from .rules import Ignore, Rule, Table, assemble
 from .safetensors_file import WEIGHTS_FILE
+from .settings import (
+    TRANSFORMERS_INERT,
+    account,
+    number,
+    refuse_other_component,
+    refuse_values,
+    section,
+    whole_number,
+)
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 _PICKLED_FILE = "pytorch_model.bin"
@@ -52,6 +53,37 @@ _VISION = {
     "patch_size": ("patch_size", 32),
 }
 _SHARED = {"hidden_act": ("activation", "quick_gelu"), "layer_norm_eps": ("layer_norm_eps", 1e-5)}
+_ROOT = ("projection_dim", "text_config", "vision_config", "text_config_dict", "vision_config_dict")
+_ROOT_INERT = ("model_type", "logit_scale_init_value", "initializer_factor")
+_TOWER_INERT = ("projection_dim",)  # that of the whole model counts
+_TEXT_ARCHITECTURE = {"model_type": "clip_text_model", "pruned_heads": {}}
+_VISION_ARCHITECTURE = {
+    "model_type": "clip_vision_model",
+    "pruned_heads": {},
+    "num_channels": 3,
+}
+
+_PREPROCESSING = {  # the only values that this library computes; each is also the default
+    "resample": _BICUBIC,
+    "do_resize": True,
+    "do_center_crop": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_convert_rgb": True,
+    "do_pad": False,
+    "default_to_square": False,
+    "use_square_size": False,
+}
+_PREPROCESSORS = ("CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPImageProcessorFast")
+_PREPROCESSING_READ = ("image_mean", "image_std", "size", "crop_size", "rescale_factor")
+_PREPROCESSING_READ += ("image_processor_type", "feature_extractor_type")
+_PREPROCESSING_INERT = ("_name_or_path", "_valid_processor_keys", "data_format", "device")
+_PREPROCESSING_INERT += (
+    "disable_grouping",
+    "input_data_format",
+    "processor_class",
+    "return_tensors",
+)
 
 
 def _table() -> Table:
@@ -128,9 +160,9 @@ def _translate(
         UnsupportedModelError: they ask for an architecture that is not modelled.
         ConfigError: a size is not a whole number.
     """
-    # Older files repeat a tower's settings under this name, and there they win.
-    text = config.get("text_config_dict") or config.get("text_config") or {}
-    vision = config.get("vision_config_dict") or config.get("vision_config") or {}
+    account(config, _ROOT, _ROOT_INERT, TRANSFORMERS_INERT, origin=origin, what=CONFIG_NAME)
+    text = _tower(config, "text_config", (_TEXT, _TEXT_ARCHITECTURE), origin=origin)
+    vision = _tower(config, "vision_config", (_VISION, _VISION_ARCHITECTURE), origin=origin)
     fields: dict[str, Any] = {
         "embed_dim": whole_number(config, "projection_dim", 512, origin=origin)
     }
@@ -141,20 +173,60 @@ def _translate(
         values = text.get(key, standard), vision.get(key, standard)
         if values[0] != values[1]:
             raise UnsupportedModelError(
-                f"{origin} has {key} {values[0]!r} for text and {values[1]!r} for pictures, but "
-                "only one value for both is supported."
+                f"{origin} has {key} {show(values[0])} for text and {show(values[1])} for "
+                "pictures, but only one value for both is supported."
             )
         fields[name] = values[0]
     if fields["activation"] not in ("quick_gelu", "gelu"):
         raise UnsupportedModelError(
-            f"{origin} has hidden_act {fields['activation']!r}, but only 'quick_gelu' and 'gelu' "
-            "are supported."
+            f"{origin} has hidden_act {show(fields['activation'])}, but only 'quick_gelu' and "
+            "'gelu' are supported."
         )
-    refuse_values(vision, {"num_channels": 3}, origin=origin, model="CLIP")
-    refuse_values(preprocessor, {"resample": _BICUBIC}, origin=origin, model="CLIP")
     legacy = fields["eos_token_id"] == _LEGACY_EOS
     fields["pooling"] = "argmax" if legacy else "first_eos"
     if legacy:
         fields["eos_token_id"] = fields["vocab_size"] - 1
-    fields |= {key: preprocessor[key] for key in ("image_mean", "image_std") if key in preprocessor}
-    return fields
+    return fields | _preprocessing(preprocessor, fields["image_size"], origin=origin)
+
+
+def _tower(
+    config: Mapping[str, Any], key: str, known: tuple[Mapping[str, Any], ...], *, origin: str
+) -> Mapping[str, Any]:
+    """Return the settings of one tower, every key accounted for."""
+    # Older files repeat a tower's settings under this name, and there they win.
+    repeated = section(config, f"{key}_dict", origin=origin)
+    values = repeated or section(config, key, origin=origin)
+    account(values, *known, _SHARED, _TOWER_INERT, TRANSFORMERS_INERT, origin=origin, what=key)
+    refuse_values(values, known[1], origin=origin, model="CLIP")
+    ids = ("eos_token_id", "pad_token_id")  # null where the default is meant
+    return {name: value for name, value in values.items() if value is not None or name not in ids}
+
+
+def _preprocessing(settings: Mapping[str, Any], image_size: int, *, origin: str) -> dict[str, Any]:
+    """Return mean and deviation, after everything else was found to be what is computed here."""
+    known = (_PREPROCESSING, _PREPROCESSING_READ, _PREPROCESSING_INERT)
+    account(settings, *known, origin=origin, what=PREPROCESSOR_FILE)
+    given = {key: value for key, value in settings.items() if value is not None}
+    refuse_values(given, _PREPROCESSING, origin=origin, model="CLIP's preprocessing")
+    for key in ("image_processor_type", "feature_extractor_type"):
+        if given.get(key, _PREPROCESSORS[0]) not in _PREPROCESSORS:
+            raise UnsupportedModelError(
+                f"{origin} has {key} {show(given[key])}, but only {', '.join(_PREPROCESSORS)} are "
+                "supported."
+            )
+    sizes = {
+        "size": ({"shortest_edge": image_size}, image_size),
+        "crop_size": ({"height": image_size, "width": image_size}, image_size),
+    }
+    for key, fitting in sizes.items():
+        if given.get(key, image_size) not in fitting:
+            raise UnsupportedModelError(
+                f"{origin} has {key} {show(given[key])}, but only the model's image_size "
+                f"{image_size} is supported."
+            )
+    if abs(number(given, "rescale_factor", 1 / 255, origin=origin) - 1 / 255) > 1e-6:
+        raise UnsupportedModelError(
+            f"{origin} has rescale_factor {show(given['rescale_factor'])}, but only 1/255 is "
+            "supported."
+        )
+    return {key: given[key] for key in ("image_mean", "image_std") if key in given}

@@ -7,34 +7,33 @@ folder has `open_clip_config.json`. Sources: `clip/model.py` of github.com/opena
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError, UnsupportedModelError
+from ..errors import CheckpointError, ConfigError, DalleMiniWarning, UnsupportedModelError
+from ..foreign import show, show_names
 from ..hub.source import Source
-from .formats import (
-    Component,
-    LazyCheckpoint,
-    fetch_json,
-    pick,
-    read_weights,
-    refuse_values,
-    whole_number,
-)
+from .formats import Component, LazyCheckpoint, fetch_json, pick, read_weights
 from .lazy import LazyTensor, scalar, transpose
-from .rules import Ignore, Rule, Table, assemble
+from .rules import Ignore, Rule, Table, assemble, known_names
+from .settings import account, flag, number, refuse_values, section, square_side, whole_number
 from .shapes import HEAD_WIDTH, count, shape_of
+from .wrappers import unwrap
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_SAFE_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 _OPEN_CLIP_FILES = (*OPEN_CLIP_SAFE_FILES, "open_clip_pytorch_model.bin")
 
-_NO_VARIANT: dict[str, Any] = {"act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
-_NO_VARIANT |= {"final_ln_after_pool": False, "block_type": None, "qk_norm": False}
-_VISION = _NO_VARIANT | {  # the only values that this library computes; each is also the default
+_NO_VARIANT: dict[str, Any] = {  # the only values that this library computes, also the defaults
+    **{"act_kwargs": None, "norm_kwargs": None, "ls_init_value": None, "block_type": None},
+    **{"final_ln_after_pool": False, "qk_norm": False, "scaled_cosine_attn": False},
+    **{"scale_heads": False, "scale_attn_inner": False, "scale_attn": False, "scale_fc": False},
+    **{"output_tokens": False},
+}
+_VISION = _NO_VARIANT | {
     "timm_model_name": None,
     "attentional_pool": False,
     "global_average_pool": False,
@@ -43,16 +42,28 @@ _VISION = _NO_VARIANT | {  # the only values that this library computes; each is
     "pool_type": "tok",
     "pos_embed_type": "learnable",
 }
+_VISION_READ = ("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size")
+_VISION_INERT = ("patch_dropout", "attn_pooler_queries", "attn_pooler_heads")
+_VISION_INERT += ("timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias")
+_VISION_INERT += ("timm_drop", "timm_drop_path")  # of a timm model, which is refused
 _TEXT = _NO_VARIANT | {
     "hf_model_name": None,
+    "hf_tokenizer_name": None,
+    "tokenizer_kwargs": None,
+    "tokenizer_mode": None,
     "embed_cls": False,
     "no_causal_mask": False,
     "pool_type": "argmax",
     "proj_bias": False,
     "proj_type": "linear",
 }
+_TEXT_READ = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
+_TEXT_INERT = ("pad_id", "eos_id", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type")
 _WHOLE = {"custom_text": False, "multimodal_cfg": None, "init_logit_bias": None}
-_PREPROCESSING = {"interpolation": "bicubic", "resize_mode": "shortest"}
+_WHOLE_READ = ("embed_dim", "text_cfg", "vision_cfg", "quick_gelu", "preprocess_cfg", "model_cfg")
+_WHOLE_INERT = ("init_logit_scale", "nonscalar_logit_scale", "output_dict", "cast_dtype", "version")
+_PREPROCESSING = {"interpolation": "bicubic", "resize_mode": "shortest", "mode": "RGB"}
+_PREPROCESSING_READ = ("size", "mean", "std", "fill_color")  # nothing is filled: the rest is cut
 
 
 def _table() -> Table:
@@ -69,6 +80,9 @@ def _table() -> Table:
         Rule("vision.post_norm.{rest}", ("visual.ln_post.{rest}",)),
         Rule("vision.projection.weight", ("visual.proj",), transpose),
         Ignore("input_resolution|context_length|vocab_size", "told by the shapes"),
+        Ignore(
+            r"(visual\.|transformer\.)?attn_mask", "the mask of the text, which is always causal"
+        ),
     ]
     for tower, stem in (("text", ""), ("vision", "visual.")):
         layer, here = f"{stem}transformer.resblocks.{{i}}", f"{tower}.layers.{{i}}"
@@ -106,7 +120,7 @@ class OpenAICLIP:
     def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
         """Describe the model; its sizes are told by the shapes."""
         (path,) = paths.values()
-        return _describe(path, {}, origin=source.name)
+        return _describe(path, None, origin=source.name)
 
 
 class OpenCLIP:
@@ -119,9 +133,7 @@ class OpenCLIP:
         """Return configuration and weights."""
         if OPEN_CLIP_CONFIG not in source.files():
             return None
-        named = source.selected
-        trained = named is not None and named.endswith((".pt", ".bin", ".safetensors"))
-        weights = named if trained else pick(source, _OPEN_CLIP_FILES)
+        weights = _open_clip_weights(source)
         if weights is None:
             return None
         _translate(fetch_json(source, OPEN_CLIP_CONFIG) or {}, origin=source.name)
@@ -134,20 +146,41 @@ class OpenCLIP:
         return _describe(path, _translate(found, origin=source.name), origin=source.name)
 
 
-def _describe(path: Path, config: Mapping[str, Any], *, origin: str) -> LazyCheckpoint:
+def _open_clip_weights(source: Source) -> str | None:
+    """Return the named file, the released one, or the only one that a training run left."""
+    endings = (".pt", ".bin", ".safetensors")
+    if source.selected is not None and source.selected.endswith(endings):
+        return source.selected
+    if released := pick(source, _OPEN_CLIP_FILES):
+        return released
+    names = [name for name in source.files() if name.endswith(endings) and "/" not in name]
+    if len(names) > 1 and source.selected in (None, OPEN_CLIP_CONFIG):
+        raise CheckpointError(
+            f"{source.name} has several files of weights: {show_names(names)}. Name one of them."
+        )
+    return next(iter(names), None)
+
+
+def _describe(path: Path, config: Mapping[str, Any] | None, *, origin: str) -> LazyCheckpoint:
+    """Describe a model with its configuration, or without one as OpenAI stores it."""
     tensors = read_weights(path)
     if any(".layer1." in name for name in tensors):
         raise UnsupportedModelError(
             f"{origin} has a ResNet for pictures, but only vision transformers are supported. Use "
             "ViT-B/32 or another ViT."
         )
-    # Distributed training puts every name under "module.".
-    plain = {
-        name.removeprefix("module."): dataclasses.replace(tensor, name=name.removeprefix("module."))
-        for name, tensor in tensors.items()
-    }
-    native = assemble(plain, TABLE, origin=origin)
-    fields = {**_infer(native, origin=origin), **config}
+    prefix, _ = unwrap(tensors, known_names(TABLE), origin=origin)
+    if prefix and config is None:
+        warnings.warn(
+            f"{path.name} holds its weights under {prefix!r}, which OpenAI's files do not: it is a "
+            "checkpoint of training, as open_clip writes it, and does not tell its activation and "
+            "its heads. It is read like OpenAI's (quick_gelu, heads 64 wide); if the model has "
+            f"others, its features are wrong. Put its {OPEN_CLIP_CONFIG} beside it.",
+            DalleMiniWarning,
+            stacklevel=2,
+        )
+    native = assemble(tensors, TABLE, origin=origin)
+    fields = {**_infer(native, origin=origin), **(config or {})}
     return LazyCheckpoint(fields, native)
 
 
@@ -183,17 +216,23 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         UnsupportedModelError: it asks for an architecture that is not modelled.
         ConfigError: it is incomplete, or a size is not a whole number.
     """
-    model, preprocessing = config.get("model_cfg", config), config.get("preprocess_cfg") or {}
-    text, vision = model.get("text_cfg"), model.get("vision_cfg")
-    if not isinstance(text, dict) or not isinstance(vision, dict):
+    model = section(config, "model_cfg", origin=origin) if "model_cfg" in config else config
+    preprocessing = section(config, "preprocess_cfg", origin=origin)
+    if not isinstance(model.get("text_cfg"), dict) or not isinstance(model.get("vision_cfg"), dict):
         raise ConfigError(f"{origin}: {OPEN_CLIP_CONFIG} needs text_cfg and vision_cfg.")
-    refuse_values(model, _WHOLE, origin=origin, model="CLIP")
-    refuse_values(text, _TEXT, origin=origin, model="CLIP's text tower")
-    refuse_values(vision, _VISION, origin=origin, model="CLIP's vision transformer")
-    refuse_values(preprocessing, _PREPROCESSING, origin=origin, model="CLIP's preprocessing")
+    text, vision = model["text_cfg"], model["vision_cfg"]
+    for values, supported, read, what in (
+        (config, {}, (*_WHOLE, *_WHOLE_READ, *_WHOLE_INERT), OPEN_CLIP_CONFIG),
+        (model, _WHOLE, (*_WHOLE_READ, *_WHOLE_INERT), "model_cfg"),
+        (text, _TEXT, (*_TEXT_READ, *_TEXT_INERT), "text_cfg"),
+        (vision, _VISION, (*_VISION_READ, *_VISION_INERT), "vision_cfg"),
+        (preprocessing, _PREPROCESSING, _PREPROCESSING_READ, "preprocess_cfg"),
+    ):
+        refuse_values(values, supported, origin=origin, model=f"CLIP ({what})")
+        account(values, supported, read, origin=origin, what=what)
     if isinstance(vision.get("layers"), list):
         raise UnsupportedModelError(
-            f"{origin} has vision layers {vision['layers']}, a ResNet, but only vision "
+            f"{origin} has vision layers {show(vision['layers'])}, a ResNet, but only vision "
             "transformers are supported."
         )
     widths = {
@@ -204,17 +243,26 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         "embed_dim": whole_number(model, "embed_dim", 512, origin=origin),
         "context_length": whole_number(text, "context_length", 77, origin=origin),
         "vocab_size": whole_number(text, "vocab_size", 49408, origin=origin),
-        "image_size": whole_number(vision, "image_size", 224, origin=origin),
+        "image_size": square_side(vision, "image_size", 224, origin=origin),
         "patch_size": whole_number(vision, "patch_size", 16, origin=origin),
         "text_heads": whole_number(text, "heads", 8, origin=origin),
         "vision_heads": widths["vision"]
         // (whole_number(vision, "head_width", 64, origin=origin) or 1),
-        "activation": "quick_gelu" if model.get("quick_gelu", False) else "gelu",
+        "activation": "quick_gelu" if flag(model, "quick_gelu", origin=origin) else "gelu",
     }
     for tower, values in (("text", text), ("vision", vision)):
         fields[f"{tower}_width"] = widths[tower]
         fields[f"{tower}_layers"] = whole_number(values, "layers", 12, origin=origin)
-        fields[f"{tower}_mlp_dim"] = int(widths[tower] * values.get("mlp_ratio", 4.0))
+        ratio = number(values, "mlp_ratio", 4.0, origin=origin)
+        fields[f"{tower}_mlp_dim"] = int(widths[tower] * ratio)
+    if (
+        square_side(preprocessing, "size", fields["image_size"], origin=origin)
+        != fields["image_size"]
+    ):
+        raise UnsupportedModelError(
+            f"{origin} has size {show(preprocessing['size'])} in preprocess_cfg, but only the "
+            f"model's image_size {fields['image_size']} is supported."
+        )
     names = {"mean": "image_mean", "std": "image_std"}
     return fields | {
         here: preprocessing[key] for key, here in names.items() if key in preprocessing

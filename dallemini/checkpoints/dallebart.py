@@ -13,18 +13,13 @@ from typing import Any
 
 from ..config import CONFIG_NAME
 from ..errors import UnsupportedModelError
+from ..foreign import show
 from ..hub.source import Source
 from .flax_msgpack import flax_files, read_flax_files
-from .formats import (
-    Component,
-    LazyCheckpoint,
-    fetch_json,
-    refuse_other_component,
-    refuse_values,
-    whole_number,
-)
+from .formats import Component, LazyCheckpoint, fetch_json
 from .lazy import Op, transpose
 from .rules import Rule, Table, assemble
+from .settings import flag, refuse_other_component, refuse_values, whole_number
 from .shapes import infer_transformer
 
 _SIZES = {  # the name in config.json: the name here, and the default of DalleBartConfig
@@ -169,7 +164,7 @@ def translate_config(
     model_type = config.get("model_type", "dallebart")
     if model_type != "dallebart":
         raise UnsupportedModelError(
-            f"{origin} has model_type {model_type!r}, but only 'dallebart' is supported."
+            f"{origin} has model_type {show(model_type)}, but only 'dallebart' is supported."
         )
     refuse_values(config, _ARCHITECTURE, origin=origin, model="the released DALL-E Mini and Mega")
     known = inferred or {}
@@ -181,5 +176,5 @@ def translate_config(
     fields["decoder_start_token_id"] = whole_number(
         config, "decoder_start_token_id", start, origin=origin
     )
-    fields["scale_embedding"] = bool(config.get("scale_embedding", False))
+    fields["scale_embedding"] = flag(config, "scale_embedding", origin=origin)
     return fields

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,15 +23,18 @@ import torch
 from torch import Tensor
 
 from ..config import read_json
-from ..errors import CheckpointError, ConfigError, MissingFileError
+from ..errors import CheckpointError, ConfigError
+from ..foreign import check_file, show
 from ..hub.source import Source
-from .lazy import LazyTensor
+from .lazy import MOST_TENSORS, LazyTensor
+from .mapped import Bytes, Span, as_tensor, is_shape
 
 FLAX_FILE = "flax_model.msgpack"
 FLAX_INDEX = "flax_model.msgpack.index.json"
 
+_SHARD = re.compile(r"(?!\.)[^/\\\0]+")
 _CHUNKED = "__msgpack_chunked_array__"
-_MAX_DEPTH = 64
+_MAX_DEPTH, _MOST_VALUES = 64, 500_000
 _ARRAY, _SCALAR = 1, 3
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
@@ -67,14 +71,12 @@ def read_flax(path: Path) -> dict[str, LazyTensor]:
         MissingFileError: the file does not exist.
         CheckpointError: the file is truncated or corrupt; the message says where.
     """
-    try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                raise CheckpointError(f"{path} is empty. Delete it and download it again.")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                return _Scanner(view, path).scan()
-    except FileNotFoundError as error:
-        raise MissingFileError(f"There is no file {path}.") from error
+    check_file(path)
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
+    ):
+        return _Scanner(view, path).scan()
 
 
 def read_sharded_flax(index: Path, shards: Mapping[str, Path]) -> dict[str, LazyTensor]:
@@ -93,13 +95,13 @@ def read_sharded_flax(index: Path, shards: Mapping[str, Path]) -> dict[str, Lazy
     for key, name in weight_map.items():
         if key not in files[name]:
             raise CheckpointError(
-                f"{index} says that {name} holds {key!r}, but it does not. Download both again."
+                f"{index} says that {name} holds {show(key)}, but it does not. Download both again."
             )
     tensors = {key: files[name][key] for key, name in weight_map.items()}
     for name, found in files.items():
         if extra := sorted(found.keys() - tensors.keys()):
             raise CheckpointError(
-                f"{name} holds {extra[0]!r}, which {index} does not list. Download both again."
+                f"{name} holds {show(extra[0])}, which {index} does not list. Download both again."
             )
     return tensors
 
@@ -114,7 +116,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
     Raises:
         MissingFileError: the index does not exist.
-        CheckpointError: it is not an index.
+        CheckpointError: it is not an index, or names files elsewhere.
     """
     try:
         weight_map = read_json(index).get("weight_map")
@@ -122,30 +124,12 @@ def read_weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError(str(error)) from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no 'weight_map'. Download it again.")
-    return {str(key): str(name) for key, name in weight_map.items()}
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Bytes of a file."""
-
-    path: Path
-    start: int
-    size: int
-
-    def read(self, start: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Map a part of the span; the mapping ends with the array that is returned."""
-        offset = self.start + start
-        skipped = offset % mmap.ALLOCATIONGRANULARITY
-        try:
-            with self.path.open("rb") as file:
-                # Copy-on-write, because torch warns about memory that cannot be written to.
-                view = mmap.mmap(
-                    file.fileno(), size + skipped, access=mmap.ACCESS_COPY, offset=offset - skipped
-                )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.path} can no longer be read ({error}).") from error
-        return np.frombuffer(view, np.uint8, size, skipped)
+    for name in weight_map.values():
+        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            raise CheckpointError(
+                f"{index} names {show(name)}, which is not a file beside it. Download it again."
+            )
+    return weight_map
 
 
 @dataclass(frozen=True)
@@ -154,7 +138,7 @@ class _Leaf:
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    spans: tuple[_Span, ...]
+    spans: tuple[Span, ...]
 
     def lazy(self, name: str) -> LazyTensor:
         return LazyTensor(name, self.shape, self.dtype, self.load, self.load_row)
@@ -172,11 +156,9 @@ class _Leaf:
             return torch.empty(shape, dtype=self.dtype)
         parts = list(self._read(start, size))
         content = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if content.ctypes.data % self.dtype.itemsize:  # msgpack aligns nothing
-            content = content.copy()
-        return torch.from_numpy(content).view(self.dtype).reshape(shape)
+        return as_tensor(content, self.dtype, shape)
 
-    def _read(self, start: int, size: int) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    def _read(self, start: int, size: int) -> Iterator[Bytes]:
         for span in self.spans:
             length = min(span.size - start, size)
             if length > 0:
@@ -196,6 +178,7 @@ class _Scanner:
         self.at = 0
         self.end = len(view)
         self.keys: list[str] = []
+        self.depth = self.values = 0
 
     def scan(self) -> dict[str, LazyTensor]:
         """Return the arrays of the whole file."""
@@ -204,12 +187,29 @@ class _Scanner:
             raise self.corrupt(f"has {self.end - self.at} bytes behind its end")
         if not isinstance(tree, dict):
             raise self.corrupt("does not hold a tree of arrays")
-        return {"/".join(keys): leaf.lazy("/".join(keys)) for keys, leaf in _leaves(tree)}
+        found: dict[str, LazyTensor] = {}
+        for keys, leaf in _leaves(tree):
+            name = "/".join(keys)
+            if name in found:
+                raise self.corrupt(f"holds {show(name)} twice")
+            if len(found) >= MOST_TENSORS:
+                raise self.corrupt(f"holds more than {MOST_TENSORS} arrays")
+            found[name] = leaf.lazy(name)
+        return found
 
     def value(self) -> Any:
         """Read one value: a dict, a list, an array as `_Leaf`, or a Python scalar."""
-        if len(self.keys) > _MAX_DEPTH:
+        self.depth, self.values = self.depth + 1, self.values + 1
+        if self.depth > _MAX_DEPTH:
             raise self.corrupt("is nested too deeply")
+        if self.values > _MOST_VALUES:
+            raise self.corrupt(f"holds more than {_MOST_VALUES} values")
+        value = self.next_value()
+        self.depth -= 1
+        return value
+
+    def next_value(self) -> Any:
+        """Read the value whose type code comes next."""
         code = self.take(1)[0]
         if code < 0x80:
             return code
@@ -240,7 +240,7 @@ class _Scanner:
             if not isinstance(key, str | int):
                 raise self.corrupt("has a key that is not a string")
             if str(key) in values:
-                raise self.corrupt(f"holds the key {key!r} twice")
+                raise self.corrupt(f"holds the key {show(key)} twice")
             self.keys.append(str(key))
             values[str(key)] = self.value()
             self.keys.pop()
@@ -248,10 +248,7 @@ class _Scanner:
 
     def sequence(self, count: int) -> list[Any]:
         """Read a list of `count` values."""
-        self.keys.append("[]")
-        values = [self.value() for _ in range(count)]
-        self.keys.pop()
-        return values
+        return [self.value() for _ in range(count)]
 
     def text(self, size: int) -> str:
         """Read `size` bytes of UTF-8."""
@@ -260,11 +257,11 @@ class _Scanner:
         except UnicodeDecodeError as error:
             raise self.corrupt("has text that is not UTF-8") from error
 
-    def binary(self, size: int) -> _Span:
+    def binary(self, size: int) -> Span:
         """Pass over `size` bytes and say where they are."""
         start = self.at
         self.skip(size)
-        return _Span(self.path, start, size)
+        return Span(self.path, start, size)
 
     def extension(self, size: int) -> Any:
         """Read an array or scalar of Flax; pass over any other extension."""
@@ -284,14 +281,14 @@ class _Scanner:
         """Read shape and dtype of an array, and where its bytes are."""
         packed = self.value()
         match packed:
-            case [list(shape), str(name), _Span() as span]:
+            case [list(shape), str(name), Span() as span]:
                 pass
             case _:
                 raise self.corrupt("has an array without shape, dtype and data")
-        if not all(isinstance(size, int) and size >= 0 for size in shape):
-            raise self.corrupt(f"has an array of the shape {shape}")
+        if not is_shape(shape):
+            raise self.corrupt(f"has an array of the shape {show(shape)}")
         if name not in _DTYPES:
-            raise self.corrupt(f"has an array of the unknown dtype {name!r}")
+            raise self.corrupt(f"has an array of the unknown dtype {show(name)}")
         leaf = _Leaf(_DTYPES[name], tuple(shape), (span,))
         return self.check_size(leaf)
 
@@ -302,8 +299,8 @@ class _Scanner:
                 sizes, parts = _in_order(shape), _in_order(chunks)
             case _:
                 raise self.corrupt("has a chunked array without shape and chunks")
-        if not all(isinstance(size, int) and size >= 0 for size in sizes):
-            raise self.corrupt(f"has a chunked array of the shape {sizes}")
+        if not is_shape(sizes):
+            raise self.corrupt(f"has a chunked array of the shape {show(sizes)}")
         leaves = [part for part in parts if isinstance(part, _Leaf)]
         if len(leaves) != len(parts) or len({leaf.dtype for leaf in leaves}) != 1:
             raise self.corrupt("has a chunked array with chunks of different kinds")
@@ -349,7 +346,7 @@ class _Scanner:
         )
 
     def place(self) -> str:
-        return f" in {'/'.join(self.keys)!r}" if self.keys else ""
+        return f" in {show('/'.join(self.keys))}" if self.keys else ""
 
 
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}

@@ -6,13 +6,14 @@ tensors by the names of this library. New ones join through `register_format`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..config import CONFIG_NAME, read_json
-from ..errors import CheckpointError, ConfigError, UnsupportedModelError
+from ..errors import CheckpointError
+from ..foreign import show
 from ..hub.source import Source
 from .lazy import LazyTensor
 from .safetensors_file import read_safetensors
@@ -36,6 +37,9 @@ class LazyCheckpoint:
     config: dict[str, Any]
     tensors: dict[str, LazyTensor]
     mark: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        refuse_too_many_layers(self.config, self.tensors)
 
 
 class Format(Protocol):
@@ -112,55 +116,16 @@ def read_weights(path: Path) -> dict[str, LazyTensor]:
     return {name: LazyTensor.of(name, tensor) for name, tensor in read_safetensors(path).items()}
 
 
-def refuse_values(
-    config: Mapping[str, Any], supported: Mapping[str, Any], *, origin: str, model: str
-) -> None:
-    """Refuse a foreign configuration that asks for another computation.
-
-    Args:
-        config: the foreign values.
-        supported: the only value of each key that is computed here, which is also its default.
-        origin: where the configuration comes from, for messages.
-        model: whose architecture is computed, for messages.
+def refuse_too_many_layers(config: Mapping[str, Any], tensors: Collection[str]) -> None:
+    """Compare the numbers of layers with the tensors that there are, before a model is built.
 
     Raises:
-        UnsupportedModelError: a key has another value; the message names it and both values.
+        CheckpointError: there are more layers than tensors.
     """
-    for key, value in supported.items():
-        if config.get(key, value) != value:
-            raise UnsupportedModelError(
-                f"{origin} has {key} {config[key]!r}, but only {value!r} is supported: the "
-                f"architecture of {model}."
+    for key in config:
+        layers = config[key] if key.endswith(("_layers", "_blocks")) else 0
+        if type(layers) is int and layers > len(tensors):
+            raise CheckpointError(
+                f"The configuration asks for {show(layers)} {key}, but there are only "
+                f"{len(tensors)} tensors. Use the configuration that belongs to these weights."
             )
-
-
-def refuse_other_component(config: Mapping[str, Any], component: Component, origin: str) -> None:
-    """Refuse a foreign configuration that clearly belongs to another part of the pipeline.
-
-    Raises:
-        CheckpointError: it does; the message names the class that loads it.
-    """
-    holds: Component | None = None
-    if "encoder_vocab_size" in config or config.get("model_type") == "dallebart":
-        holds = "transformer"
-    elif "ch_mult" in config:
-        holds = "vqgan"
-    elif config.get("model_type") == "clip":
-        holds = "clip"
-    if holds not in (None, component):
-        raise CheckpointError(
-            f"{origin} holds a {CLASS_NAMES[holds]}, not a {CLASS_NAMES[component]}. Load it with "
-            f"{CLASS_NAMES[holds]}.from_pretrained."
-        )
-
-
-def whole_number(config: Mapping[str, Any], key: str, default: int, *, origin: str) -> int:
-    """Return a size from a foreign configuration.
-
-    Raises:
-        ConfigError: it is not a positive whole number.
-    """
-    value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigError(f"{origin}: {key} must be a whole number, not {value!r}.")
-    return value

@@ -5,7 +5,7 @@ Knows shapes and dtypes, not files: a reader supplies the function that loads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +13,12 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..foreign import show
+
+MOST_TENSORS = 20_000
+"""Tensors that a file may hold; mega with the state of its optimizer has 3,000."""
+
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 Op = Callable[[Tensor], Tensor]
 
@@ -27,6 +33,7 @@ class LazyTensor:
         dtype: its element type.
         load: reads it; the result may be a view of a mapped file, so it is not to be written to.
         load_row: reads one entry of axis 0 alone, for readers that would otherwise load them all.
+        problem: why it cannot be a weight, such as "is sparse"; None where it can.
     """
 
     name: str
@@ -34,6 +41,7 @@ class LazyTensor:
     dtype: torch.dtype
     load: Callable[[], Tensor]
     load_row: Callable[[int], Tensor] | None = None
+    problem: str | None = None
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> Self:
@@ -71,10 +79,24 @@ class LazyTensor:
             after = op(torch.empty(self.shape, dtype=self.dtype, device="meta"))
         except (RuntimeError, IndexError) as error:
             raise CheckpointError(
-                f"{self.name!r} has the shape {self.shape}, which does not suit its place in this "
-                "architecture. Use the checkpoint of a DALL-E Mini model."
+                f"{show(self.name)} has the shape {show(self.shape)}, which does not suit its "
+                "place in this architecture. Use the checkpoint of a DALL-E Mini model."
             ) from error
         return LazyTensor(self.name, tuple(after.shape), after.dtype, lambda: op(self.load()))
+
+
+def check_weights(tensors: Iterable[LazyTensor], *, origin: str) -> None:
+    """Refuse tensors that are not plain floating-point numbers.
+
+    Raises:
+        CheckpointError: one is not; the message names it.
+    """
+    for tensor in tensors:
+        if tensor.problem or tensor.dtype not in WEIGHT_DTYPES:
+            raise CheckpointError(
+                f"{origin}: {show(tensor.name)} {tensor.problem or f'holds {tensor.dtype}'}, but "
+                "weights are float16, bfloat16, float32 or float64. Use the original checkpoint."
+            )
 
 
 def concatenate(parts: Sequence[LazyTensor]) -> LazyTensor:
@@ -89,8 +111,9 @@ def concatenate(parts: Sequence[LazyTensor]) -> LazyTensor:
     for part in parts:
         if part.shape[1:] != first.shape[1:] or part.dtype != first.dtype or not part.shape:
             raise CheckpointError(
-                f"{first.name!r} {first.shape} {first.dtype} and {part.name!r} {part.shape} "
-                f"{part.dtype} belong together but do not fit. Download the checkpoint again."
+                f"{show(first.name)} {first.shape} {first.dtype} and {show(part.name)} "
+                f"{part.shape} {part.dtype} belong together but do not fit. Download the "
+                "checkpoint again."
             )
     shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
     name = " + ".join(part.name for part in parts)

@@ -19,9 +19,10 @@ from ..hub.source import Source
 from .dallebart import translate_config
 from .formats import Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor
-from .rules import Ignore, Rule, Table, assemble
+from .rules import Ignore, Rule, Table, assemble, known_names
 from .shapes import infer_transformer, infer_vqgan
 from .torch_file import read_torch
+from .wrappers import unwrap
 
 DETOKENIZER_FILE = "detoker.pt"
 _SUFFIXES = ("", "_mini", "_v26")  # in the order of preference where a folder has several
@@ -105,7 +106,10 @@ class MinDalle:
         given: dict[str, Any] = {}
         for name, path in paths.items():
             if found := _PART.fullmatch(name):
-                tensors |= _with_prefix(f"{found[1]}.", read_torch(path))
+                prefix = f"{found[1]}."
+                known = known_names(TABLE, prefix)
+                plain = unwrap(read_torch(path), known, origin=source.name)[1]
+                tensors |= _with_prefix(prefix, plain)
             else:
                 given = fetch_json(source, name) or {}
         native = assemble(tensors, TABLE, origin=source.name)

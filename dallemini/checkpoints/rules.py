@@ -14,8 +14,11 @@ from functools import cached_property
 
 import torch
 
+from ..config import MOST_LAYERS
 from ..errors import CheckpointError, UnsupportedModelError
-from .lazy import LazyTensor, Op, concatenate
+from ..foreign import show, show_names, show_tensors
+from .lazy import LazyTensor, Op, check_weights, concatenate
+from .wrappers import TRAINING, log_ignored, unwrap
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -60,10 +63,11 @@ class Rule:
         if not self.unstack:
             return {self.target.format(**fields): self._join(parts)}
         layers = {part.shape[0] if part.shape else 0 for part in parts}
-        if len(layers) != 1:
-            shapes = ", ".join(f"{part.name!r} {part.shape}" for part in parts)
+        if len(layers) != 1 or max(layers) > MOST_LAYERS:
+            shapes = show_tensors({part.name: part.shape for part in parts})
             raise CheckpointError(
-                f"These stacked tensors differ in their number of layers: {shapes}."
+                f"These stacked tensors differ in their number of layers, or have more than "
+                f"{MOST_LAYERS}: {shapes}. Download the checkpoint again."
             )
         return {
             self.target.format(i=index, **fields): self._join([part.row(index) for part in parts])
@@ -98,7 +102,7 @@ class Ignore:
             return False
         if self.value is not None and not bool(torch.all(tensor.load() == self.value)):
             raise UnsupportedModelError(
-                f"{tensor.name!r} should hold {self.value} only ({self.reason}), but it was "
+                f"{show(tensor.name)} should hold {self.value} only ({self.reason}), but it was "
                 "trained. This variant is not supported; use a released DALL-E Mini checkpoint."
             )
         return True
@@ -110,7 +114,7 @@ Table = Sequence[Rule | Ignore]
 def assemble(
     tensors: Mapping[str, LazyTensor], table: Table, *, origin: str
 ) -> dict[str, LazyTensor]:
-    """Apply a rename table to a checkpoint.
+    """Take off what training wrapped around the weights, and apply a rename table to them.
 
     Args:
         tensors: the checkpoint, by the names in its file.
@@ -121,30 +125,62 @@ def assemble(
         The tensors by their names here, still unread.
 
     Raises:
-        CheckpointError: a tensor has no rule, a group lacks a part, or two rules make one target.
+        CheckpointError: a tensor has no rule or is not of floating-point numbers, a group lacks a
+            part, or two rules make one target.
         UnsupportedModelError: a tensor that may only be left out when neutral is not.
     """
     rules = [entry for entry in table if isinstance(entry, Rule)]
-    ignored = [entry for entry in table if isinstance(entry, Ignore)]
+    known = known_names(table)
     groups: dict[tuple[int, tuple[tuple[str, str], ...]], dict[int, LazyTensor]] = {}
-    unknown = []
-    for name, tensor in tensors.items():
-        for number, rule in enumerate(rules):
-            if found := rule.match(name):
-                groups.setdefault((number, tuple(found[1].items())), {})[found[0]] = tensor
-                break
+    others = []
+    for name, tensor in unwrap(tensors, known, origin=origin)[1].items():
+        found = _find(rules, name) if known.fullmatch(name) else None
+        if found is None:
+            others.append(tensor)
         else:
-            if not any(entry.applies(tensor) for entry in ignored):
-                unknown.append(f"{name!r} {tensor.shape}")
+            number, position, fields = found
+            groups.setdefault((number, tuple(fields.items())), {})[position] = tensor
+    _leave_out(others, table, origin)
+    targets: dict[str, LazyTensor] = {}
+    for (number, fields), parts in groups.items():
+        check_weights(parts.values(), origin=origin)
+        _extend(targets, rules[number], dict(fields), parts, origin)
+    return targets
+
+
+def known_names(table: Table, prefix: str = "") -> re.Pattern[str]:
+    """Return a pattern for the names in a file that begin with a prefix; it is without that."""
+    sources = (source for rule in table if isinstance(rule, Rule) for source in rule.sources)
+    names = [name.removeprefix(prefix) for name in sources if name.startswith(prefix)]
+    return re.compile("|".join(_pattern(name, fields=False).pattern for name in names))
+
+
+def _find(rules: Sequence[Rule], name: str) -> tuple[int, int, dict[str, str]] | None:
+    for number, rule in enumerate(rules):
+        if found := rule.match(name):
+            return number, *found
+    return None
+
+
+def _leave_out(tensors: Sequence[LazyTensor], table: Table, origin: str) -> None:
+    """Name in the log what is left out on purpose; refuse what has no rule."""
+    ignored = [entry for entry in table if isinstance(entry, Ignore)]
+    ignored += [Ignore(pattern, reason) for pattern, reason in TRAINING.items()]
+    unknown: dict[str, tuple[int, ...]] = {}
+    reasons: dict[str, list[str]] = {}
+    for tensor in tensors:
+        entry = next((entry for entry in ignored if entry.applies(tensor)), None)
+        if entry is None:
+            unknown[tensor.name] = tensor.shape
+        else:
+            reasons.setdefault(entry.reason, []).append(tensor.name)
     if unknown:
         raise CheckpointError(
             f"{origin} holds {len(unknown)} tensors that have no place in this architecture: "
-            f"{_some(unknown)}. Use a released checkpoint of a supported model."
+            f"{show_tensors(unknown)}. Use a released checkpoint of a supported model."
         )
-    targets: dict[str, LazyTensor] = {}
-    for (number, fields), parts in groups.items():
-        _extend(targets, rules[number], dict(fields), parts, origin)
-    return targets
+    for reason, names in reasons.items():
+        log_ignored(origin, reason, names)
 
 
 def _extend(
@@ -158,32 +194,31 @@ def _extend(
     names = [source.format(**fields) for source in rule.sources]
     if absent := [name for position, name in enumerate(names) if position not in parts]:
         raise CheckpointError(
-            f"{origin} lacks {_some(absent)}, which belongs with "
-            f"{next(iter(parts.values())).name!r}. Download it again."
+            f"{origin} lacks {show_names(absent)}, which belongs with "
+            f"{show(next(iter(parts.values())).name)}. Download it again."
         )
     for target, tensor in rule.make([parts[at] for at in range(len(names))], fields).items():
         if target in targets:
             raise CheckpointError(
-                f"{origin} holds {target!r} twice: as {targets[target].name!r} and "
-                f"{tensor.name!r}. Remove one of them."
+                f"{origin} holds {show(target)} twice: as {show(targets[target].name)} and "
+                f"{show(tensor.name)}. Remove one of them."
             )
         targets[target] = tensor
 
 
-def _pattern(template: str) -> re.Pattern[str]:
+def _pattern(template: str, *, fields: bool = True) -> re.Pattern[str]:
     """Compile a name with fields; a field that occurs twice stands for the same text."""
     parts, seen, end = [], set(), 0
     for found in _FIELD.finditer(template):
         field = found[1]
         parts.append(re.escape(template[end : found.start()]))
-        if field in seen:
+        text = r"[0-9]{1,4}" if len(field) == 1 else ".+"
+        if not fields:
+            parts.append(text)
+        elif field in seen:
             parts.append(f"(?P={field})")
         else:
-            parts.append(f"(?P<{field}>{r'[0-9]+' if len(field) == 1 else '.+'})")
+            parts.append(f"(?P<{field}>{text})")
         seen.add(field)
         end = found.end()
     return re.compile("".join(parts) + re.escape(template[end:]))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

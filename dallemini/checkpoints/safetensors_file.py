@@ -7,21 +7,25 @@ disk. Format: https://github.com/huggingface/safetensors (8-byte length, JSON he
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, InputTypeError, MissingFileError
+from ..errors import CheckpointError, DalleMiniError, InputTypeError
 from ..files import as_path, replacing
-from .lazy import LazyTensor
+from ..foreign import check_file
+from .lazy import MOST_TENSORS, LazyTensor
 
 WEIGHTS_FILE = "model.safetensors"
+
+_LARGEST_HEADER = 4 << 20
 
 _NAMES = {
     torch.float64: "F64",
@@ -42,17 +46,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         MissingFileError: the file does not exist.
-        CheckpointError: the file is truncated or corrupt.
+        CheckpointError: the file is truncated or corrupt, or holds more tensors than any model.
     """
-    if not path.is_file():
-        raise MissingFileError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or damaged ({error}). Delete it and download it again."
-        ) from error
+    with _opened(path) as file:
+        names = list(file.keys())
+        if len(names) > MOST_TENSORS:
+            raise CheckpointError(f"{path} holds more than {MOST_TENSORS} tensors.")
+        return {name: file.get_tensor(name) for name in names}
 
 
 def read_tensor(path: Path, name: str) -> Tensor:
@@ -62,16 +62,37 @@ def read_tensor(path: Path, name: str) -> Tensor:
         MissingFileError: the file does not exist.
         CheckpointError: the file is truncated or corrupt, or lacks the tensor.
     """
-    if not path.is_file():
-        raise MissingFileError(f"There is no file {path}.")
+    with _opened(path) as file:
+        tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file whose header is of a size that can be read at once."""
+    size = check_file(path)
+    with path.open("rb") as head:
+        length = int.from_bytes(head.read(8), "little")
+    if size < 8 or length + 8 > size:
+        raise _damaged(path, f"it has {size} bytes, but its header says more")
+    if length > _LARGEST_HEADER:
+        raise CheckpointError(
+            f"{path} has a header of {length} bytes, but at most {_LARGEST_HEADER} are read: it "
+            "lists more tensors than a model has."
+        )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or damaged ({error}). Delete it and download it again."
-        ) from error
+            yield file
+    except DalleMiniError:
+        raise
+    except Exception as error:  # a damaged header can fail in any way
+        raise _damaged(path, " ".join(str(error).split())[:200]) from error
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is truncated or damaged ({reason}). Delete it and download it again."
+    )
 
 
 def save_checkpoint(

@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config import MOST_LAYERS
 from ..errors import CheckpointError
+from ..foreign import show
 from .lazy import LazyTensor
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -58,7 +60,8 @@ def find_misfit(tensors: Mapping[str, LazyTensor | Tensor], expected: Shapes) ->
 
 
 def _some(names: Sequence[str]) -> str:
-    return f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    shown = ", ".join(show(name)[1:-1] for name in names[:3])
+    return f"{len(names)}: {shown}{', ...' if len(names) > 3 else ''}"
 
 
 def infer_transformer(
@@ -148,7 +151,7 @@ def shape_of(
             "download is incomplete."
         )
     shape = tensors[name].shape
-    if len(shape) != axes:
+    if len(shape) != axes or 0 in shape:
         raise CheckpointError(
             f"{origin}: {tensors[name].name!r} has the shape {shape}, but {name!r} has {axes} axes."
             " It belongs to another model."
@@ -160,11 +163,17 @@ def count(tensors: Mapping[str, LazyTensor], pattern: str, *, origin: str) -> in
     """Return how many numbers the group of a pattern takes, from 0 on.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or a number is higher than any layer's.
     """
-    found = {int(match[1]) for name in tensors if (match := re.fullmatch(pattern, name))}
+    found = {match[1] for name in tensors if (match := re.fullmatch(pattern, name))}
     if not found:
         raise CheckpointError(
             f"{origin} has no tensors like {pattern}. It belongs to another model."
         )
-    return max(found) + 1
+    highest = max(found, key=lambda digits: (len(digits), digits))
+    if len(highest) > 6 or int(highest) >= MOST_LAYERS:
+        raise CheckpointError(
+            f"{origin} numbers its layers up to {highest[:20]}, but no model has more than "
+            f"{MOST_LAYERS}. It is damaged; download it again."
+        )
+    return int(highest) + 1

@@ -12,22 +12,24 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..config import CONFIG_NAME
+from ..config import CONFIG_NAME, MOST_LAYERS, read_yaml
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
+from ..foreign import show, show_names
 from ..hub.source import Source
 from .flax_msgpack import flax_files, read_flax_files
-from .formats import (
-    Component,
-    LazyCheckpoint,
-    fetch_json,
-    refuse_other_component,
-    refuse_values,
-    whole_number,
-)
+from .formats import Component, LazyCheckpoint, fetch_json, read_weights
 from .lazy import convolution, squeeze
 from .rules import Ignore, Rule, Table, assemble
+from .safetensors_file import WEIGHTS_FILE
+from .settings import (
+    TRANSFORMERS_INERT,
+    account,
+    refuse_other_component,
+    refuse_values,
+    section,
+    whole_number,
+)
 from .shapes import infer_vqgan
-from .torch_file import read_torch
 
 _SIZES = {  # VQGANConfig of vqgan-jax has these defaults, and so has the DDPM code behind taming
     "ch": 128,
@@ -50,6 +52,8 @@ _ARCHITECTURE = {  # the only values that this library computes; each is also th
     "attn_type": "vanilla",
     "remap": None,
 }
+_INERT = ("dropout", "num_resolutions", "model_type", "monitor", "ckpt_path", "image_key")
+_INERT += ("colorize_nlabels", "ignore_keys", "sane_index_shape", "lossconfig", "lr_g_factor")
 _TAMING_TARGET = "taming.models.vqgan.VQModel"
 _BLOCK = {"norm1": squeeze, "conv1": convolution, "norm2": squeeze, "conv2": convolution}
 _BLOCK |= {"nin_shortcut": convolution}
@@ -84,6 +88,10 @@ TAMING_TABLE: Table = (
     Rule("quantize.embedding.weight", ("quantize.embedding.weight",)),
     Rule("quant_conv.{rest}", ("quant_conv.{rest}",)),
     Rule("post_quant_conv.{rest}", ("post_quant_conv.{rest}",)),
+    Ignore(
+        r"quantize\.(embedding\.)?(cluster_size|embed_avg|ema_\w+|initted)",
+        "running means from which the codes were made",
+    ),
     Ignore(r"loss\..*", "the discriminator and the perceptual loss are for training only"),
 )
 
@@ -138,7 +146,7 @@ class Taming:
         """Describe the model; without a YAML file its sizes are told by the shapes."""
         configs = {name: path for name, path in paths.items() if _is_yaml(name)}
         (checkpoint,) = (path for name, path in paths.items() if name not in configs)
-        tensors = assemble(read_torch(checkpoint), TAMING_TABLE, origin=source.name)
+        tensors = assemble(read_weights(checkpoint), TAMING_TABLE, origin=source.name)
         if configs:
             config = _read_yaml(*configs.values(), origin=source.name)
         else:
@@ -148,17 +156,23 @@ class Taming:
 
 
 def _checkpoint_name(source: Source) -> str | None:
-    """Return the selected file, or `last.ckpt`, or the only `.ckpt`."""
+    """Return the selected file, `last.ckpt`, the only `.ckpt`, or safetensors beside a YAML."""
+    files = source.files()
+    with_yaml = any(map(_is_yaml, files)) and CONFIG_NAME not in files
+    endings = (".ckpt", ".pt", ".pth", *((".bin", ".safetensors") if with_yaml else ()))
     if source.selected is not None:
-        pickled = source.selected.endswith((".ckpt", ".pt", ".pth"))
-        return source.selected if pickled else None
-    names = [name for name in source.files() if name.endswith(".ckpt")]
-    last = [name for name in names if PurePosixPath(name).name == "last.ckpt"]
-    if len(last or names) > 1:
-        raise CheckpointError(
-            f"{source.name} has several checkpoints: {', '.join(last or names)}. Name one of them."
-        )
-    return next(iter(last or names), None)
+        return source.selected if source.selected.endswith(endings) else None
+    for ending in (".ckpt", ".safetensors") if with_yaml else (".ckpt",):
+        names = [name for name in files if name.endswith(ending)]
+        usual = ("last.ckpt", WEIGHTS_FILE)
+        names = [name for name in names if PurePosixPath(name).name in usual] or names
+        if len(names) > 1:
+            raise CheckpointError(
+                f"{source.name} has several checkpoints: {show_names(names)}. Name one of them."
+            )
+        if names:
+            return names[0]
+    return None
 
 
 def _yaml_name(source: Source, checkpoint: str) -> str | None:
@@ -175,28 +189,25 @@ def _is_yaml(name: str) -> bool:
 
 
 def _read_yaml(path: Path, *, origin: str) -> dict[str, Any]:
-    """Read the configuration of a taming run.
+    """Read the configuration of a taming run: of a VQGAN, or of a model that contains one.
 
     Raises:
         ConfigError: the file is not YAML, or describes no model.
         UnsupportedModelError: it describes another model.
     """
-    import yaml  # here, so that only those who read such a file wait for it
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML ({error}). Download it again.") from error
-    model = values.get("model") if isinstance(values, dict) else None
-    params = model.get("params") if isinstance(model, dict) else None
-    if not isinstance(params, dict) or not isinstance(params.get("ddconfig"), dict):
+    model = section(read_yaml(path), "model", origin=str(path))
+    params = section(model, "params", origin=str(path))
+    if "first_stage_config" in params:  # of a transformer over the codes of a VQGAN
+        model = section(params, "first_stage_config", origin=str(path))
+        params = section(model, "params", origin=str(path))
+    if not isinstance(params.get("ddconfig"), dict):
         raise ConfigError(f"{path} has no model.params.ddconfig. Use the YAML file of a VQGAN.")
-    target = model.get("target", _TAMING_TARGET) if isinstance(model, dict) else None
+    target = model.get("target", _TAMING_TARGET)
     if target != _TAMING_TARGET:
         raise UnsupportedModelError(
-            f"{origin} is a {target}, but only {_TAMING_TARGET} is supported."
+            f"{origin} is a {show(target)[1:-1]}, but only {_TAMING_TARGET} is supported."
         )
-    flat = {key: value for key, value in params.items() if not isinstance(value, dict)}
+    flat = {key: value for key, value in params.items() if key != "ddconfig"}
     return _translate(flat | params["ddconfig"], origin=origin)
 
 
@@ -210,17 +221,24 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     """
     refuse_other_component(config, "vqgan", origin)
     refuse_values(config, _ARCHITECTURE, origin=origin, model="the released VQGAN")
+    known = (_SIZES, _LISTS, _ARCHITECTURE, _INERT, TRANSFORMERS_INERT)
+    account(config, *known, origin=origin, what="its configuration")
     fields: dict[str, Any] = {
         key: whole_number(config, key, default, origin=origin) for key, default in _SIZES.items()
     }
     for key, default in _LISTS.items():
         value = config.get(key, default)
         if not isinstance(value, list | tuple) or not all(type(item) is int for item in value):
-            raise ConfigError(f"{origin}: {key} must be a list of whole numbers, not {value!r}.")
-        fields[key] = list(value)
+            raise ConfigError(
+                f"{origin}: {key} must be a list of whole numbers, not {show(value)}."
+            )
+        if len(value) > MOST_LAYERS:
+            raise ConfigError(f"{origin}: {key} has {len(value)} numbers, too many for a model.")
+        fields[key] = [whole_number({key: item}, key, 0, origin=origin) for item in value]
     levels = config.get("num_resolutions", len(fields["ch_mult"]))
     if levels != len(fields["ch_mult"]) or not fields["ch_mult"]:
         raise ConfigError(
-            f"{origin}: num_resolutions is {levels!r}, but ch_mult is {fields['ch_mult']}."
+            f"{origin}: num_resolutions is {show(levels)}, but ch_mult is "
+            f"{show(fields['ch_mult'])}."
         )
     return {**fields, "has_encoder": True}

@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import DalleMiniError, HubError, InputError, StorageError
+from ..foreign import show
 
 _LIBRARY = "dallemini"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -262,14 +263,28 @@ def is_offline() -> bool:
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
-    """Return the Hub's cache folder: `cache_dir`, or what the client's variables say now."""
+    """Return the Hub's cache folder: `cache_dir`, or what the client's variables say now.
+
+    Raises:
+        InputError: the name has a zero byte.
+        StorageError: it is seen from the current folder, which was deleted.
+    """
     chosen: str | os.PathLike[str] | None = cache_dir
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         chosen = chosen or os.environ.get(variable)
     if not chosen:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
         chosen = os.path.join(os.environ.get("HF_HOME") or os.path.join(base, "huggingface"), "hub")
-    return Path(os.path.expandvars(os.path.expanduser(chosen))).absolute()
+    folder = os.path.expandvars(os.path.expanduser(chosen))
+    if "\0" in folder:
+        raise InputError(f"{show(folder)} is not the name of a folder: it has a zero byte.")
+    try:
+        return Path(folder).absolute()
+    except OSError as error:
+        raise StorageError(
+            f"{folder} is seen from a folder that was deleted. Change into another one, or give "
+            "a whole path with cache_dir= or HF_HOME."
+        ) from error
 
 
 def _reason(error: BaseException) -> BaseException:

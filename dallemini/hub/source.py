@@ -335,7 +335,7 @@ def _find(asked: str | os.PathLike[str], where: Where) -> Source:
     name, selected = _split_hub_file(name)
     if not isinstance(asked, str) or _looks_like_path(name):
         raise MissingFileError(
-            f"There is no file or folder {name!r} (seen from {os.getcwd()}). Check the path; a "
+            f"There is no file or folder {name!r} (seen from {_here()}). Check the path; a "
             "model on the Hub is written 'owner/name'."
         )
     return _open_hub(name, where, selected)
@@ -428,13 +428,16 @@ def _digest(facts: object) -> str:
 
 
 def _visible(names: Iterable[str]) -> tuple[str, ...]:
-    """Keep what a component can own: not hidden, at most one folder deep."""
+    """Keep what a component can own: below its folder, not hidden, at most one folder deep."""
     parts = {name: name.split("/") for name in names}
     return tuple(
         sorted(
             name
             for name, path in parts.items()
-            if len(path) <= 2 and not any(part.startswith(".") for part in path)
+            if len(path) <= 2
+            and all(path)
+            and not any(part.startswith(".") for part in path)
+            and not {"\\", "\0"}.intersection(name)
         )
     )
 
@@ -446,6 +449,13 @@ def _split_hub_file(name: str) -> tuple[str, str | None]:
     if not _FILE_ENDING.fullmatch(file) or "/" in file or _looks_like_path(f"{owner}/{model}"):
         return name, None
     return (name, None) if Path(owner).exists() else (f"{owner}/{model}", file)
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "a folder that was deleted"
 
 
 def _looks_like_path(name: str) -> bool:

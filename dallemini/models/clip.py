@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Config
+from ..config import LARGEST_SIZE, MOST_LAYERS, Config
 from ..errors import ConfigError, InputError, InputTypeError
+from ..foreign import show
 from .pretrained import PretrainedModule, empty_embedding
 
 _SIZES = ("embed_dim", "image_size", "patch_size", "context_length", "vocab_size")
@@ -31,6 +32,7 @@ _CHOICES = {
     "pooling": ("argmax", "first_eos"),
     "crop_rounding": ("down", "even"),
 }
+_LARGEST_IMAGE = 1 << 14
 _INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # section 2.5 of the paper
 
 
@@ -79,7 +81,9 @@ class CLIPConfig(Config):
         towers = [f"{tower}_{size}" for tower in ("vision", "text") for size in _TOWER_SIZES]
         for name in (*_SIZES, *towers):
             size = getattr(self, name)
-            _require(size >= 1, f"{name} must be at least 1, not {size}")
+            highest = MOST_LAYERS if name.endswith("_layers") else LARGEST_SIZE
+            _require(size >= 1, f"{name} must be at least 1, not {show(size)}")
+            _require(size <= highest, f"{name} must be at most {highest}, not {show(size)}")
         for tower in ("vision", "text"):
             width, heads = getattr(self, f"{tower}_width"), getattr(self, f"{tower}_heads")
             _require(
@@ -90,11 +94,22 @@ class CLIPConfig(Config):
         _require(patch <= image, f"patch_size={patch} exceeds image_size={image}")
         for name, choices in _CHOICES.items():
             choice = getattr(self, name)
-            _require(choice in choices, f"{name} must be one of {choices}, not {choice!r}")
+            _require(choice in choices, f"{name} must be one of {choices}, not {show(choice)}")
+        for name in ("eos_token_id", "pad_token_id"):
+            token = getattr(self, name)
+            _require(0 <= token <= LARGEST_SIZE, f"{name} must be an id, not {show(token)}")
+        _require(
+            image <= _LARGEST_IMAGE, f"image_size must be at most {_LARGEST_IMAGE}, not {image}"
+        )
         for name in ("image_mean", "image_std"):
-            _require(len(getattr(self, name)) == 3, f"{name} needs 3 numbers: red, green, blue")
-        _require(min(self.image_std) > 0, f"image_std must be above 0, not {self.image_std}")
-        _require(self.layer_norm_eps > 0, f"layer_norm_eps={self.layer_norm_eps} must be above 0")
+            values = getattr(self, name)
+            finite = len(values) == 3 and all(map(math.isfinite, values))
+            _require(finite, f"{name} needs 3 numbers (red, green, blue), not {show(values)}")
+        _require(min(self.image_std) > 0, f"image_std must be above 0, not {show(self.image_std)}")
+        _require(
+            0 < self.layer_norm_eps < math.inf,
+            f"layer_norm_eps={self.layer_norm_eps} must be above 0",
+        )
 
     @property
     def num_patches(self) -> int:

@@ -21,6 +21,7 @@ from .. import checkpoints
 from ..checkpoints import Checkpoint, LazyTensor
 from ..config import Config
 from ..errors import CheckpointError, InputError, UnsupportedOperationError
+from ..foreign import show
 from ..kernels import Linear
 from ..kernels.int8 import LARGEST, Int8Operator, PlainOperator, choose_operator
 from .precision import QUANTIZATIONS, Quantization, Weights, check_quantization
@@ -349,9 +350,9 @@ def _stored_quantization(checkpoint: Checkpoint) -> Quantization | None:
     found = checkpoint.mark.get("quantization")
     if found is None:
         return None
-    if found not in QUANTIZATIONS:
+    if not isinstance(found, str) or found not in QUANTIZATIONS:
         raise CheckpointError(
-            f"{checkpoint.path} is quantised as {found!r}, which this version does not know "
+            f"{checkpoint.path} is quantised as {show(found)}, which this version does not know "
             f"({', '.join(QUANTIZATIONS)}); use the version that wrote it."
         )
     return check_quantization(found)

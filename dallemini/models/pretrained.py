@@ -24,8 +24,9 @@ from .._version import __version__
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.shapes import check_tensors, find_misfit
 from ..config import CONFIG_NAME, Config
-from ..errors import InputError, InputTypeError, UnsupportedOperationError
+from ..errors import CheckpointError, InputError, InputTypeError, UnsupportedOperationError
 from ..files import replacing_folder, write_text
+from ..foreign import show
 from .precision import FLOATS, Precision, Quantization, Weights, check_dtype, read_precision
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -302,6 +303,11 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
     def _build(
         cls, checkpoint: checkpoints.Checkpoint, quantization: Quantization | None = None
     ) -> Self:
+        if (kind := checkpoint.mark.get("quantization")) is not None:
+            raise CheckpointError(
+                f"{checkpoint.path} is quantised as {show(kind)}, which a {cls.__name__} cannot "
+                "be. Save the original model again."
+            )
         model = cls._outline(checkpoint.config)
         model._check_tensors(checkpoint)
         model.load_state_dict(checkpoint.state_dict, strict=True, assign=True)

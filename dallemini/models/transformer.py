@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from ..config import Config
+from ..config import LARGEST_SIZE, MOST_LAYERS, Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
+from ..foreign import show
 from ..kernels import Linear
 from ._checks import check_ids, check_range
 from .attention import LAYER_NORM_EPS, BiasNorm
@@ -56,10 +57,10 @@ class TransformerConfig(Config):
         self.check_types()
         for name, value in self.to_dict().items():
             lowest = 0 if name == "decoder_start_token_id" else 1
-            if not isinstance(value, bool) and value < lowest:
-                raise ConfigError(
-                    f"TransformerConfig.{name} must be at least {lowest}, not {value}."
-                )
+            highest = MOST_LAYERS if name.endswith("_layers") else LARGEST_SIZE
+            if not isinstance(value, bool) and not lowest <= value <= highest:
+                bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
+                raise ConfigError(f"TransformerConfig.{name} must be {bound}, not {show(value)}.")
         for side in ("encoder", "decoder"):
             heads = getattr(self, f"{side}_attention_heads")
             if self.d_model % heads:

@@ -17,13 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Config
+from ..config import LARGEST_SIZE, MOST_LAYERS, Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
+from ..foreign import show
 from ._checks import check_ids, check_range
 from .convolution import GROUPS, Downsample, Level, Middle, Upsample, group_norm
 from .pretrained import PretrainedModule, empty_embedding
 from .vqgan_cpu import LARGE_BYTES, draw_convolved, draw_level
 
+_MOST_LEVELS = 16
 OVERSHOOT = 0.01  # beyond [0, 1], as resizing leaves behind
 
 
@@ -56,9 +58,7 @@ class VQGANConfig(Config):
 
     def __post_init__(self) -> None:
         self.check_types()
-        sizes = (self.ch, *self.ch_mult, self.num_res_blocks, self.resolution, self.z_channels)
-        if min(*sizes, self.embed_dim, self.n_embed, self.pixel_shuffle) < 1 or not self.ch_mult:
-            raise ConfigError("Every size of a VQGANConfig must be at least 1.")
+        self._check_sizes()
         if self.ch % GROUPS:
             raise ConfigError(f"VQGANConfig.ch must be a multiple of {GROUPS}, not {self.ch}.")
         if self.in_channels != 3 or self.out_ch != 3:
@@ -67,11 +67,33 @@ class VQGANConfig(Config):
         if len(self.value_range) != 2 or not (
             -math.inf < self.value_range[0] < self.value_range[1] < math.inf
         ):
-            raise ConfigError(f"value_range must be two rising numbers, not {self.value_range}.")
+            raise ConfigError(
+                f"value_range must be two rising numbers, not {show(self.value_range)}."
+            )
         if self.resolution % self.downsample_factor:
             raise ConfigError(
                 f"resolution {self.resolution} must be a multiple of the downsampling factor "
                 f"{self.downsample_factor}."
+            )
+
+    def _check_sizes(self) -> None:
+        sizes = (self.ch, *self.ch_mult, self.num_res_blocks, self.resolution, self.z_channels)
+        sizes += (self.embed_dim, self.n_embed, self.pixel_shuffle)
+        if min(sizes) < 1 or not self.ch_mult:
+            raise ConfigError("Every size of a VQGANConfig must be at least 1.")
+        if max(*sizes, self.ch * max(self.ch_mult)) > LARGEST_SIZE:
+            raise ConfigError(
+                f"Every size of a VQGANConfig must be at most {LARGEST_SIZE}, not "
+                f"{show(max(*sizes, self.ch * max(self.ch_mult)))}."
+            )
+        if (
+            len(self.ch_mult) * self.num_res_blocks > MOST_LAYERS
+            or len(self.ch_mult) > _MOST_LEVELS
+        ):
+            raise ConfigError(
+                f"A VQGANConfig has at most {_MOST_LEVELS} levels (the numbers in ch_mult) with "
+                f"{MOST_LAYERS} blocks in all, not {len(self.ch_mult)} with {self.num_res_blocks} "
+                "each."
             )
 
     @property

@@ -143,7 +143,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         Example.from_file(tmp_path / "config.json")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"{'layers': 3}", b"\xff\xfe", b'{"layers": 3'])
+@pytest.mark.parametrize("content", [b"{", b"{'layers': 3}", b"\xff\xfe", b'{"layers": 3'])
 def test_broken_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"config\.json is not valid JSON .*download or write"):
@@ -210,3 +210,85 @@ def test_yaml_that_holds_no_mapping_is_refused(tmp_path: Path, text: str) -> Non
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         read_yaml(path)
+
+
+# Hostile files
+
+
+def nested_aliases(levels: int, merge: bool = False) -> str:
+    lines = ["a0: &a0 {x: 1}" if merge else "a0: &a0 [x]"]
+    for level in range(1, levels):
+        several = ", ".join([f"*a{level - 1}"] * 9)
+        lines.append(
+            f"a{level}: &a{level} " + (f"{{<<: [{several}]}}" if merge else f"[{several}]")
+        )
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (nested_aliases(12), "its aliases stand for too many values"),
+        (nested_aliases(12, merge=True), "its aliases stand for too many values"),
+        ("a: &a [*a]", "its aliases stand for too many values"),
+        ("[" * 20_000, "it is nested too deeply"),
+        ("a: 2001-99-99", "month must be in"),
+        (f"a: {'7' * 5000}", "a number has too many digits"),
+        ("a: !!int ''", "string index"),
+        ("a: !!bool maybe", "maybe"),
+        ("a: !!timestamp never", "NoneType"),
+        (f"a: {':'.join(['1'] * 300)}.5", "too large"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    ],
+)
+def test_yaml_that_fails_anywhere_is_refused_in_a_sentence(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(
+        ConfigError, match=rf"not valid YAML \(.*{message}.*\); correct it"
+    ) as caught:
+        read_yaml(tmp_path / "run.yaml")
+    assert len(str(caught.value)) < 1000
+
+
+def test_yaml_aliases_and_merges_of_people_are_read(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a\n")
+    assert read_yaml(tmp_path / "run.yaml")["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": ' + "9" * 5000 + "}", "a number has too many digits"),
+        (" " * (9 << 20), "has 9437184 bytes, but such a file has at most"),
+    ],
+)
+def test_json_without_measure_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"layers": "x" * 10**6},
+        {"layers": [[["deep"] * 100] * 100] * 100},
+        {"x" * 10**6: 1},
+        {"layers": 1, "sizes": ["x" * 10**6]},
+        {"layers": 1 << 10**6, "rate": "no"},
+    ],
+)
+def test_message_stays_short_whatever_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Example.from_dict(values)
+    assert len(str(caught.value)) < 1000
+
+
+def test_whole_numbers_in_lists_of_numbers_become_floats_or_are_too_large() -> None:
+    assert Example(layers=1, weights=(0, 1)).weights == (0.0, 1.0)
+    assert all(isinstance(entry, float) for entry in Example(layers=1, weights=(0, 1)).weights)
+    with pytest.raises(ConfigError, match="weights is too large for a number"):
+        Example.from_dict({"layers": 1, "weights": [0, 10**400]})

@@ -130,6 +130,10 @@ def test_sources_without_clip_are_another_format(tmp_path: Path) -> None:
         ({"vision_config__hidden_act": "gelu"}, "hidden_act 'quick_gelu' for text and 'gelu' for"),
         ({"text_config__layer_norm_eps": 1e-6}, "layer_norm_eps 1e-06 for text and 1e-05 for"),
         ({"vision_config__num_channels": 1}, "num_channels 1, but only 3"),
+        ({"text_config__pruned_heads": {"0": [1]}}, "pruned_heads .* but only {}"),
+        ({"text_config__model_type": "siglip_text_model"}, "model_type 'siglip_text_model', but"),
+        ({"vision_config__use_rope": True}, r"vision_config has settings .*\('use_rope'\)"),
+        ({"quantization_config": {}}, r"config.json has settings .*\('quantization_config'\)"),
     ],
 )
 def test_other_architectures_are_refused(
@@ -146,16 +150,69 @@ def test_other_activations_are_refused(folder: Path) -> None:
         HuggingFaceCLIP().detect(open_source(folder))
 
 
-def test_other_resampling_is_refused(folder: Path) -> None:
-    change(folder, "preprocessor_config.json", resample=2)
-    with pytest.raises(UnsupportedModelError, match="resample 2, but only 3"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resample": 2}, "resample 2, but only 3"),
+        ({"do_center_crop": False}, "do_center_crop False, but only True"),
+        ({"do_normalize": False}, "do_normalize False, but only True"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor 0.0078.*, but only 1/255"),
+        ({"size": {"shortest_edge": 40}}, r"size {'shortest_edge': 40}, but only .* image_size 32"),
+        ({"size": {"height": 32, "width": 32}}, "size .*'height': 32, .*but only"),
+        ({"crop_size": 30}, "crop_size 30, but only"),
+        ({"image_processor_type": "SiglipImageProcessor"}, "'SiglipImageProcessor', but only CLIP"),
+        ({"color_jitter": 0.1}, r"settings that are not known here \('color_jitter'\)"),
+    ],
+)
+def test_other_preprocessing_is_refused(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    change(folder, "preprocessor_config.json", **changes)
+    with pytest.raises(UnsupportedModelError, match=message):
         read(folder)
 
 
-def test_size_that_is_no_number_is_refused(folder: Path) -> None:
-    change(folder, projection_dim="24")
-    with pytest.raises(ConfigError, match="projection_dim must be a whole number, not '24'"):
+def test_older_and_newer_words_for_the_same_preprocessing_are_read(folder: Path) -> None:
+    words = {"size": 32, "crop_size": 32, "feature_extractor_type": "CLIPFeatureExtractor"}
+    words |= {"do_pad": None, "data_format": "channels_first", "default_to_square": False}
+    change(folder, "preprocessor_config.json", **words)
+    assert read(folder).config["image_size"] == 32
+
+
+def test_settings_of_every_transformers_model_change_nothing(folder: Path) -> None:
+    everywhere = {"torchscript": False, "id2label": {"0": "LABEL_0"}, "top_k": 50, "dropout": 0.0}
+    change(folder, text_config__pruned_heads={}, text_config__pad_token_id=None)
+    for place in ("", "text_config__", "vision_config__"):
+        change(folder, **{f"{place}{key}": value for key, value in everywhere.items()})
+    assert read(folder).config["text_width"] == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"projection_dim": "24"}, "projection_dim must be a whole number, not '24'"),
+        ({"text_config": [1]}, r"text_config must be an object with settings, not \[1\]"),
+        ({"vision_config": "big"}, "vision_config must be an object with settings, not 'big'"),
+        ({"vision_config__num_hidden_layers": 10**9}, "num_hidden_layers must be at most 256"),
+        ({"text_config__hidden_size": 10**30}, "hidden_size must be at most 16777216"),
+    ],
+)
+def test_size_that_no_model_has_is_refused(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    change(folder, **changes)
+    with pytest.raises(ConfigError, match=message):
         HuggingFaceCLIP().detect(open_source(folder))
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_that_are_not_floating_point_are_refused(folder: Path, kind: torch.dtype) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    name = "text_model.final_layer_norm.bias"
+    torch.save(state | {name: state[name].to(kind)}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=rf"'{name}' holds {kind}, but weights are float16"):
+        read(folder)
 
 
 def test_disagreement_names_tensor_and_shapes(folder: Path) -> None:

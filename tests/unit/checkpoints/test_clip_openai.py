@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dallemini.checkpoints import Claim
 from dallemini.checkpoints.clip_openai import OpenAICLIP, OpenCLIP
 from dallemini.checkpoints.formats import Format, LazyCheckpoint
-from dallemini.errors import CheckpointError, ConfigError, UnsupportedModelError
+from dallemini.errors import CheckpointError, ConfigError, DalleMiniWarning, UnsupportedModelError
 from dallemini.hub.source import open_source
 from dallemini.models.clip import CLIP
 
@@ -141,6 +141,28 @@ def test_training_checkpoint_beside_the_configuration_is_read(folder: Path) -> N
         assert torch.equal(trained.tensors[name].load(), tensor.load())
 
 
+def test_training_checkpoint_is_found_beside_the_configuration(folder: Path) -> None:
+    state = load_file(folder / "open_clip_model.safetensors")
+    (folder / "open_clip_model.safetensors").unlink()
+    for epoch in (1, 2):
+        torch.save({"epoch": 1, "state_dict": state}, folder / f"epoch_{epoch}.pt")
+    with pytest.raises(CheckpointError, match=r"several files of weights: 'epoch_1.pt', 'epoch_2"):
+        OpenCLIP().detect(open_source(folder))
+    (folder / "epoch_1.pt").unlink()
+    assert OpenCLIP().detect(open_source(folder)) == ("open_clip_config.json", "epoch_2.pt")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_training_checkpoint_alone_is_read_with_a_warning(
+    folder: Path, tmp_path: Path, prefix: str
+) -> None:
+    state = load_file(folder / "open_clip_model.safetensors")
+    wrapped = {"epoch": 1, "state_dict": {f"{prefix}{name}": x for name, x in state.items()}}
+    torch.save(wrapped, tmp_path / "epoch_1.pt")
+    with pytest.warns(DalleMiniWarning, match="OpenAI's files do not: .* open_clip_config.json"):
+        assert read(tmp_path / "epoch_1.pt", OpenAICLIP()).config["activation"] == "quick_gelu"
+
+
 def test_sources_without_its_files_are_another_format(tmp_path: Path) -> None:
     assert OpenCLIP().detect(open_source(tmp_path)) is None
     (tmp_path / "open_clip_config.json").write_text("{}")
@@ -160,6 +182,19 @@ def test_sources_without_its_files_are_another_format(tmp_path: Path) -> None:
         ("text_cfg", {"no_causal_mask": True}, "no_causal_mask True"),
         ("preprocess", {"interpolation": "bilinear"}, "interpolation 'bilinear'"),
         ("preprocess", {"resize_mode": "squash"}, "resize_mode 'squash', but only 'shortest'"),
+        ("preprocess", {"size": [32, 48]}, r"size \[32, 48\], but only squares"),
+        ("preprocess", {"size": 48}, "size 48 in preprocess_cfg, but only"),
+        ("preprocess", {"antialias": False}, r"settings .* not known here \('antialias'\)"),
+        (
+            "text_cfg",
+            {"tokenizer_kwargs": {"clean": "lower"}},
+            "tokenizer_kwargs .*but only",
+        ),
+        (
+            "vision_cfg",
+            {"use_fused_attn": True},
+            r"settings .* not known here \('use_fused_attn'\)",
+        ),
     ],
 )
 def test_other_architectures_are_refused(
@@ -174,6 +209,8 @@ def test_other_architectures_are_refused(
     ("part", "changes", "message"),
     [
         ("", {"text_cfg": None}, "needs text_cfg and vision_cfg"),
+        ("text_cfg", {"mlp_ratio": float("nan")}, "mlp_ratio must be a number, not nan"),
+        ("vision_cfg", {"layers": 10**9}, "layers must be at most 256, not 1000000000"),
         ("vision_cfg", {"width": "wide"}, "width must be a whole number, not 'wide'"),
     ],
 )

@@ -275,6 +275,6 @@ def test_incomplete_group_is_named(tmp_path: Path) -> None:
     leaves = {name: Leaf(name, shape) for name, shape in shapes.items()}
     write_flax(tmp_path / "flax_model.msgpack", nested(leaves))
     with pytest.raises(
-        CheckpointError, match=r"lacks .*Attention_0/k_proj/kernel, which belongs with"
+        CheckpointError, match=r"lacks .*Attention_0/k_proj/kernel', which belongs with"
     ):
         read(tmp_path)

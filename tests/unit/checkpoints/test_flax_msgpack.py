@@ -24,6 +24,8 @@ from dallemini.errors import CheckpointError, MissingFileError
 from dallemini.hub.source import open_source
 from random_checkpoints import Leaf, write_flax
 
+LEAF = b"\xc7\x0f\x01\x93\x91\x01\xa7float16\xc4\x02\x00\x00"  # one number
+
 
 def array(*values: float, name: str = "float32") -> msgpack.ExtType:
     data = np.array(values, name).tobytes()
@@ -148,6 +150,10 @@ def test_random_damage_never_escapes_as_another_error(tmp_path: Path, fixtures: 
         (b"\x81\xc0\x01", "key that is not a string"),
         (b"\x81\xa1\xff\x01", "not UTF-8"),
         (b"\x81\xa1a" * 70 + b"\x01", "nested too deeply"),
+        (b"\x81" * 1500 + b"\x01", "nested too deeply"),  # maps as keys
+        (b"\x81\xa1a" + b"\xc9\x00\x00\xff\xff\x01" * 1500, "nested too deeply|is cut off"),
+        (b"\x82\xa1a\x81\xa1b" + LEAF + b"\xa3a/b" + LEAF, "holds 'a/b' twice"),
+        (b"\x81\xa1a\xdd\x00\x10\x00\x00" + b"\xc0" * (1 << 20), "more than 500000 values"),
     ],
 )
 def test_damaged_structure_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -275,4 +281,12 @@ def test_damaged_index_is_refused(tmp_path: Path, content: str) -> None:
     index = tmp_path / FLAX_INDEX
     index.write_text(content)
     with pytest.raises(CheckpointError, match=FLAX_INDEX):
+        read_weight_map(index)
+
+
+@pytest.mark.parametrize("name", ["/x.msgpack", "../x.msgpack", "a/x.msgpack", "", ".x", "a\\x"])
+def test_index_that_names_files_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    index = tmp_path / FLAX_INDEX
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match="which is not a file beside it"):
         read_weight_map(index)

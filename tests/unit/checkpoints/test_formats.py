@@ -18,14 +18,12 @@ from dallemini.checkpoints.formats import (
     known_formats,
     pick,
     read_weights,
-    refuse_other_component,
-    refuse_values,
     register_format,
-    whole_number,
 )
 from dallemini.checkpoints.lazy import LazyTensor
 from dallemini.checkpoints.native import Native
 from dallemini.checkpoints.safetensors_file import save_checkpoint
+from dallemini.checkpoints.settings import refuse_other_component, refuse_values, whole_number
 from dallemini.errors import CheckpointError, ConfigError, MissingFileError, UnsupportedModelError
 from dallemini.hub.source import Source, open_source
 

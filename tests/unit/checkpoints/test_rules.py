@@ -62,7 +62,7 @@ def test_tensor_without_rule_is_named_with_its_shape() -> None:
 
 def test_group_without_a_part_names_it() -> None:
     with pytest.raises(
-        CheckpointError, match="folder lacks layer_0/k, which belongs with 'layer_0/q'"
+        CheckpointError, match="folder lacks 'layer_0/k', which belongs with 'layer_0/q'"
     ):
         assemble(lazy(layer_0__q=torch.ones(2, 2)), TABLE, origin="folder")
 

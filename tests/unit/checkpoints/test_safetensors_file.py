@@ -156,10 +156,35 @@ def test_values_that_cannot_be_saved_are_refused(
 def test_truncated_file_says_what_to_do(tmp_path: Path) -> None:
     content = save_checkpoint(STATE, tmp_path).read_bytes()
     path = tmp_path / "cut.safetensors"
-    for end in (0, 1, 8, 50, len(content) - 1):
+    for end in (1, 8, 50, len(content) - 1):
         path.write_bytes(content[:end])
         with pytest.raises(CheckpointError, match=r"cut.safetensors is truncated .* download it"):
             read_safetensors(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer: run git lfs pull"),
+        (b"<!DOCTYPE html>", "is a web page"),
+        (b"\xff" * 16, "its header says more"),
+        (
+            (5 << 20).to_bytes(8, "little") + b" " * (5 << 20),
+            "header of 5242880 bytes, but at most",
+        ),
+    ],
+)
+def test_other_file_says_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_safetensors(tmp_path / "a.safetensors")
+
+
+def test_file_of_more_tensors_than_a_model_has_is_refused(tmp_path: Path) -> None:
+    state = {f"a{number}": torch.zeros(0) for number in range(20_001)}
+    with pytest.raises(CheckpointError, match="holds more than 20000 tensors"):
+        read_safetensors(save_checkpoint(state, tmp_path))
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dallemini.checkpoints import Claim
@@ -243,7 +244,7 @@ def test_several_checkpoints_need_a_choice(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
     assert Taming().detect(open_source(tmp_path)) == ("a.ckpt",)
     (tmp_path / "b.ckpt").touch()
-    with pytest.raises(CheckpointError, match=r"several checkpoints: a.ckpt, b.ckpt. Name one"):
+    with pytest.raises(CheckpointError, match=r"several checkpoints: 'a.ckpt', 'b.ckpt'. Name one"):
         Taming().detect(open_source(tmp_path))
     assert Taming().detect(open_source(tmp_path / "b.ckpt")) == ("b.ckpt",)
 
@@ -266,7 +267,7 @@ def test_other_taming_models_are_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("model: {params: {embed_dim: 4}}", r"has no model\.params\.ddconfig"),
-        ("- 1", r"has no model\.params\.ddconfig"),
+        ("- 1", "must hold names with values, not list"),
         ("", r"has no model\.params\.ddconfig"),
         ("model: [", "is not valid YAML"),
         ("!!python/object/apply:os.system [ls]", "is not valid YAML"),
@@ -292,3 +293,82 @@ def test_yaml_of_other_weights_is_refused(tmp_path: Path, state: dict[str, Tenso
         match=r"Use the configuration that belongs to these weights|belongs to other weights",
     ):
         read(tmp_path, Taming())
+
+
+# As people have them
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["state_dict.", "model.", "ema.", "params_ema.", "net.", "generator.", "module._orig_mod."],
+)
+def test_usual_wrappers_are_taken_off(tmp_path: Path, state: dict[str, Tensor], place: str) -> None:
+    save_taming(tmp_path, state)
+    torch.save({place + name: x for name, x in state.items()}, tmp_path / "last.ckpt")
+    assert_holds(read(tmp_path, Taming()), state)
+
+
+def test_vqgan_of_a_transformer_over_codes_is_read(
+    tmp_path: Path, state: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    save_taming(tmp_path, state)
+    first = yaml.safe_load((tmp_path / "model.yaml").read_text())["model"]
+    model = {"target": "taming.Net2NetTransformer", "params": {"first_stage_config": first}}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": model}))
+    inside = {f"first_stage_model.{name}": x for name, x in state.items()}
+    inside |= {"transformer.head.weight": torch.ones(2), "cond_stage_model.x": torch.ones(2)}
+    torch.save({"state_dict": inside}, tmp_path / "last.ckpt")
+    with caplog.at_level("INFO", "dallemini.checkpoints"):
+        assert_holds(read(tmp_path, Taming()), state)
+    assert "left out: 'state_dict.transformer.head.weight'" in caplog.text
+
+
+def test_safetensors_beside_the_yaml_are_read(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_taming(tmp_path, state)
+    (tmp_path / "last.ckpt").unlink()
+    save_file({f"module.{name}": x for name, x in state.items()}, tmp_path / "model.safetensors")
+    assert_holds(read(tmp_path, Taming()), state)
+
+
+def test_what_only_training_needs_is_named_in_the_log(
+    tmp_path: Path, state: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    save_taming(tmp_path, state)
+    more = ("model_ema.decay", "quantize.cluster_size", "quantize.embedding.embed_avg")
+    content = {"state_dict": state | {name: torch.ones(2) for name in more}}
+    content["optimizer_states"] = {"state": {"0": torch.ones(2)}}
+    torch.save(content, tmp_path / "last.ckpt")
+    with caplog.at_level("INFO", "dallemini.checkpoints"):
+        assert_holds(read(tmp_path, Taming()), state)
+    for name in (*more, "optimizer_states.state.0"):
+        assert repr(name) in caplog.text
+
+
+def test_tensor_without_a_place_is_still_an_error(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_taming(tmp_path, state)
+    torch.save({"state_dict": state | {"extra.weight": torch.ones(2)}}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"no place in .*: 'extra.weight' \(2,\)"):
+        read(tmp_path, Taming())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ch_mult": [1] * 100_000}, "ch_mult has 100000 numbers, too many for a model"),
+        ({"num_res_blocks": 10**9}, "num_res_blocks must be at most 256, not 1000000000"),
+        ({"ch": [[["x"] * 99] * 99] * 99}, r"ch must be a whole number, not \[\["),
+    ],
+)
+def test_sizes_without_measure_are_refused_briefly(
+    tmp_path: Path, state: dict[str, Tensor], changes: dict[str, Any], message: str
+) -> None:
+    save_flax(tmp_path, state, **changes)
+    with pytest.raises(ConfigError, match=message) as caught:
+        VQGANJax().detect(open_source(tmp_path))
+    assert len(str(caught.value)) < 1000
+
+
+def test_setting_that_nobody_reads_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_taming(tmp_path, state, use_timestep=True)
+    with pytest.raises(UnsupportedModelError, match=r"not known here \('use_timestep'\)"):
+        Taming().detect(open_source(tmp_path))

@@ -347,6 +347,9 @@ def test_init_cache_refuses_rows_that_are_no_tensor(
     ("field", "value", "message"),
     [
         ("d_model", 0, "TransformerConfig.d_model must be at least 1, not 0"),
+        ("encoder_layers", 10**9, "encoder_layers must be at most 256, not 1000000000"),
+        ("d_model", 2**62, "d_model must be at most 16777216"),
+        ("image_length", 10**400, "image_length must be at most 16777216, not a number of about"),
         ("encoder_layers", -2, "encoder_layers must be at least 1, not -2"),
         ("decoder_start_token_id", -1, "decoder_start_token_id must be at least 0, not -1"),
         ("decoder_start_token_id", 16385, "16385 must be at most image_vocab_size 16384"),

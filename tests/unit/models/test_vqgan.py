@@ -307,6 +307,11 @@ def test_decode_refuses_a_code_outside_the_codebook(vqgan: VQGAN, code: int) -> 
     ("field", "value", "message"),
     [
         ("ch", 33, "ch must be a multiple of 32, not 33"),
+        ("ch_mult", (1,) * 100_000, "at most 16 levels .* not 100000 with 2 each"),
+        ("num_res_blocks", 100, "at most 16 levels .* with 256 blocks in all, not 5 with 100 each"),
+        ("resolution", 2**62, "Every size of a VQGANConfig must be at most 16777216"),
+        ("ch", 2**23, "Every size of a VQGANConfig must be at most 16777216, not 33554432"),
+        ("value_range", (0, 10**400), "value_range is too large for a number"),
         ("ch", 0, "Every size of a VQGANConfig must be at least 1"),
         ("ch_mult", (), "Every size of a VQGANConfig must be at least 1"),
         ("ch_mult", (1, 0), "Every size of a VQGANConfig must be at least 1"),
