@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -41,7 +41,7 @@ PART_FILES = (
 """Names of all the files that parts are saved in."""
 
 
-class Loadable(ABC):
+class Loadable(metaclass=ABCMeta):  # ABC itself has slots, which FSDP's classes do not have
     """A part that can be loaded from and saved to a folder or the Hugging Face Hub.
 
     A subclass says in `_load` how it is made from an opened source, and in `_save` how it is

@@ -138,7 +138,7 @@ def test_without_transformer_there_is_nothing_to_quantise(
 ) -> None:
     result = run("convert", tiny, output, "--subfolder", "vqgan", "--quantization", "int8")
     assert result.code == 1
-    assert "holds vqgan; leave out --quantization" in result.err
+    assert "holds vqgan; leave out int8" in result.err
     assert not output.exists()
 
 
