@@ -204,10 +204,12 @@ def _read(image: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> bytes:
 
 def _read_file(path: Path, name: str) -> bytes:
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # a pipe would wait, a device would never end
-            kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would wait, a device would never end
+            kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a device, pipe or socket"
             raise PictureError(name, "no image", f"its file cannot be read: it is {kind}")
+        if about.st_size > MAX_BYTES:
+            raise PictureError(name, "too large", f"it has more than {MAX_BYTES} bytes")
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,24 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], *, group: int =
 
 def write_tar(path: Path, samples: Sequence[Sample], *, first: int = 0) -> Path:
     """Write a tar shard: the files of a sample by their endings."""
+    files = {
+        f"{number:06}.{ending}": content
+        for number, sample in enumerate(samples, start=first)
+        for ending, content in sample.items()
+    }
+    return write_tar_files(path, files.items())
+
+
+def write_tar_files(path: Path, files: Iterable[tuple[str, bytes | str]]) -> Path:
+    """Write a tar, packed as its ending says, of these names and contents in this order."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for number, sample in enumerate(samples, start=first):
-            for ending, content in sample.items():
-                data = content.encode() if isinstance(content, str) else content
-                about = tarfile.TarInfo(f"{number:06}.{ending}")
-                about.size = len(data)
-                tar.addfile(about, io.BytesIO(data))
+    packing: Any = {".gz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}.get(path.suffix, "w")
+    with tarfile.open(path, packing) as tar:
+        for name, content in files:
+            data = content.encode() if isinstance(content, str) else content
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            tar.addfile(about, io.BytesIO(data))
     return path
 
 

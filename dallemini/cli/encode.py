@@ -150,5 +150,6 @@ def _summary(report: EncodeReport, process: str) -> str:
     return (
         f"{process}{report.images} pictures in {report.seconds:.1f} s ({speed:.1f} a second); "
         f"shards written: {report.shards}, there already: {report.skipped_shards}"
+        + (f"; with new captions: {report.updated_shards}" if report.updated_shards else "")
         + (f"; left out: {bad}" if bad else "")
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Literal
+
+_LINE_ENDS = re.compile(r"\r\n|\n|\r")  # str.splitlines knows others, which may stand in a caption
 
 
 class NotTextError(TypeError):
@@ -46,7 +49,7 @@ def read_caption_lines(content: bytes) -> tuple[str, ...]:
         ('a cat', 'a grey cat')
     """
     try:
-        return read_captions(content.decode("utf-8-sig").splitlines())
+        return read_captions(_LINE_ENDS.split(content.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         raise NotTextError(f"it is not UTF-8: {error}") from error
 

@@ -6,11 +6,9 @@ import dataclasses
 import logging
 import random
 import types
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from ..errors import InputError, InputTypeError
 from .config import DataConfig
@@ -19,8 +17,6 @@ from .records import BadRecord, BadRecordError, CaptionedImage, DataShard, RawRe
 from .sources import RowSource, StreamSource, open_source
 
 _DEFAULT = DataConfig()
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 _logger = logging.getLogger("dallemini.data")
 
 
@@ -34,16 +30,25 @@ class CaptionedImages:
         source: where records come from; `open` finds it.
         config: how they are read.
         name: for messages.
+        names: what the source was opened by; `name` alone when None.
     """
 
     def __init__(
-        self, source: RowSource | StreamSource, config: DataConfig = _DEFAULT, *, name: str = "data"
+        self,
+        source: RowSource | StreamSource,
+        config: DataConfig = _DEFAULT,
+        *,
+        name: str = "data",
+        names: Sequence[str | Path] | None = None,
     ) -> None:
         self.config, self.name = dataclasses.replace(config, image_size=config.side), name
+        self.names = (name,) if names is None else tuple(names)
         self._stream = source if isinstance(source, StreamSource) else None
         self._numbered = None if isinstance(source, StreamSource) else source
         self._bad: Counter[str] = Counter()
         self._reported: set[tuple[str, str]] = set()
+        for record in self.skipped:
+            self.report(record)
 
     @classmethod
     def open(
@@ -65,8 +70,8 @@ class CaptionedImages:
             MissingDependencyError: the package that reads this kind is not installed.
         """
         found = open_source(source, config)
-        name = str(source) if isinstance(source, str | Path) else ", ".join(map(str, source[:3]))
-        return cls(found, config, name=name)
+        names = [source] if isinstance(source, str | Path) else list(source)
+        return cls(found, config, name=", ".join(map(str, names[:3])), names=names)
 
     @property
     def is_stream(self) -> bool:
@@ -88,6 +93,11 @@ class CaptionedImages:
     def blocks(self) -> Sequence[int] | None:
         """Sizes of the groups of records that are read together, where it matters for speed."""
         return self._rows().blocks
+
+    @property
+    def skipped(self) -> Sequence[BadRecord]:
+        """What was found when the data were opened and can be no record, such as broken rows."""
+        return () if self._numbered is None else self._numbered.skipped
 
     @property
     def bad(self) -> Mapping[str, int]:
@@ -156,19 +166,14 @@ class CaptionedImages:
             ]
         return [DataShard(number, url, url=url) for number, url in enumerate(self._stream.urls)]
 
-    def read(self, shard: DataShard, *, workers: int = 0) -> Iterator[CaptionedImage]:
+    def read(self, shard: DataShard) -> Iterator[CaptionedImage]:
         """Yield the records of a shard in order, cropped in the middle; bad ones are skipped.
 
-        Args:
-            shard: one of `shards`.
-            workers: threads that decode ahead.
-
         Raises:
-            InputError: `workers` is negative, or a file cannot be read any more.
+            InputError: a file cannot be read any more.
         """
-        if workers < 0:
-            raise InputError(f"workers must be 0 or more, not {workers}.")
-        for outcome in _map_ahead(self._try_to_prepare, self._raw_records(shard), workers):
+        for record in self.raw_records(shard):
+            outcome = self.try_to_prepare(record)
             if isinstance(outcome, BadRecord):
                 self.report(outcome)
             else:
@@ -181,14 +186,20 @@ class CaptionedImages:
         except BadRecordError as error:
             return error.record
 
-    def _raw_records(self, shard: DataShard) -> Iterator[RawRecord | BadRecord]:
+    def raw_records(self, shard: DataShard) -> Iterator[RawRecord | BadRecord]:
+        """Yield the records of a shard before decoding, or what is wrong with them.
+
+        Raises:
+            InputError: a file cannot be read any more.
+        """
         if shard.url is not None:
             yield from self.stream.records(shard.url)
         else:
             for index in range(shard.start, shard.stop):
                 yield self.raw(index)
 
-    def _try_to_prepare(self, record: RawRecord | BadRecord) -> CaptionedImage | BadRecord:
+    def try_to_prepare(self, record: RawRecord | BadRecord) -> CaptionedImage | BadRecord:
+        """Decode the picture of a record, or return what is wrong with it."""
         if isinstance(record, BadRecord):
             return record
         try:
@@ -203,20 +214,3 @@ class CaptionedImages:
             f"{self.name} is a stream: its records have no numbers and are counted by reading. "
             "Use Batches, or read() with its shards()."
         )
-
-
-def _map_ahead(
-    work: Callable[[Item], Result], items: Iterator[Item], workers: int
-) -> Iterator[Result]:
-    """Apply `work` in order, by threads that are a few items ahead."""
-    if not workers:
-        yield from map(work, items)
-        return
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="dallemini-data") as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -1,7 +1,7 @@
 """Pictures to image tokens, shard by shard: the work that a transformer's training needs once.
 
-Knows what to encode and what is done already; `pieces` reads, `token_shards` knows the files. Every
-batch carries its place in its shard, and the order in which batches arrive plays no part.
+Knows batches and codes; `plan` knows what is done already, `pieces` reads, `token_shards` writes.
+Every batch carries its place in its shard, and the order in which batches arrive plays no part.
 
 Shapes: N pictures, L image tokens, S pixels.
 """
@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,27 +26,14 @@ from ..errors import InputError
 from ..files import PathName, make_folder
 from ..models.vqgan import VQGAN
 from .dataset import CaptionedImages
+from .marks import Mark, summarize
 from .order import check_split
 from .pieces import Pictures, Piece, PieceEnd, Pieces
+from .plan import Plan
 from .records import DataShard
-from .token_shards import (
-    TokenRows,
-    TokenShard,
-    import_parquet,
-    numbers_in,
-    shard_name,
-    token_dtype,
-    write_shard,
-)
+from .token_shards import TokenRows, import_parquet, token_dtype, write_shard
 
 _OF_TRAINING = ("mirror", "caption_choice", "caption_dropout", "shuffle_buffer")
-_SAME = ("vqgan", "codebook_size", "image_length", "data", "records", "source")
-_MEANINGS = {
-    "vqgan": "another VQGAN",
-    "data": "other settings of the data",
-    "records": "another number of records",
-    "source": "other records",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +45,7 @@ class EncodeReport:
         bad: records left out now, by reason.
         shards: files written now.
         skipped_shards: files that were there already.
+        updated_shards: those of them that got other captions or columns, with the codes they had.
         seconds: the time it took.
     """
 
@@ -66,6 +53,7 @@ class EncodeReport:
     bad: Mapping[str, int]
     shards: int
     skipped_shards: int
+    updated_shards: int = 0
     seconds: float
 
 
@@ -80,11 +68,15 @@ def encode_images(
     world_size: int = 1,
     workers: int = 0,
     progress: bool = True,
+    replace: bool = False,
 ) -> EncodeReport:
     """Encode every picture and write `output/tokens-00000.parquet` and so on.
 
     A shard is whole or not there, so that a run that was killed goes on where it was: the same call
     again skips what is written. Each process writes its own shards and none waits for another.
+
+    A shard knows the pictures and texts that it was made from. Where pictures changed since, it is
+    encoded again; where only texts did, it gets these and keeps its codes.
 
     The rows of a shard do not depend on `workers`, `rank` and `world_size`. Neither do they on
     `batch_size`, except where two codes are equally near to within the rounding of floats: a
@@ -102,14 +94,17 @@ def encode_images(
         world_size: number of processes that share the work.
         workers: processes that decode pictures ahead; 0 decodes in this one.
         progress: whether the first process shows a bar with pictures per second.
+        replace: whether files that were made by another VQGAN, with other settings or from other
+            pictures are made again, and those too many removed, instead of refused: for a folder
+            that nothing else is kept in.
 
     Returns:
         What this process did.
 
     Raises:
         InputError: a size or the rank is out of range; the VQGAN does not take pictures of this
-            size; a file in `output` was made by another VQGAN or from other data; or there is one
-            process and no record that can be used.
+            size; a file in `output` was made by another VQGAN, with other settings or from other
+            data; or no record can be used, of which no file is left.
         InputTypeError: `output` is no path.
         UnsupportedOperationError: the VQGAN only decodes.
         StorageError: `output` cannot be written.
@@ -123,18 +118,22 @@ def encode_images(
     import_parquet()
     folder = make_folder(output)
     shards = dataset.shards(shard_size)
-    plan = _Plan(folder, shards, _describe(vqgan, dataset))
+    common = {**_describe(vqgan, dataset), "shard_size": shard_size}
+    plan = Plan(folder, dataset, shards, common, replace=replace)
     mine = shards[rank::world_size]
-    missing = [shard for shard in mine if not plan.is_done(shard)]
+    missing, updated = plan.missing(mine)
     work = _Work(vqgan, plan, batch_size=batch_size, progress=progress and rank == 0)
     work.run(Pieces(dataset, missing, batch_size), workers)
-    if world_size == 1 and not work.images and len(missing) == len(mine):
+    if not rank:
+        work.bad.update(record.reason for record in dataset.skipped)
+    if not work.images and plan.drop_if_empty():
         raise InputError(_describe_nothing(work.bad))
     return EncodeReport(
         images=work.images,
         bad=dict(work.bad),
         shards=len(missing),
         skipped_shards=len(mine) - len(missing),
+        updated_shards=updated,
         seconds=time.monotonic() - started,
     )
 
@@ -176,67 +175,6 @@ def _fingerprint(vqgan: VQGAN) -> str:
     return digest.hexdigest()[:32]
 
 
-class _Plan:
-    """Which shards there are to be, and which of them there are.
-
-    Args:
-        folder: where.
-        shards: all, of every process.
-        common: the part of the footers that all have in common.
-
-    Raises:
-        InputError: `folder` holds more shards than there are to be.
-    """
-
-    def __init__(
-        self, folder: Path, shards: Sequence[DataShard], common: Mapping[str, Any]
-    ) -> None:
-        self.folder, self.common, self.count = folder, common, len(shards)
-        beyond = [number for number in numbers_in(folder) if number >= self.count]
-        if beyond:
-            raise InputError(
-                f"{folder} holds {shard_name(min(beyond))}, but these data make {self.count} "
-                "shards; choose an empty folder, or the data and shard size of before."
-            )
-
-    def metadata(self, shard: DataShard) -> dict[str, Any]:
-        """Return the footer of a shard, less what was bad in it."""
-        url = (shard.url or "").partition("?")[0]  # the rest may be a signature
-        place = {
-            "source": [url.rpartition("/")[2], shard.start, shard.stop],
-            "shard": shard.number,
-            "shards": self.count,
-        }
-        return {**self.common, **place}
-
-    def is_done(self, shard: DataShard) -> bool:
-        """Tell whether a shard is there.
-
-        One that was cut short, by a connection perhaps, or where all was bad, is tried again.
-
-        Raises:
-            InputError: the file of its name is another one.
-        """
-        path = self.folder / shard_name(shard.number)
-        if not path.exists():
-            return False
-        found, wanted = TokenShard.read(path), self.metadata(shard)
-        for name in _SAME:
-            if found.metadata.get(name) != wanted[name]:
-                raise InputError(
-                    f"{path} was made with {_MEANINGS.get(name, 'another ' + name)}: "
-                    f"{name} is {_short(found.metadata.get(name))} there and "
-                    f"{_short(wanted[name])} now. Choose another folder, or delete the old files."
-                )
-        bad = found.metadata.get("bad", {})
-        return "broken shard" not in bad and (found.rows > 0 or not bad)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
 class _Draft:
     """A shard whose pieces are still coming in, in any order."""
 
@@ -244,6 +182,7 @@ class _Draft:
         self.left = parts
         self.bad: collections.Counter[str] = collections.Counter()
         self.batches: dict[tuple[int, int], TokenRows] = {}
+        self.marks: dict[int, Sequence[Mark]] = {}
 
     def rows(self, length: int, dtype: np.dtype[Any]) -> TokenRows:
         """Return everything in the order of the source."""
@@ -260,7 +199,7 @@ class _Draft:
 class _Work:
     """Encodes what is read and writes the shards that are full."""
 
-    def __init__(self, vqgan: VQGAN, plan: _Plan, *, batch_size: int, progress: bool) -> None:
+    def __init__(self, vqgan: VQGAN, plan: Plan, *, batch_size: int, progress: bool) -> None:
         self.vqgan, self.plan, self.progress = vqgan, plan, progress
         self.images = 0
         self.bad: collections.Counter[str] = collections.Counter()
@@ -304,6 +243,7 @@ class _Work:
             raise end.error
         draft = self._draft(end.piece)
         draft.bad.update(end.bad)
+        draft.marks[end.piece.part] = end.marks
         self.bad.update(end.bad)
         draft.left -= 1
         if not draft.left:
@@ -314,6 +254,7 @@ class _Work:
 
     def _write(self, shard: DataShard) -> None:
         draft = self._drafts.pop(shard.number)
-        metadata = {**self.plan.metadata(shard), "bad": dict(draft.bad)}
+        marks = summarize(mark for part in sorted(draft.marks) for mark in draft.marks[part])
+        metadata = {**self.plan.metadata(shard), **marks, "bad": dict(draft.bad)}
         rows = draft.rows(metadata["image_length"], self._dtype)
-        write_shard(self.plan.folder / shard_name(shard.number), rows, metadata)
+        write_shard(self.plan.path(shard), rows, metadata)

@@ -42,7 +42,8 @@ def decode_image(image: bytes | Path, *, key: str, config: DataConfig) -> Image.
             draft_side=2 * config.side,
         )
     except MissingFileError as error:
-        raise _bad(key, "no image", "its file cannot be read: there is none") from error
+        hint = "; paths are written with /, not \\" if "\\" in str(image) else ""
+        raise _bad(key, "no image", f"its file cannot be read: there is none{hint}") from error
     except PictureError as error:
         raise _bad(key, error.reason, error.detail) from error
 

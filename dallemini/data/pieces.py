@@ -24,7 +24,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import DalleMiniError
 from .dataset import CaptionedImages
-from .records import CaptionedImage, DataShard
+from .marks import Mark, mark, mark_shard
+from .records import BadRecord, CaptionedImage, DataShard
 
 PIECE = 256  # records of a piece; more where a batch has more
 
@@ -79,10 +80,18 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class PieceEnd:
-    """A piece was read; the last thing that is heard of it."""
+    """A piece was read; the last thing that is heard of it.
+
+    Attributes:
+        piece: which.
+        bad: records left out, by reason.
+        marks: of all records, the bad ones included; of a tar, of its file.
+        error: what ended it early.
+    """
 
     piece: Piece
     bad: Mapping[str, int]
+    marks: Sequence[Mark] = ()
     error: DalleMiniError | None = None
 
 
@@ -112,10 +121,12 @@ class Pieces(IterableDataset[Pictures | PieceEnd]):
         return (Piece(shard, part, parts, self.size) for part in range(parts))
 
     def _read(self, piece: Piece) -> Iterator[Pictures | PieceEnd]:
-        before = collections.Counter(self.dataset.bad)
+        bad: collections.Counter[str] = collections.Counter()
+        is_tar = piece.shard.url is not None
+        marks = mark_shard(self.dataset, piece.shard) if is_tar else []
         error = None
         try:
-            records = iter(self.dataset.read(piece.records))
+            records = self._prepare(piece, bad, None if is_tar else marks)
             for number in itertools.count():
                 several = list(itertools.islice(records, self.batch_size))
                 if not several:
@@ -123,7 +134,21 @@ class Pieces(IterableDataset[Pictures | PieceEnd]):
                 yield _pack(piece, number, several)
         except DalleMiniError as raised:  # told as it is, not as torch quotes a worker's error
             error = raised
-        yield PieceEnd(piece, collections.Counter(self.dataset.bad) - before, error)
+        yield PieceEnd(piece, bad, marks, error)
+
+    def _prepare(
+        self, piece: Piece, bad: collections.Counter[str], marks: list[Mark] | None
+    ) -> Iterator[CaptionedImage]:
+        """Yield what can be used, count the rest, and note each record before it is decoded."""
+        for record in self.dataset.raw_records(piece.records):
+            if marks is not None:
+                marks.append(mark(record))
+            outcome = self.dataset.try_to_prepare(record)
+            if isinstance(outcome, BadRecord):
+                self.dataset.report(outcome)
+                bad[outcome.reason] += 1
+            else:
+                yield outcome
 
 
 def _pack(piece: Piece, number: int, records: Sequence[CaptionedImage]) -> Pictures:

@@ -13,6 +13,7 @@ from ..errors import InputError
 
 Reason = Literal[
     "no image",
+    "second image",
     "not an image",
     "broken image",
     "animated",

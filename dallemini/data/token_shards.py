@@ -12,8 +12,9 @@ Shapes: N pictures, L image tokens.
 from __future__ import annotations
 
 import glob
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingDependencyError, MissingFileError
+from ..errors import DalleMiniError, InputError, MissingDependencyError, MissingFileError
 from ..files import replacing
+from .sources.arrow import UNREADABLE, check_size, repeated_texts, short
+from .sources.files import check_regular
 
 METADATA_KEY = b"dallemini"
 _COLUMNS = ("key", "captions", "image_tokens")
 _PATTERN = "tokens-*.parquet"
+_LARGEST_TEXTS = 2**28  # bytes of the texts of a group of rows
+_LARGEST = 2**1000  # of whole numbers that are stored as floats
+_MOST = 2**31  # codes of a codebook, or tokens of a picture
+
+
+def _is_count(first: int, end: int) -> Callable[[object], bool]:
+    return lambda value: type(value) is int and first <= value < end
+
+
+_NEEDED: Mapping[str, Callable[[object], bool]] = {  # names in a footer, and what they can be
+    "codebook_size": _is_count(1, _MOST),
+    "image_length": _is_count(1, _MOST),
+    "shard": _is_count(0, 2**63),
+    "shards": _is_count(1, 2**63),
+    "vqgan": lambda value: isinstance(value, str),
+}
 _ROWS_OF_A_GROUP = 10_000
 
 
@@ -54,18 +73,38 @@ class TokenShard:
         """
         parquet = import_parquet()
         try:
+            check_regular(path)
             footer = parquet.read_metadata(path)
             metadata = json.loads((footer.metadata or {}).get(METADATA_KEY, b"null"))
-        except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        except (*UNREADABLE, RecursionError) as error:
+            if isinstance(error, DalleMiniError):
+                raise
             raise InputError(
-                f"{path} cannot be read as Parquet ({error}); delete it and encode again."
+                f"{path} cannot be read as Parquet ({short(error)}); delete it and encode again."
             ) from error
-        needed = {"codebook_size", "image_length", "shard", "shards", "vqgan"}
-        if not isinstance(metadata, dict) or not needed <= metadata.keys():
+        if not isinstance(metadata, dict) or not set(_NEEDED) <= metadata.keys():
             raise InputError(
                 f"{path} was not written by `dallemini encode`; name the folder that it wrote."
             )
+        for name, is_right in _NEEDED.items():
+            if not is_right(metadata[name]):
+                raise InputError(
+                    f"{path} says that its {name} is {short_json(metadata[name])}, which cannot "
+                    "be; delete it and encode again."
+                )
+        if metadata["shard"] >= metadata["shards"]:
+            raise InputError(
+                f"{path} says that it is shard {metadata['shard']} of {metadata['shards']}, which "
+                "cannot be; delete it and encode again."
+            )
+        check_size(path, footer, footer.schema.to_arrow_schema().names)
         return cls(path=path, rows=footer.num_rows, metadata=metadata)
+
+
+def short_json(value: object) -> str:
+    """Return a value as JSON, cut where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,6 +162,13 @@ def token_dtype(codebook_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if codebook_size <= 2**16 else np.int32)
 
 
+def is_encoded(path: Path) -> bool:
+    """Tell whether a name stands for encoded pictures: a folder of shards, or shards by name."""
+    if path.is_dir():
+        return any(path.glob(_PATTERN))
+    return path.match(_PATTERN) and (path.exists() or bool(glob.glob(str(path))))
+
+
 def find_shards(path: Path) -> list[TokenShard]:
     """Return the shards that a name stands for, in order.
 
@@ -165,11 +211,49 @@ def write_shard(path: Path, rows: TokenRows, metadata: Mapping[str, Any]) -> Non
     Raises:
         StorageError: it cannot be written.
     """
-    parquet = import_parquet()
+    parquet, table = import_parquet(), _table(rows, metadata)
     with replacing(path) as file:
-        parquet.write_table(
-            _table(rows, metadata), file, row_group_size=_ROWS_OF_A_GROUP, compression="zstd"
-        )
+        parquet.write_table(table, file, row_group_size=_ROWS_OF_A_GROUP, compression="zstd")
+
+
+def rewrite_shard(
+    shard: TokenShard,
+    metadata: Mapping[str, Any],
+    texts: Mapping[str, tuple[Sequence[str], Mapping[str, object]]] | None,
+) -> bool:
+    """Write a shard again with the codes that it has; tells whether that could be done.
+
+    Args:
+        shard: what there is.
+        metadata: JSON values for the new footer.
+        texts: key to the captions and other columns of a picture; None keeps those that there are.
+
+    Raises:
+        InputError: the file is damaged.
+        StorageError: it cannot be written.
+    """
+    try:
+        with _open(shard.path) as file:
+            table = file.read(use_threads=False)
+        keys = table.column("key").to_pylist()
+        captions = table.column("captions").to_pylist()
+        columns = table.drop_columns(list(_COLUMNS)).to_pylist()
+        dtype = token_dtype(shard.metadata["codebook_size"])
+        none = np.empty((0, shard.metadata["image_length"]), dtype)
+        codes = np.concatenate([none, *(arrays["tokens"] for arrays in read_arrays(shard))])
+        if texts is not None:
+            if len(set(keys)) < len(keys) or not set(keys) <= texts.keys():
+                return False
+            captions, columns = [texts[key][0] for key in keys], [texts[key][1] for key in keys]
+    except UNREADABLE as error:
+        if isinstance(error, DalleMiniError):
+            raise
+        raise InputError(
+            f"{shard.path} cannot be read ({short(error)}); delete it and encode again."
+        ) from error
+    rows = TokenRows(keys=keys, captions=captions, image_tokens=codes, columns=columns)
+    write_shard(shard.path, rows, metadata)
+    return True
 
 
 def read_arrays(shard: TokenShard) -> Iterator[dict[str, NDArray[Any]]]:
@@ -184,28 +268,73 @@ def read_arrays(shard: TokenShard) -> Iterator[dict[str, NDArray[Any]]]:
     Raises:
         InputError: the file is damaged, or holds codes that its footer does not allow.
     """
-    parquet = import_parquet()
     try:
-        with parquet.ParquetFile(shard.path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_OF_A_GROUP, columns=list(_COLUMNS)):
+        with _open(shard.path) as file:
+            _check_columns(file.schema_arrow, shard)
+            for batch in file.iter_batches(
+                batch_size=_ROWS_OF_A_GROUP, columns=list(_COLUMNS), use_threads=False
+            ):
                 yield _flat(batch, shard)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
+        if isinstance(error, DalleMiniError):
+            raise
         raise InputError(
-            f"{shard.path} cannot be read ({error}); delete it and encode again."
+            f"{shard.path} cannot be read ({short(error)}); delete it and encode again."
         ) from error
+
+
+def _open(path: Path) -> Any:
+    parquet = import_parquet()
+    return parquet.ParquetFile(
+        path, read_dictionary=list(repeated_texts(parquet.read_metadata(path)))
+    )
+
+
+def _check_columns(schema: Any, shard: TokenShard) -> None:
+    """Refuse columns of another kind than `write_shard` writes.
+
+    Raises:
+        InputError: one is, or is missing.
+    """
+    from pyarrow import types
+
+    kinds: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "key": ("texts", _is_text),
+        "captions": ("lists of texts", lambda kind: _is_list(kind, _is_text)),
+        "image_tokens": (
+            "lists of whole numbers",
+            lambda kind: _is_list(kind, types.is_integer),
+        ),
+    }
+    for name, (what, is_right) in kinds.items():
+        if schema.names.count(name) != 1 or not is_right(schema.field(name).type):
+            raise InputError(
+                f"{shard.path} cannot be read: it has no column {name!r} of {what}; delete it and "
+                "encode again."
+            )
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind.value_type if types.is_dictionary(kind) else kind))
+
+
+def _is_list(kind: Any, is_value: Callable[[Any], bool]) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_list(kind) and is_value(kind.value_type))
 
 
 def _check_complete(folder: Path, shards: Sequence[TokenShard]) -> None:
     wanted = max(shard.metadata["shards"] for shard in shards)
     found = {shard.metadata["shard"] for shard in shards}
-    missing = [shard_name(index) for index in range(wanted) if index not in found]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    missing = (shard_name(index) for index in range(wanted) if index not in found)
+    if shown := list(itertools.islice(missing, 4)):
         raise InputError(
-            f"{folder} holds {len(found)} of {wanted} shards; missing: {shown}. Run the same "
-            "`dallemini encode` again to make them, or name files to use these alone."
+            f"{folder} holds {len(found)} of {wanted} shards; missing: {', '.join(shown[:3])}"
+            f"{', ...' if len(shown) > 3 else ''}. Run the same `dallemini encode` again to make "
+            f"them, or name files to use these alone, such as {shards[0].path}."
         )
 
 
@@ -220,11 +349,11 @@ def _table(rows: TokenRows, metadata: Mapping[str, Any]) -> Any:
         "captions": pa.array(captions, pa.list_(pa.string())),
         "image_tokens": pa.ListArray.from_arrays(starts, pa.array(codes.reshape(-1))),
     }
-    names = dict.fromkeys(name for row in rows.columns for name in row if name not in columns)
+    names = dict.fromkeys(name for row in rows.columns for name in row)
     for name in names:
         values = [row.get(name) for row in rows.columns]
         if any(value is not None for value in values):
-            columns[_clean(name)] = _column(values)
+            columns.setdefault(_clean(name), _column(values))
     note = json.dumps(metadata, sort_keys=True).encode()
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: note})
 
@@ -238,10 +367,14 @@ def _column(values: Sequence[Any]) -> Any:
         return pa.array(values, pa.bool_())
     if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
         return pa.array(values, pa.int64())
-    if kinds <= {int, float}:
+    if kinds <= {int, float} and all(map(_is_float, values)):
         return pa.array([None if v is None else float(v) for v in values], pa.float64())
     texts = [None if value is None else _clean(str(value)) for value in values]
     return pa.array(texts, pa.string())
+
+
+def _is_float(value: Any) -> bool:
+    return not isinstance(value, int) or abs(value) < _LARGEST
 
 
 def _clean(text: str) -> str:
@@ -270,9 +403,9 @@ def _lengths(column: Any) -> NDArray[Any]:
 
 def _codes(column: Any, shard: TokenShard) -> NDArray[Any]:
     length, codebook_size = shard.metadata["image_length"], shard.metadata["codebook_size"]
-    codes: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
-    if (_lengths(column) != length).any():
+    if (_lengths(column) != length).any() or column.flatten().null_count:
         raise InputError(f"{shard.path} holds pictures of other than {length} tokens.")
+    codes: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
     if len(codes) and not 0 <= codes.min() <= codes.max() < codebook_size:
         raise InputError(f"{shard.path} holds codes outside 0 to {codebook_size - 1}.")
     return codes.astype(token_dtype(codebook_size), copy=False).reshape(-1, length)
@@ -282,8 +415,21 @@ def _strings(column: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the UTF-8 bytes of a column of strings, and where each ends in them."""
     if not len(column):
         return np.empty(0, np.uint8), np.empty(0, np.int64)
+    if hasattr(column, "indices"):
+        column = _repeat(column)
     column = column.cast("large_string")
+    column.validate(full=True)  # or a text may be no UTF-8
     _, ends, data = column.buffers()
     offsets = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
     text = np.frombuffer(data or b"", np.uint8)[offsets[0] : offsets[-1]]
     return text, offsets[1:] - offsets[0]
+
+
+def _repeat(column: Any) -> Any:
+    """Return the texts that a column of numbers stands for, unless they are gigabytes."""
+    from pyarrow import compute
+
+    lengths = compute.binary_length(column.dictionary).take(column.indices)
+    if (compute.sum(lengths).as_py() or 0) > _LARGEST_TEXTS:
+        raise ValueError(f"some rows of it have more than {_LARGEST_TEXTS} bytes of text")
+    return column.dictionary_decode()

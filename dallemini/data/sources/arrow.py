@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,27 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..config import DataConfig
 from ..filters import Filter
-from .base import Fields, missing_package
+from ..records import BadRecord
+from .base import Fields, all_filters, missing_package
+from .delimited import read_cells, read_header
 
 LARGEST_GROUP = 2**31  # bytes of a row group with pictures, before compression
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_UNREADABLE = OSError, ValueError, KeyError  # pyarrow's own errors are of these kinds
+# What pyarrow's own errors are, each of one of these kinds.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    NotImplementedError,
+    MemoryError,
+)
+_FEW = 2**26  # bytes that any file may hold
+_MOST_TIMES = 15  # how many times larger than its file other contents may be
+_NO_VALUES = frozenset(("", "NA", "N/A", "n/a", "NULL", "null", "NaN", "nan"))
+_logger = logging.getLogger("dallemini.data")
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,7 @@ class TableFile:
         names: all its columns.
         wanted: those that records are made of: these two, and the simple ones.
         groups: rows of each row group, where they hold pictures, else None.
+        dictionaries: columns of Parquet that are read as `repeated_texts` says.
     """
 
     path: Path
@@ -38,6 +55,7 @@ class TableFile:
     names: tuple[str, ...]
     wanted: tuple[str, ...]
     groups: tuple[int, ...] | None = None
+    dictionaries: tuple[str, ...] = ()
 
 
 def open_table(path: Path, config: DataConfig) -> TableFile:
@@ -57,22 +75,115 @@ def is_csv(path: Path) -> bool:
 
 
 def read_rows(file: TableFile, columns: Collection[str], *, group: int | None = None) -> Any:
-    """Return a pyarrow table of some columns, of the whole file or of one row group.
+    """Return a pyarrow table of some columns of Parquet, of the whole file or of one row group.
 
     Raises:
         InputError: the file cannot be read.
         MissingDependencyError: pyarrow is not installed.
     """
     names = [name for name in file.names if name in columns]
+    repeated = list(file.dictionaries)
     try:
-        if is_csv(file.path):
-            return _read_csv(file, names)
-        with _pyarrow().parquet.ParquetFile(file.path) as parquet:
+        with _pyarrow().parquet.ParquetFile(file.path, read_dictionary=repeated) as parquet:
             if group is None:
                 return parquet.read(columns=names, use_threads=False)
             return parquet.read_row_group(group, columns=names, use_threads=False)
-    except _UNREADABLE as error:
-        raise InputError(f"{file.path} cannot be read: {error}.") from error
+    except UNREADABLE as error:
+        raise InputError(f"{file.path} cannot be read: {short(error)}.") from error
+
+
+def read_csv(file: TableFile) -> tuple[Any, list[BadRecord]]:
+    """Return a pyarrow table of a CSV or TSV file, and the rows that cannot be read.
+
+    Captions and paths are texts, whatever they look like.
+
+    Raises:
+        InputError: the file cannot be read.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    pyarrow = _pyarrow()
+    names, fields = file.names, file.fields
+    columns: list[list[str]] = [[] for _ in names]
+    bad, broken_lines = [], 0
+    places = [names.index(name) for name in (fields.image, fields.caption) if name is not None]
+    delimiter = _DELIMITERS[file.path.suffix.lower()]
+    for line, cells in read_cells(file.path, delimiter, width=len(names), image=places[0]):
+        key = f"{file.path.name}:{line}"
+        if isinstance(cells, str):
+            bad.append(BadRecord(key, "broken metadata", f"line {line}: {cells}"))
+        elif not _is_utf8(cells):
+            bad.append(BadRecord(key, "caption is not text", f"line {line} is not UTF-8"))
+        else:
+            broken_lines += any("\n" in cells[place] or "\t" in cells[place] for place in places)
+            for values, cell in zip(columns, cells, strict=True):
+                values.append(cell)
+    if broken_lines:
+        _logger.warning(
+            "%s: %d captions hold tabs or line breaks; look for quotes that are not closed",
+            file.path,
+            broken_lines,
+        )
+    arrays = {
+        name: pyarrow.array(values, pyarrow.string()) if place in places else _typed(values)
+        for place, (name, values) in enumerate(zip(names, columns, strict=True))
+    }
+    return pyarrow.table(arrays), bad
+
+
+def values_of(column: Any) -> Iterator[Any]:
+    """Yield the values of a pyarrow column; None for those that Python cannot hold as they are."""
+    for value in column:
+        try:
+            yield value.as_py()
+        except (UnicodeDecodeError, ValueError, OverflowError):
+            yield None
+
+
+def short(error: BaseException) -> str:
+    """Return the first line of what a library says, which may quote whole files."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+
+
+def repeated_texts(footer: Any) -> tuple[str, ...]:
+    """Return the columns of texts or bytes that are stored as numbers of a list of values.
+
+    They are to be read as such (`read_dictionary`): a megabyte that is named a million times is a
+    small file, and would not fit into any memory.
+    """
+    names: dict[str, None] = {}
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
+                names[chunk.path_in_schema] = None
+    return tuple(names)
+
+
+def check_size(path: Path, footer: Any, columns: Collection[str]) -> None:
+    """Refuse a file that unpacks to many times its size, which no pictures and captions do.
+
+    Args:
+        path: for the message.
+        footer: pyarrow's metadata of the file.
+        columns: those that will be read.
+
+    Raises:
+        InputError: it does.
+    """
+    packed = whole = 0
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            if chunk.path_in_schema.partition(".")[0] in columns:
+                packed += max(chunk.total_compressed_size, 0)
+                whole += max(chunk.total_uncompressed_size, 4 * chunk.num_values)
+    if whole > _FEW and whole > _MOST_TIMES * packed:
+        raise InputError(
+            f"{path} would unpack {packed} bytes to {whole / 2**30:.1f} GiB, as no pictures and "
+            "captions do; it is not read."
+        )
 
 
 def passing_rows(table: Any, filters: Sequence[Filter]) -> NDArray[np.int64]:
@@ -85,7 +196,7 @@ def passing_rows(table: Any, filters: Sequence[Filter]) -> NDArray[np.int64]:
         if numeric and isinstance(condition.value, float):
             mask &= condition.passes_all(column.to_numpy())
         else:
-            mask &= np.fromiter(map(condition.passes, column.to_pylist()), bool, len(table))
+            mask &= np.fromiter(map(condition.passes, values_of(column)), bool, len(table))
     return np.flatnonzero(mask)
 
 
@@ -94,14 +205,18 @@ def _open_parquet(path: Path, config: DataConfig) -> TableFile:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             footer, schema = file.metadata, file.schema_arrow
-    except _UNREADABLE as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}.") from error
+            dictionaries = repeated_texts(footer)
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read as Parquet: {short(error)}.") from error
     fields = Fields.choose(schema.names, config, name=str(path))
     needed = {fields.image, fields.caption}
     wanted = [f.name for f in schema if f.name in needed or _is_simple(f.type)]
+    filtered = {condition.column for condition in all_filters(config)}
+    check_size(path, footer, {*wanted, *filtered})
     kind, types = schema.field(fields.image).type, pyarrow.types
     if not (types.is_binary(kind) or types.is_large_binary(kind) or types.is_struct(kind)):
-        return TableFile(path, fields, tuple(schema.names), tuple(wanted))
+        names = tuple(schema.names)
+        return TableFile(path, fields, names, tuple(wanted), dictionaries=dictionaries)
     about = [footer.row_group(number) for number in range(footer.num_row_groups)]
     for group in about:
         if group.total_byte_size > LARGEST_GROUP:
@@ -111,32 +226,37 @@ def _open_parquet(path: Path, config: DataConfig) -> TableFile:
                 "once. Write it again with row_group_size=1000."
             )
     rows = tuple(group.num_rows for group in about)
-    return TableFile(path, fields, tuple(schema.names), tuple(wanted), rows)
+    return TableFile(path, fields, tuple(schema.names), tuple(wanted), rows, dictionaries)
 
 
 def _open_csv(path: Path, config: DataConfig) -> TableFile:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file, delimiter=_DELIMITERS[path.suffix.lower()]), [])
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as text: {error}.") from error
+    _pyarrow()
+    names = read_header(path, _DELIMITERS[path.suffix.lower()])
     fields = Fields.choose(names, config, name=str(path))
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"{path} has several columns {twice!r}; give each a name of its own.")
     return TableFile(path, fields, tuple(names), tuple(names))
 
 
-def _read_csv(file: TableFile, names: list[str]) -> Any:
-    """Read columns; captions and paths are texts, whatever they look like."""
+def _typed(values: list[str]) -> Any:
+    """Return a column of whole numbers, numbers, truth values, or else texts."""
     pyarrow = _pyarrow()
-    texts = {file.fields.image, file.fields.caption} & set(names)
-    return pyarrow.csv.read_csv(
-        file.path,
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=_DELIMITERS[file.path.suffix.lower()], newlines_in_values=True
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            include_columns=names, column_types=dict.fromkeys(texts, pyarrow.string())
-        ),
-    )
+    texts = pyarrow.array([None if v in _NO_VALUES else v for v in values], pyarrow.string())
+    for kind in (pyarrow.int64(), pyarrow.float64(), pyarrow.bool_()):
+        try:
+            return texts.cast(kind)
+        except pyarrow.ArrowInvalid:
+            continue
+    return pyarrow.array(values, pyarrow.string())
+
+
+def _is_utf8(cells: Sequence[str]) -> bool:
+    """Tell whether texts that were read as UTF-8 were that."""
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_simple(kind: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,31 @@ from ..config import DataConfig
 from ..filters import Filter, parse_filter
 from ..records import BadRecord, BadRecordError, RawRecord
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm")
+IMAGE_ENDINGS: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+IMAGE_ENDINGS += ("avif", "ppm", "jfif", "jpe", "jp2")
+TEXT_ENDINGS = ("txt", "caption")
+# Pictures that people have, which PIL alone does not read, or not as pixels.
+UNREAD_ENDINGS: tuple[str, ...] = ("svg", "svgz", "heic", "heif", "jxl", "psd", "eps", "ai")
+UNREAD_ENDINGS += ("pdf", "xcf", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf")
+WITHOUT_CAPTIONS = (
+    "Where captions are not needed, as for a VQGAN, set require_captions=False "
+    "(--data.require-captions False; of `dallemini encode`: --no-require-captions)."
+)
 # Names that datasets, img2dataset and the LAION lists use, in the order in which they are tried.
-_IMAGE_NAMES: tuple[str, ...] = ("image", "file", "file_name", "filename", "path", "image_path")
-_IMAGE_NAMES += IMAGE_ENDINGS
-_CAPTION_NAMES = ("caption", "captions", "text", "txt", "TEXT")
+IMAGE_NAMES: tuple[str, ...] = ("image", "file", "file_name", "filename", "path", "image_path")
+IMAGE_NAMES += IMAGE_ENDINGS
+CAPTION_NAMES = ("caption", "captions", "text", "txt", "TEXT")
+_LONGEST_KEY = 1000
 
 
 class RowSource(Protocol):
-    """Records that are reached by their number."""
+    """Records that are reached by their number.
+
+    Attributes:
+        skipped: what was found that can be no record, such as broken rows of a table.
+    """
+
+    skipped: Sequence[BadRecord]
 
     @property
     def blocks(self) -> Sequence[int] | None:
@@ -119,7 +136,7 @@ class Fields:
         if caption is None and config.require_captions:
             raise InputError(
                 f"{name} has no column {config.caption_column!r} with captions; its columns are: "
-                f"{listed}. Set DataConfig.caption_column, or require_captions=False."
+                f"{listed}. Set DataConfig.caption_column. {WITHOUT_CAPTIONS}"
             )
         return cls(image, caption, config.require_captions)
 
@@ -138,9 +155,10 @@ class Fields:
         if isinstance(value, Mapping):  # as `datasets` keeps pictures
             content, path = value.get("bytes"), value.get("path")
             value = path if content is None else content
-            key = str(row.get("key") or path or place)
+            key = str(row.get("key") or path or place)[:_LONGEST_KEY]
         else:
-            key = str(row.get("key") or (value if isinstance(value, str) else "") or place)
+            named = value if isinstance(value, str) else ""
+            key = str(row.get("key") or named or place)[:_LONGEST_KEY]
         return RawRecord(
             key=key,
             image=_image(value, key, folder),
@@ -173,14 +191,35 @@ def checked_captions(value: object, key: str, *, require: bool) -> tuple[str, ..
     return captions
 
 
+def pick_caption_value(columns: Mapping[str, Any], config: DataConfig) -> tuple[str | None, object]:
+    """Return the column of a JSON file with captions, and its value; a blank one does not count."""
+    name = pick_caption([name for name, value in columns.items() if not _is_blank(value)], config)
+    return name, None if name is None else columns[name]
+
+
+def parse_columns(content: bytes, key: str, *, name: str) -> dict[str, Any]:
+    """Return the columns in a JSON file.
+
+    Raises:
+        BadRecordError: it holds no JSON object.
+    """
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadRecordError(BadRecord(key, "broken metadata", f"{name}: {error}")) from error
+    if not isinstance(row, dict):
+        raise BadRecordError(BadRecord(key, "broken metadata", f"{name} holds no JSON object"))
+    return row
+
+
 def pick_image(columns: Sequence[str], config: DataConfig) -> str | None:
     """Return the column with the picture: the configured one or, by default, a usual one."""
-    return _pick(columns, config.image_column, _IMAGE_NAMES)
+    return _pick(columns, config.image_column, IMAGE_NAMES)
 
 
 def pick_caption(columns: Sequence[str], config: DataConfig) -> str | None:
     """Return the column with the captions, likewise."""
-    return _pick(columns, config.caption_column, _CAPTION_NAMES)
+    return _pick(columns, config.caption_column, CAPTION_NAMES)
 
 
 def simple_columns(row: Mapping[str, Any], without: Iterable[str | None]) -> dict[str, object]:
@@ -203,6 +242,12 @@ def missing_package(package: str, purpose: str) -> MissingDependencyError:
 def _pick(columns: Sequence[str], configured: str, usual: Sequence[str]) -> str | None:
     names = usual if configured == usual[0] else (configured,)
     return next((name for name in names if name in columns), None)
+
+
+def _is_blank(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_blank, value))
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _image(value: object, key: str, folder: Path) -> bytes | Path:

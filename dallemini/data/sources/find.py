@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from ...errors import InputError, InputTypeError, MissingFileError
 from ..config import DataConfig
 from .base import RowSource, StreamSource
+from .files import check_regular, expand_pattern, walk
 from .jsonl import JsonLines
 from .pictures import PictureFolder, find_pictures
 from .table import Table
@@ -46,6 +46,7 @@ def open_source(
 
 
 def _open_files(names: Sequence[str], config: DataConfig) -> RowSource | StreamSource:
+    _check_each(names)
     if all(_ADDRESS.match(name) or _TAR.search(name) for name in names):
         return TarShards(tuple(names), config)
     if all(_TABLE.search(name) for name in names):
@@ -66,12 +67,15 @@ def _open_folder(folder: Path, config: DataConfig) -> RowSource | StreamSource:
     if tars := sorted(path for path in folder.iterdir() if _TAR.search(path.name)):
         return _open_files([str(path) for path in tars], config)
     _check_no_list_below(folder)
-    if next(find_pictures(folder), None) is not None:
+    if any(picture.is_read for picture in find_pictures(folder)):
         return PictureFolder(folder, config)
+    below = [parent / name for parent, names in walk(folder) for name in names]
     for ending in (_TAR, _TABLE):
-        if files := sorted(path for path in folder.rglob("*") if ending.search(path.name)):
+        if files := sorted(path for path in below if ending.search(path.name)):
             _check_one_split(folder, files)
             return _open_files([str(path) for path in files], config)
+    if next(find_pictures(folder), None) is not None:
+        return PictureFolder(folder, config)  # which says of what kinds they are
     raise InputError(
         f"{folder} holds no data: neither {', '.join(_LISTS)}, nor .tar files, pictures with .txt "
         "files, .parquet or .csv files."
@@ -101,6 +105,18 @@ def _check_one_split(folder: Path, files: Sequence[Path]) -> None:
         )
 
 
+def _check_each(names: Sequence[str]) -> None:
+    """Refuse what would never end to be read, and addresses that nothing here reads."""
+    for name in names:
+        if name.lower().startswith("hf://"):
+            raise InputError(
+                f"{name} is on the Hugging Face Hub, from which data are not read; download it "
+                "first, by `hf download --repo-type dataset`, and name the folder."
+            )
+        if not _ADDRESS.match(name) and not Path(name).is_dir():
+            check_regular(Path(name))
+
+
 def _expand(name: str) -> list[str]:
     """Return the files and addresses that a name stands for: itself, {000..123}, or a pattern."""
     if not name:
@@ -111,7 +127,7 @@ def _expand(name: str) -> list[str]:
     for entry in _expand_braces(name):
         if _ADDRESS.match(entry) or Path(entry).exists():
             expanded.append(entry)
-        elif found := sorted(glob.glob(entry, recursive=True)):
+        elif found := expand_pattern(entry):
             expanded += found
         else:
             raise MissingFileError(f"There is no file or folder {entry!r}.")

@@ -16,6 +16,7 @@ from ...errors import InputError
 from ..config import DataConfig
 from ..records import BadRecord, BadRecordError, RawRecord
 from .base import Fields, all_filters, check_any_left, check_filters
+from .files import LARGEST_TEXT
 
 _LOOKED_AT = 100  # lines that tell which columns there are
 
@@ -32,6 +33,7 @@ class JsonLines:
     """
 
     blocks = None
+    skipped = ()
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
@@ -70,7 +72,7 @@ class JsonLines:
         start = int(self.starts[index])
         with self.path.open("rb") as file:
             file.seek(start)
-            row = _parse(file.readline())
+            row = _parse(file.readline(LARGEST_TEXT))
         place = f"{self.path.name}:{start}"
         if row is None:
             raise BadRecordError(
@@ -83,10 +85,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield where each line that is not blank begins, and the line."""
     start = 0
     with path.open("rb") as file:
-        for line in file:
+        while line := file.readline(LARGEST_TEXT):
             if line.strip():
                 yield start, line
             start += len(line)
+            if len(line) == LARGEST_TEXT:
+                raise InputError(f"{path} has a line of {LARGEST_TEXT} bytes; is it a list?")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

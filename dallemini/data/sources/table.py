@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import InputError
 from ..config import DataConfig
 from ..filters import Filter
-from ..records import RawRecord
-from .arrow import TableFile, open_table, passing_rows, read_rows
+from ..records import BadRecord, BadRecordError, RawRecord
+from .arrow import TableFile, is_csv, open_table, passing_rows, read_csv, read_rows
 from .base import all_filters, check_any_left, check_filters
 
 
@@ -31,13 +32,13 @@ class Group:
         file: where they are.
         number: of the row group, or None for the whole file.
         first: number of the first row in the file.
-        rows: i64, those that pass the filters, counted from the first.
+        rows: those that pass the filters, counted from the first.
     """
 
     file: TableFile
     number: int | None
     first: int
-    rows: NDArray[np.int64]
+    rows: Sequence[int] | NDArray[np.int64]
 
 
 class Table:
@@ -45,6 +46,7 @@ class Table:
 
     Attributes:
         blocks: rows of each group, where they hold pictures and are read when they are asked for.
+        skipped: broken rows of CSV and TSV files.
 
     Args:
         paths: the files; relative paths in one start at its folder.
@@ -61,12 +63,19 @@ class Table:
         filters = all_filters(config)
         self._tables: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self.groups: list[Group] = []
+        self.skipped: list[BadRecord] = []
         total = 0
         for file in [open_table(path, config) for path in paths]:
             check_filters(filters, file.names, name=str(file.path))
             total += self._add(file, filters)
         self.ends = np.cumsum([len(group.rows) for group in self.groups]).tolist()
         name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
+        if not total and self.skipped:
+            first = self.skipped[0]
+            raise InputError(
+                f"{name} cannot be read: each of its {len(self.skipped)} rows is broken, the first "
+                f"is {first.key}: {first.detail}."
+            )
         check_any_left(self.ends[-1] if self.ends else 0, total, filters, name=name)
         in_rows = any(group.number is not None for group in self.groups)
         self.blocks = [len(group.rows) for group in self.groups] if in_rows else None
@@ -75,15 +84,19 @@ class Table:
     def _add(self, file: TableFile, filters: Sequence[Filter]) -> int:
         """Note the groups of a file, and return how many rows it has in all."""
         if file.groups is None:
-            columns = {*file.wanted, *(condition.column for condition in filters)}
-            table = read_rows(file, columns)
+            if is_csv(file.path):
+                table, bad = read_csv(file)
+                self.skipped += bad
+            else:
+                columns = {*file.wanted, *(condition.column for condition in filters)}
+                table = read_rows(file, columns)
             group = Group(file, None, 0, passing_rows(table, filters))
             self._tables[len(self.groups)] = table.take(group.rows) if filters else table
             self.groups.append(group)
             return len(table)
         first = 0
         for number, length in enumerate(file.groups):
-            rows = np.arange(length)
+            rows: Sequence[int] | NDArray[np.int64] = range(length)
             if filters:
                 columns = {condition.column for condition in filters}
                 rows = passing_rows(read_rows(file, columns, group=number), filters)
@@ -105,10 +118,18 @@ class Table:
         number = bisect.bisect_right(self.ends, index)
         group = self.groups[number]
         place = index - (self.ends[number] - len(group.rows))
-        row = self._table(number).slice(place, 1).to_pylist()[0]
-        path = group.file.path
+        fields, path = group.file.fields, group.file.path
         name = f"{path.name}:{group.first + int(group.rows[place])}"
-        return group.file.fields.record(row, folder=path.parent, place=name)
+        table = self._table(number)
+        row = {}
+        for column in table.column_names:
+            try:
+                row[column] = table.column(column)[place].as_py()
+            except (ValueError, OverflowError) as error:  # not UTF-8, or a date of the year 10,000
+                if column == fields.caption:
+                    bad = BadRecord(name, "caption is not text", f"it is not UTF-8: {error}")
+                    raise BadRecordError(bad) from error
+        return fields.record(row, folder=path.parent, place=name)
 
     def _table(self, number: int) -> Any:
         """Return the rows of a group, and hold those groups that are shuffled together."""
@@ -117,7 +138,10 @@ class Table:
             held = sum(map(len, self._tables.values()))
             while self.blocks is not None and self._tables and held > self.window + self.largest:
                 held -= len(self._tables.popitem(last=False)[1])
-            table = read_rows(group.file, group.file.wanted, group=group.number)
+            if is_csv(group.file.path):
+                table = read_csv(group.file)[0]
+            else:
+                table = read_rows(group.file, group.file.wanted, group=group.number)
             self._tables[number] = table.take(group.rows) if len(group.rows) < len(table) else table
         self._tables.move_to_end(number)
         return self._tables[number]

@@ -1,12 +1,13 @@
 """WebDataset shards: tar files, read from end to end, from a disk, an address or a command.
 
 A record is the files of one name: `000.jpg` with its caption in `000.txt` or in `000.json`, where
-its other columns are too; what img2dataset writes.
+its other columns are too; what img2dataset writes. `tar_window` finds them.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,14 +17,22 @@ from ..captions import NotTextError, read_caption_lines
 from ..config import DataConfig
 from ..records import BadRecord, BadRecordError, RawRecord
 from .base import (
-    IMAGE_ENDINGS,
     all_filters,
     checked_captions,
     missing_package,
-    pick_caption,
-    pick_image,
+    parse_columns,
+    pick_caption_value,
     simple_columns,
 )
+from .files import LARGEST_PICTURE, LARGEST_TEXT, check_regular
+from .tar_members import read_members
+from .tar_window import WINDOW, Unit, Window, parse_name
+
+_SORT = (
+    f"files of one name lie more than {WINDOW >> 20} MB apart: write the tar sorted by name "
+    "(tar --sort=name)"
+)
+_logger = logging.getLogger("dallemini.data")
 
 
 class TarShards:
@@ -46,29 +55,61 @@ class TarShards:
 
     def records(self, url: str) -> Iterator[RawRecord | BadRecord]:
         """Yield what passes the filters, and what is bad; a broken shard ends where it breaks."""
-        trouble: list[Exception] = []
-
-        def keep(error: Exception) -> bool:
-            trouble.append(error)
-            return True
-
         try:
             stream = _open(url)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # what opens addresses raises anything at all
             yield _broken(url, error)
             return
+        window, trouble = Window(), list[Exception]()
         try:
-            for sample in _samples(stream, url, keep):
-                record = self._record(sample, url)
-                if record is not None:
-                    yield record
+            yield from self._read(stream, url, window, trouble)
         finally:
             try:
                 stream.close()
             except OSError as error:  # of the command that fetched it
                 trouble.append(error)
+        if window.lost:
+            detail = f"{window.lost} texts came too long after their pictures; {_SORT}"
+            _logger.warning("%s: %s", url, detail)
         if trouble:
             yield _broken(url, trouble[-1])
+
+    def _read(
+        self, stream: IO[bytes], url: str, window: Window, trouble: list[Exception]
+    ) -> Iterator[RawRecord | BadRecord]:
+        """Yield the records of an open tar; `trouble` takes what ends it early."""
+        shard = Path(url.split("?")[0]).stem
+        members = read_members(stream, self._most)
+        while True:
+            try:
+                member = next(members, None)
+            except Exception as error:  # tarfile raises anything at all on broken files
+                trouble.append(error)
+                member = None
+            if member is None:
+                break
+            name = parse_name(member.name, self.config)
+            for unit in window.add(name, member) if name else ():
+                yield from self._records(unit, shard)
+        for unit in window.end():
+            yield from self._records(unit, shard)
+
+    def _most(self, name: str) -> int:
+        """Return how many bytes of a file are wanted at most."""
+        parsed = parse_name(name, self.config)
+        if parsed is None or parsed.kind == "other":
+            return 0
+        return LARGEST_PICTURE if parsed.kind == "image" else LARGEST_TEXT
+
+    def _records(self, unit: Unit, shard: str) -> Iterator[RawRecord | BadRecord]:
+        """Yield the record of a unit, unless it does not pass, and the pictures too many."""
+        key = f"{shard}/{unit.name.stem}"
+        if "image" in unit.files or not unit.rest:
+            record = _second(key, unit.first) if unit.first else self._record(unit, key)
+            if record is not None:
+                yield record
+        for member in unit.rest:
+            yield _second(f"{shard}/{member.name}", unit.name.stem)
 
     def describe_left_out(self) -> str:
         """Say how many records did not pass the filters in this process, and why that may be."""
@@ -83,34 +124,29 @@ class TarShards:
             )
         return f" {self.left_out} were left out by {listed}{hint}"
 
-    def _record(self, sample: dict[str, Any], url: str) -> RawRecord | BadRecord | None:
+    def _record(self, unit: Unit, key: str) -> RawRecord | BadRecord | None:
         """Make a record of the files of one name, or None if it does not pass."""
-        key = f"{Path(url.split('?')[0]).stem}/{sample['__key__']}"
-        fields = {name: value for name, value in sample.items() if not name.startswith("__")}
         try:
-            columns = _columns(fields.get("json"), key)
+            columns = _columns(unit, key)
             if self.filters:
                 self._columns = tuple(columns)
                 if not all(f.passes(columns.get(f.column)) for f in self.filters):
                     self.left_out += 1
                     return None
-            in_json = pick_caption([c for c in columns if columns[c] is not None], self.config)
-            value = self._lines(fields, key) if in_json is None else columns[in_json]
-            return RawRecord(
-                key=key,
-                image=_image(fields, key, self.config),
-                captions=checked_captions(value, key, require=self.config.require_captions),
-                columns=simple_columns(columns, {in_json}),
+            in_json, value = pick_caption_value(columns, self.config)
+            image = _image(unit, key)
+            captions = checked_captions(
+                _lines(unit, key) if in_json is None else value,
+                key,
+                require=self.config.require_captions,
             )
         except BadRecordError as error:
-            return error.record
-
-    def _lines(self, fields: dict[str, Any], key: str) -> tuple[str, ...]:
-        name = pick_caption(list(fields), self.config)
-        try:
-            return () if name is None else read_caption_lines(fields[name])
-        except NotTextError as error:
-            raise BadRecordError(BadRecord(key, "caption is not text", str(error))) from error
+            bad = error.record
+            hint = f"; {_SORT}" if unit.is_cut and bad.reason in ("no caption", "no image") else ""
+            return dataclasses.replace(bad, detail=bad.detail + hint)
+        return RawRecord(
+            key=key, image=image, captions=captions, columns=simple_columns(columns, {in_json})
+        )
 
 
 def import_webdataset() -> Any:
@@ -129,43 +165,48 @@ def import_webdataset() -> Any:
 def _open(url: str) -> IO[bytes]:
     path = Path(url.removeprefix("file://") if url.startswith("file://") else url)
     if path.exists():
+        check_regular(path)
         return path.open("rb")  # webdataset would leave it open
     stream: IO[bytes] = import_webdataset().gopen(url)
     return stream
 
 
-def _samples(stream: IO[bytes], url: str, handler: Any) -> Iterator[dict[str, Any]]:
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
-    files = tar_file_expander([{"url": url, "stream": stream}], handler=handler)
-    samples: Iterator[dict[str, Any]] = group_by_keys(files, handler=handler)
-    return samples
-
-
-def _columns(content: bytes | None, key: str) -> dict[str, Any]:
-    if content is None:
-        return {}
+def _lines(unit: Unit, key: str) -> tuple[str, ...]:
+    member = unit.files.get("text")
+    if member is None:
+        return ()
+    if member.content is None:
+        raise BadRecordError(BadRecord(key, "no caption", f"{member.name}: {member.trouble}"))
     try:
-        row = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BadRecordError(BadRecord(key, "broken metadata", f"its .json: {error}")) from error
-    if not isinstance(row, dict):
-        raise BadRecordError(BadRecord(key, "broken metadata", "its .json holds no JSON object"))
-    return row
+        return read_caption_lines(member.content)
+    except NotTextError as error:
+        raise BadRecordError(BadRecord(key, "caption is not text", str(error))) from error
 
 
-def _image(fields: dict[str, Any], key: str, config: DataConfig) -> bytes:
-    name = pick_image(list(fields), config)
-    if name is None and config.image_column == DataConfig.image_column:
-        endings = {field.rpartition(".")[2]: field for field in reversed(fields)}
-        name = next((endings[ending] for ending in IMAGE_ENDINGS if ending in endings), None)
-    if name is None:
-        listed = ", ".join(fields)
+def _columns(unit: Unit, key: str) -> dict[str, Any]:
+    member = unit.files.get("columns")
+    if member is None:
+        return {}
+    if member.content is None:
+        raise BadRecordError(BadRecord(key, "broken metadata", f"its .json: {member.trouble}"))
+    return parse_columns(member.content, key, name="its .json")
+
+
+def _image(unit: Unit, key: str) -> bytes:
+    member = unit.files.get("image")
+    if member is None:
+        listed = ", ".join(unit.listed)
         raise BadRecordError(BadRecord(key, "no image", f"it has only the fields {listed}"))
-    content: bytes = fields[name]
-    return content
+    if member.content is None:
+        raise BadRecordError(BadRecord(key, "no image", member.trouble))
+    return member.content
+
+
+def _second(key: str, first: str) -> BadRecord:
+    detail = f"{first} has the texts of this name; set image_column, or name each as its texts"
+    return BadRecord(key, "second image", detail)
 
 
 def _broken(url: str, error: Exception) -> BadRecord:
     detail = error.args[0] if error.args else error  # webdataset adds its streams to them
-    return BadRecord(url, "broken shard", f"{type(error).__name__}: {detail}")
+    return BadRecord(url, "broken shard", f"{type(error).__name__}: {str(detail)[:300]}")

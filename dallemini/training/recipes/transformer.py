@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
+from ...data.token_shards import is_encoded
 from ...errors import ConfigError, InputError
 from ...files import as_path, write_text
 from ...hub import model_card
@@ -230,7 +231,7 @@ def _captions(config: TransformerTrainingConfig) -> list[str]:
 
 
 def _is_encoded(names: tuple[str, ...]) -> bool:
-    return all(any(Path(name).glob("tokens-*.parquet")) for name in names)
+    return all(is_encoded(Path(name)) for name in names)
 
 
 def _encoded(
@@ -254,6 +255,7 @@ def _encoded(
             world_size=world_size(),
             workers=config.workers,
             progress=config.progress,
+            replace=True,  # nothing else is kept in a run's own folder
         )
         wait()
         encoded = EncodedImages.open(folder)

@@ -42,6 +42,12 @@ def test_a_text_file_has_a_caption_a_line() -> None:
         read_caption_lines(b"caf\xe9")
 
 
+@pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+def test_only_line_ends_end_a_caption(letter: str) -> None:
+    content = f"a cat{letter}on a mat\na dog\r\nan old\rMac".encode()
+    assert read_caption_lines(content) == (f"a cat{letter}on a mat", "a dog", "an old", "Mac")
+
+
 def test_each_of_several_captions_gets_its_share() -> None:
     chosen = [choose_caption("abc", random_at(0, n)) for n in range(3000)]
     assert all(abs(chosen.count(letter) - 1000) < 100 for letter in "abc")

@@ -52,17 +52,6 @@ def test_bad_records_are_skipped_counted_and_logged_once(
     assert "skipped bad-animated.png: animated (it has 2 frames)" in caplog.messages
 
 
-def test_threads_read_the_same(folder: Path) -> None:
-    dataset = CaptionedImages.open(folder, config=SMALL)
-    alone, ahead = CaptionedImages.open(folder, config=SMALL), []
-    shard = dataset.shards()[0]
-    ahead = list(dataset.read(shard, workers=4))
-    for one, other in zip(alone.read(shard), ahead, strict=True):
-        assert one.key == other.key
-        assert torch.equal(one.image, other.image)
-    assert alone.bad == dataset.bad
-
-
 def test_a_bad_record_by_number_is_an_error_and_not_counted(folder: Path) -> None:
     dataset = CaptionedImages.open(folder, config=SMALL)
     with pytest.raises(BadRecordError, match=r"The record bad-animated\.png is bad: animated"):
@@ -95,8 +84,6 @@ def test_impossible_numbers_are_refused(folder: Path) -> None:
     dataset = CaptionedImages.open(folder)
     with pytest.raises(InputError, match="at least 1 record, not 0"):
         dataset.shards(0)
-    with pytest.raises(InputError, match="workers must be 0 or more"):
-        list(dataset.read(dataset.shards()[0], workers=-1))
     for index in (14, -15):
         with pytest.raises(IndexError, match=rf"no record {index} among the 14"):
             dataset[index]

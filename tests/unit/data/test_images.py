@@ -57,6 +57,11 @@ def test_missing_files_are_bad_records(tmp_path: Path) -> None:
         decode(tmp_path)
 
 
+def test_paths_of_windows_get_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(BadRecordError, match=r"no image, .*paths are written with /, not \\"):
+        decode(tmp_path / "sub\\b.png")
+
+
 def test_postscript_is_not_opened() -> None:
     with pytest.raises(BadRecordError, match="not an image"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n")

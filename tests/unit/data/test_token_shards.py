@@ -20,6 +20,7 @@ from dallemini.data.token_shards import (
     TokenShard,
     find_shards,
     import_parquet,
+    is_encoded,
     numbers_in,
     read_arrays,
     shard_name,
@@ -77,6 +78,8 @@ def test_the_same_rows_make_the_same_bytes(path: Path) -> None:
         (["a", None, "b"], "string", ["a", None, "b"]),
         ([1, "b", True], "string", ["1", "b", "True"]),
         ([2**70, 1, 1], "double", [float(2**70), 1.0, 1.0]),
+        ([10**400, 1.5, None], "string", [str(10**400), "1.5", None]),
+        ([float("inf"), 1, None], "double", [float("inf"), 1.0, None]),
         (["\ud800", "", None], "string", ["?", "", None]),
     ],
 )
@@ -192,6 +195,125 @@ def test_parquet_of_somebody_else_is_refused(path: Path, footer: bytes | None) -
     pyarrow.parquet.write_table(table, path)
     with pytest.raises(InputError, match=r"cannot be read|was not written by `dallemini encode`"):
         TokenShard.read(path)
+
+
+@pytest.mark.parametrize("value", [-1, True, 1.0, "1", None, [1]])
+@pytest.mark.parametrize("name", ["codebook_size", "image_length", "shard", "shards", "vqgan"])
+def test_footers_of_another_kind_are_refused(path: Path, name: str, value: object) -> None:
+    if name == "vqgan" and isinstance(value, str):
+        value = 7
+    write_shard(path, random_rows(1), note(**{name: value}))
+    with pytest.raises(InputError, match=rf"says that its {name} is .*; delete it and"):
+        TokenShard.read(path)
+
+
+def test_shard_beyond_the_last_is_refused(path: Path) -> None:
+    write_shard(path, random_rows(1), note(shard=3, shards=3))
+    with pytest.raises(InputError, match="says that it is shard 3 of 3, which cannot be"):
+        TokenShard.read(path)
+
+
+def test_a_million_million_shards_are_missed_at_once(tmp_path: Path) -> None:
+    write_shard(tmp_path / shard_name(1), random_rows(1), note(shard=1, shards=10**12))
+    with pytest.raises(InputError, match=r"1 of 1000000000000 shards; missing: tokens-00000") as e:
+        find_shards(tmp_path)
+    assert len(str(e.value)) < 1000
+
+
+def write_strange(path: Path, footer: bytes, **columns: Any) -> None:
+    rows = random_rows(2)
+    usual = {
+        "key": pa.array(rows.keys),
+        "captions": pa.array([list(several) for several in rows.captions]),
+        "image_tokens": pa.array(rows.image_tokens.tolist(), pa.list_(pa.uint16())),
+    }
+    table = pa.table({**usual, **columns}).replace_schema_metadata({METADATA_KEY: footer})
+    pyarrow.parquet.write_table(table, path)
+
+
+@pytest.mark.parametrize("footer", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b"9" * 10_000])
+def test_footers_that_are_no_json_are_refused(path: Path, footer: bytes) -> None:
+    write_strange(path, footer)
+    with pytest.raises(InputError, match=r"cannot be read as Parquet|was not written by") as caught:
+        TokenShard.read(path)
+    assert len(str(caught.value)) < 1000
+
+
+STRANGE: dict[str, dict[str, Any]] = {
+    "codes that are floats": {"image_tokens": pa.array([[1.0] * LENGTH] * 2)},
+    "codes that are texts": {"image_tokens": pa.array([["a"] * LENGTH] * 2)},
+    "codes that are no lists": {"image_tokens": pa.array([1, 2])},
+    "codes in lists of lists": {"image_tokens": pa.array([[[1] * LENGTH]] * 2)},
+    "codes that are missing": {
+        "image_tokens": pa.array([[1] * LENGTH, None], pa.list_(pa.int32()))
+    },
+    "codes with gaps": {"image_tokens": pa.array([[1, None] * (LENGTH // 2)] * 2)},
+    "large codes": {"image_tokens": pa.array([[2**40] * LENGTH] * 2)},
+    "codes below zero": {"image_tokens": pa.array([[-1] * LENGTH] * 2)},
+    "captions that are texts": {"captions": pa.array(["a", "b"])},
+    "captions that are numbers": {"captions": pa.array([[1], [2]])},
+    "captions that are structs": {"captions": pa.array([{"a": 1}, {"a": 2}])},
+    "keys that are numbers": {"key": pa.array([1, 2])},
+    "captions that are not UTF-8": {
+        "captions": pa.ListArray.from_arrays(
+            pa.array([0, 1, 2], pa.int32()),
+            pa.array([b"a", b"\xff"], pa.binary()).view(pa.string()),
+        )
+    },
+    "keys that are not UTF-8": {"key": pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())},
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_rows_of_another_kind_are_refused(path: Path, name: str) -> None:
+    write_strange(path, json.dumps(note()).encode(), **STRANGE[name])
+    with pytest.raises(InputError, match=r"tokens-00000\.parquet (cannot be read|holds)"):
+        list(read_arrays(TokenShard.read(path)))
+
+
+def test_tokens_that_unpack_to_gigabytes_are_refused(path: Path) -> None:
+    write_strange(
+        path,
+        json.dumps(note()).encode(),
+        key=pa.array(["a", "b"]),
+        captions=pa.array([["x" * 2**27], []]),
+    )
+    with pytest.raises(InputError, match=r"would unpack \d+ bytes to .* it is not read"):
+        TokenShard.read(path)
+
+
+def test_captions_that_are_named_a_thousand_times_are_refused(path: Path) -> None:
+    count = 2000
+    numbers = pa.array([0] * count, pa.int32())
+    texts = pa.DictionaryArray.from_arrays(numbers, pa.array(["x" * 900_000]))
+    write_strange(
+        path,
+        json.dumps(note()).encode(),
+        key=pa.array(["a"] * count),
+        captions=pa.ListArray.from_arrays(pa.array(range(count + 1), pa.int32()), texts),
+        image_tokens=pa.array([[1] * LENGTH] * count),
+    )
+    with pytest.raises(InputError, match=r"rows of it have more than \d+ bytes of text"):
+        list(read_arrays(TokenShard.read(path)))
+
+
+def test_named_pipes_are_refused(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="it is a named pipe, not a file"):
+        TokenShard.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("", True), ("tokens-00000.parquet", True), ("tokens-*.parquet", True), ("other", False)],
+)
+def test_folders_and_shards_by_name_are_encoded_pictures(
+    tmp_path: Path, name: str, wanted: bool
+) -> None:
+    write_set(tmp_path, 1, 2)
+    (tmp_path / "other").mkdir()
+    assert is_encoded(tmp_path / name) is wanted
+    assert not is_encoded(tmp_path / "tokens-00009.parquet")
 
 
 def test_shard_without_a_column_is_refused(path: Path) -> None:

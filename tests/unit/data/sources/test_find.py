@@ -114,6 +114,12 @@ def test_what_does_not_exist_is_named(tmp_path: Path, name: str) -> None:
         open_source(tmp_path / name, DataConfig())
 
 
+def test_the_hub_is_not_read(tmp_path: Path) -> None:
+    for source in ("hf://datasets/a/b/0.tar", ["HF://a/{0..1}.parquet"]):
+        with pytest.raises(InputError, match=r"is on the Hugging Face Hub.*`hf download"):
+            open_source(source, DataConfig())
+
+
 @pytest.mark.parametrize("name", ["a-{0..", "a-{b"])
 def test_unbalanced_braces_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="cannot be expanded: Unbalanced"):

@@ -207,11 +207,3 @@ def test_reading_may_stop_midway(tmp_path: Path) -> None:
         assert next(reading).captions == ("picture 0",)
         del reading
         assert not dataset.bad
-
-
-def test_threads_read_ahead_in_the_same_order(tmp_path: Path) -> None:
-    paths = write_shards(tmp_path, shards=1, size=30)
-    dataset = CaptionedImages.open(paths[0], config=SMALL)
-    shard = dataset.shards()[0]
-    alone = [record.key for record in dataset.read(shard)]
-    assert [record.key for record in dataset.read(shard, workers=3)] == alone
