@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
+import itertools
 import warnings
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def attend(
         InputError: `counts` is not such a tensor. On a GPU, its numbers are not looked at.
     """
     if counts is not None:
-        _check_numbers("counts", counts, query)
+        _check_numbers("counts", counts, query, device=query.device)
     if _fit(query, keys, values, mask):
         return _attend(query, None, None, keys, values, mask, counts)
     if counts is not None:
@@ -125,8 +126,8 @@ def extend_and_attend(
 ) -> Tensor:
     """Write the key and the value of a position to the cache, and attend up to there.
 
-    Where the kernels compute, a row has the same bits whatever the positions of the others, and
-    whether `position` is a number or a tensor.
+    A row has the same bits whatever the positions of the others, and whether `position` is a number
+    or a tensor.
 
     Args:
         query: f[R,H,1,D/H].
@@ -134,18 +135,18 @@ def extend_and_attend(
         value: f[R,H,1,D/H].
         keys: f[R,H,L,D/H], filled before `position`; changed.
         values: f[R,H,L,D/H], changed likewise.
-        position: from 0 up to L; or i64[R], one for each row.
+        position: from 0 up to L; or i64[R] on the CPU, one for each row.
 
     Returns:
         f[R,H,1,D/H].
 
     Raises:
-        InputError: the cache has no such position (on a GPU, a tensor's numbers are not looked
-            at), or the tensor is not one of integers, one for each row.
+        InputError: the cache has no such position, or the tensor is not one of integers, one for
+            each row.
     """
     length = keys.shape[2]
     if isinstance(position, Tensor):
-        _check_numbers("position", position, query)
+        _check_numbers("position", position, query, device=torch.device("cpu"))
     elif not 0 <= position < length:
         raise InputError(f"position must be from 0 to {length - 1}, not {position}.")
     together = query.stride() == key.stride() == value.stride()
@@ -156,11 +157,13 @@ def extend_and_attend(
         end = position + 1
         keys[:, :, position:end], values[:, :, position:end] = key, value
         return attend(query, keys[:, :, :end], values[:, :, :end])
-    if position.is_cpu:
-        _check_range("position", position, least=0, most=length - 1)
-    rows = torch.arange(len(query), device=keys.device)
-    keys[rows, :, position], values[rows, :, position] = key[:, :, 0], value[:, :, 0]
-    return attend(query, keys, values, counts=position + 1)
+    _check_range("position", position, least=0, most=length - 1)
+    attended, first = [], 0
+    for place, group in itertools.groupby(position.tolist()):  # a row's bits do not depend on others
+        part = slice(first, first := first + sum(1 for _ in group))
+        present = query[part], key[part], value[part]
+        attended.append(extend_and_attend(*present, keys[part], values[part], position=place))
+    return torch.cat(attended)
 
 
 def linear_int8(rows: Tensor, weight: Tensor, scale: Tensor, *, fine: bool) -> Tensor:
@@ -289,13 +292,13 @@ def _attend(
     return attended
 
 
-def _check_numbers(name: str, numbers: Tensor, query: Tensor) -> None:
+def _check_numbers(name: str, numbers: Tensor, query: Tensor, *, device: torch.device) -> None:
     """Refuse what is not i64[R] beside queries f[R, ...]."""
     shape = query.shape[:1]
     fits = numbers.dtype == torch.int64 and numbers.shape == shape
-    if not (fits and numbers.device == query.device):
+    if not (fits and numbers.device == device):
         raise InputError(
-            f"{name} must be torch.int64 of shape {list(shape)} on {query.device}, one for each "
+            f"{name} must be torch.int64 of shape {list(shape)} on {device}, one for each "
             f"row, not {numbers.dtype} of shape {list(numbers.shape)} on {numbers.device}."
         )
 

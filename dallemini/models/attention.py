@@ -103,7 +103,8 @@ class GLU(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map f[B,S,D] to f[B,S,D]."""
         gate, value = self.in_proj(self.norm_in(hidden_states)).chunk(2, dim=-1)
-        hidden: Tensor = self.out_proj(self.norm_mid(F.gelu(gate) * value))
+        # One row's half is contiguous, that of several is not, and torch rounds the two otherwise.
+        hidden: Tensor = self.out_proj(self.norm_mid(F.gelu(gate.contiguous()) * value))
         return hidden
 
 
@@ -134,7 +135,8 @@ def attend(
     # Training on the CPU: the backward of torch's fused attention is the slower one there, four
     # times in bfloat16 at 64 tokens.
     if causal:
-        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+        shape = (query.shape[2], key.shape[2])
+        mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)

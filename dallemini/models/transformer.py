@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
@@ -22,7 +23,7 @@ from ._checks import check_ids, check_range
 from .attention import LAYER_NORM_EPS, BiasNorm
 from .blocks import DecoderLayer, EncoderLayer
 from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text
-from .compiled import CompiledStep
+from .compiled import CompiledStep, StaticCache
 from .int8 import Quantization
 from .pretrained import empty_embedding
 from .quantizable import QuantizableModule
@@ -123,17 +124,17 @@ class Decoder(nn.Module):
         return normed
 
     def step(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Map the tokens i64[R] at the cache's position to f[R,D]; writes that position."""
-        position = cache.take_position(self.embed_positions.weight)
-        hidden_states = self.embed(input_ids[:, None], position)
+        """Map the next tokens i64[R,S] of the cache's rows to f[R,S,D]; writes their positions."""
+        positions = cache.take_positions(self.embed_positions.weight, input_ids.shape[1])
+        hidden_states = self.embed(input_ids, positions)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             hidden_states = layer.step(hidden_states, cache, index)
-        normed: Tensor = self.final_norm(hidden_states[:, 0])
+        normed: Tensor = self.final_norm(hidden_states)
         return normed
 
     def embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Embed i64[B,S] with the rows f[S,D] of their positions, giving f[B,S,D]."""
+        """Embed i64[B,S] with f[S,D] or f[B,S,D] of their positions, giving f[B,S,D]."""
         embedded = self.embed_tokens(input_ids) * self.embed_scale + positions
         normed: Tensor = self.layernorm_embedding(embedded)
         return normed
@@ -193,7 +194,13 @@ class Transformer(QuantizableModule[TransformerConfig]):
         mask = tokens.attention_mask.to(self.device).bool()
         if self.quantization is not None:
             input_ids, mask = pad_text(input_ids, mask, limit=self.config.max_text_length)
-        return EncoderOutput(self.encoder(input_ids, mask), mask)
+        if not self._reads_alone:
+            return EncoderOutput(self.encoder(input_ids, mask), mask)
+        states = input_ids.new_zeros(*input_ids.shape, self.config.d_model, dtype=self.dtype)
+        for row, end in enumerate(_ends(mask)):
+            one = slice(row, row + 1)
+            states[one, :end] = self.encoder(input_ids[one, :end], mask[one, :end])
+        return EncoderOutput(states, mask)
 
     def forward(self, tokens: TokenizedText, image_tokens: Tensor) -> Tensor:
         """Predict every image token from the text and the tokens before it (teacher forcing).
@@ -240,7 +247,8 @@ class Transformer(QuantizableModule[TransformerConfig]):
 
     def start_tokens(self, rows: int) -> Tensor:
         """Return the start token for each row, i64[R]: the input of the first `decode_step`."""
-        return torch.full((rows,), self.config.decoder_start_token_id, device=self.device)
+        start = self.config.decoder_start_token_id
+        return torch.full((rows,), start, dtype=torch.int64, device=self.device)
 
     def init_cache(
         self, encoder_output: EncoderOutput, *, rows: Tensor | None = None
@@ -259,13 +267,14 @@ class Transformer(QuantizableModule[TransformerConfig]):
             InputError: `rows` names a prompt that there is not.
         """
         states, mask = encoder_output.hidden_states, encoder_output.attention_mask
-        index = torch.arange(states.shape[0]) if rows is None else rows
+        everyone = torch.arange(states.shape[0], dtype=torch.int64, device="cpu")
+        index = everyone if rows is None else rows
         check_ids("rows", index, shape="[R]", axes=1)
         check_range("rows", index, limit=states.shape[0], hint="one number for each prompt")
         index = index.to(states.device, torch.int64)
         heads = self.config.decoder_attention_heads
         shape = (index.numel(), heads, self.config.image_length, self.config.d_model // heads)
-        projected = [layer.cross_attn.project_states(states) for layer in self._decoder_layers()]
+        projected = self._project(states, mask)
         cache = DecoderCache(
             self_keys=[states.new_empty(shape) for _ in projected],
             self_values=[states.new_empty(shape) for _ in projected],
@@ -277,8 +286,34 @@ class Transformer(QuantizableModule[TransformerConfig]):
             return cache
         return self._compiled.start(cache, text_length=self.config.max_text_length)
 
-    def _decoder_layers(self) -> list[DecoderLayer]:
-        return cast(list[DecoderLayer], list(self.decoder.layers))
+    def _project(self, states: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's keys and values f[B,H,T,D/H] of the text f[B,T,D]."""
+        attentions = [cast(DecoderLayer, layer).cross_attn for layer in self.decoder.layers]
+        if not self._reads_alone:
+            return [attention.project_states(states) for attention in attentions]
+        length, ends = states.shape[1], _ends(mask)
+        projected = []
+        for attention in attentions:
+            alone = [
+                attention.project_states(states[row : row + 1, :end])
+                for row, end in enumerate(ends)
+            ]
+            keys, values = (
+                torch.cat([F.pad(one, (0, 0, 0, length - one.shape[2])) for one in side])
+                for side in zip(*alone, strict=True)
+            )
+            projected.append((keys, values))
+        return projected
+
+    @property
+    def _reads_alone(self) -> bool:
+        """Whether each prompt is read by itself, without padding.
+
+        Other prompts and their length then have no part in the rounding. On processors it costs
+        little; half precision keeps to the padding it is given, of which the rounding shows more.
+        """
+        inference = not torch.is_grad_enabled()
+        return inference and self.device.type == "cpu" and self.dtype == torch.float32
 
     def decode_step(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Decode one position for every row and advance the cache.
@@ -303,18 +338,54 @@ class Transformer(QuantizableModule[TransformerConfig]):
             )
         if image_tokens.device.type == "cpu":  # on a GPU, looking would mean waiting at every step
             self._check_image_ids(image_tokens)
-        if cache.length >= self.config.image_length:
+        self._check_room(cache, 1)
+        if isinstance(cache, StaticCache):
+            logits = cache.compiled.run(self._predict, image_tokens, cache)
+        else:
+            logits = self._predict(image_tokens, cache)
+        cache.advance()
+        return logits
+
+    def extend(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Decode several positions that are known in one pass, and advance the cache by as many.
+
+        `cache.advance(-n)` takes the last n of them back. Compiled code is not used.
+
+        Args:
+            image_tokens: i64[R,S], 0 <= id < V, S from 1: the inputs of as many `decode_step`s.
+            cache: from `init_cache`, all of whose rows stand at one position.
+
+        Returns:
+            Logits f[R,S,V]; those of position i are of the token that follows `image_tokens[:, i]`.
+
+        Raises:
+            InputTypeError: the tokens are not a tensor of integers.
+            InputError: the number of rows differs from the cache's, the rows stand at several
+                positions, or the picture has not so many left.
+        """
+        check_ids("image_tokens", image_tokens, shape=f"[{cache.rows}, S]", axes=2)
+        rows, count = image_tokens.shape
+        if rows != cache.rows or count < 1:
+            raise InputError(
+                f"extend needs tokens [{cache.rows}, S] with S from 1, one row for each of the "
+                f"cache, not shape {list(image_tokens.shape)}."
+            )
+        self._check_image_ids(image_tokens)
+        self._check_room(cache, count)
+        logits: Tensor = self.lm_head(self.decoder.step(image_tokens, cache))
+        cache.advance(count)
+        return logits
+
+    def _check_room(self, cache: DecoderCache, count: int) -> None:
+        if cache.length + count > self.config.image_length:
             raise InputError(
                 f"The picture is complete after {self.config.image_length} tokens; "
                 "start another with init_cache."
             )
-        logits = cache.run(self._predict, image_tokens)
-        cache.length += 1
-        return logits
 
     def _predict(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Map i64[R] to logits f[R,V], unchecked: what `compile_decoding` compiles."""
-        logits: Tensor = self.lm_head(self.decoder.step(image_tokens, cache))
+        logits: Tensor = self.lm_head(self.decoder.step(image_tokens[:, None], cache)[:, 0])
         return logits
 
     def compile_decoding(self, *, backend: str = "inductor") -> Self:
@@ -386,3 +457,10 @@ class Transformer(QuantizableModule[TransformerConfig]):
     def _check_image_ids(self, image_tokens: Tensor) -> None:
         limit = self.config.image_vocab_size + 1
         check_range("Image tokens", image_tokens, limit=limit, hint="the image vocabulary")
+
+
+def _ends(mask: Tensor) -> list[int]:
+    """Return where the real tokens of each row of bool[B,T] end."""
+    numbers = torch.arange(1, mask.shape[1] + 1, dtype=torch.int64, device=mask.device)
+    ends: list[int] = (mask * numbers).amax(1).tolist()
+    return ends
