@@ -6,9 +6,11 @@ defaults, and checks them in `__post_init__`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
+import operator
 import re
 import types
 import typing
@@ -57,7 +59,7 @@ class Config:
             )
             if required and name not in values:
                 raise ConfigError(f"{cls.__name__} needs the field {name!r}, which is missing.")
-        checked = {key: _coerce(cls, key, value, hints[key]) for key, value in values.items()}
+        checked = {key: coerce(cls, key, value, hints[key]) for key, value in values.items()}
         return cls(**checked)
 
     def check_types(self) -> None:
@@ -70,7 +72,7 @@ class Config:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(
-                self, field.name, _coerce(type(self), field.name, value, hints[field.name])
+                self, field.name, coerce(type(self), field.name, value, hints[field.name])
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,11 +177,18 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
+def coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
     """Check one JSON value against its type hint and give it its own type.
 
-    Lists become tuples, whole numbers floats, and objects the configurations that they describe.
+    Lists become tuples, whole numbers floats, numbers of other libraries (numpy's) those of Python,
+    and objects the configurations that they describe.
+
+    Raises:
+        ConfigError: the value has the wrong type.
     """
+    value = (
+        [*map(_plain_number, value)] if isinstance(value, list | tuple) else _plain_number(value)
+    )
     nested = _nested_config(hint)
     if nested is not None and isinstance(value, Mapping):
         try:
@@ -195,6 +204,19 @@ def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
             return float(value)
         except OverflowError as error:
             raise ConfigError(f"{cls.__name__}.{key} is too large for a number.") from error
+    return value
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a number of any kind, but no truth value, as one of Python; others as they are."""
+    if type(value) in (bool, int, float) or getattr(value, "shape", ()) != ():
+        return value
+    if "bool" in str(getattr(value, "dtype", "")):
+        return value
+    if hasattr(value, "__index__") or hasattr(value, "__float__"):
+        for turn in (operator.index, float):
+            with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
+                return turn(value)
     return value
 
 

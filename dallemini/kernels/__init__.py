@@ -159,7 +159,9 @@ def extend_and_attend(
         return attend(query, keys[:, :, :end], values[:, :, :end])
     _check_range("position", position, least=0, most=length - 1)
     attended, first = [], 0
-    for place, group in itertools.groupby(position.tolist()):  # a row's bits do not depend on others
+    for place, group in itertools.groupby(
+        position.tolist()
+    ):  # a row's bits do not depend on others
         part = slice(first, first := first + sum(1 for _ in group))
         present = query[part], key[part], value[part]
         attended.append(extend_and_attend(*present, keys[part], values[part], position=place))

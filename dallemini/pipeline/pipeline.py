@@ -17,15 +17,14 @@ from .. import hub
 from ..errors import InputError, InputTypeError
 from ..files import write_text
 from ..generation import GenerationConfig, GenerationOverrides, Sampler
-from ..generation.loop import generate_tokens
+from ..generation.loop import draw_batches
 from ..generation.request import Request, make_request
-from ..generation.sampling import make_generators
 from ..images import tensor_to_images
 from ..models.int8 import Quantization
 from ..models.pretrained import SourceName, check_device, check_dtype, push_saved, save_into
 from ..models.transformer import Transformer
 from ..scorer import Scorer
-from ..text.tokenizer import TextTokens, Tokenizer
+from ..text.tokenizer import Tokenizer
 from .outputs import GenerationOutput, GenerationStep
 from .parts import (
     GENERATION_CONFIG_NAME,
@@ -327,34 +326,16 @@ class Pipeline:
 
     def _draw(self, request: Request, *, every: int | None) -> Iterator[tuple[range, Tensor]]:
         """Yield batches of images with their tokens i64[n,P]: finished, or every so often."""
-        length = self.transformer.config.image_length
-        total = length * len(request.seeds)
+        total = self.transformer.config.image_length * len(request.seeds)
         hidden = None if request.progress is None else not request.progress
         with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
-            for part in request.batches:
-                drawn: list[Tensor] = []
-                for tokens in self._tokens(request, part):
-                    drawn.append(tokens)
-                    bar.update(len(part))
-                    if len(drawn) == length or (every is not None and len(drawn) % every == 0):
-                        yield part, torch.stack(drawn, dim=1)
-
-    def _tokens(self, request: Request, part: range) -> Iterator[Tensor]:
-        owners = [request.prompt_of(image) for image in part]
-        first, last = owners[0], owners[-1] + 1
-        prompts = TextTokens(
-            request.tokens.input_ids[first:last], request.tokens.attention_mask[first:last]
-        )
-        return generate_tokens(
-            self.transformer,
-            prompts,
-            unconditional=self.tokenizer.unconditional(),
-            prompt_of_image=torch.tensor(owners) - first,
-            guidance_scale=request.config.guidance_scale,
-            sampler=request.sampler,
-            generators=make_generators(request.seeds[image] for image in part),
-            num_codes=self.vqgan.codebook_size,
-        )
+            yield from draw_batches(
+                request,
+                self.transformer,
+                num_codes=self.vqgan.codebook_size,
+                every=every,
+                told=bar.update,
+            )
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
