@@ -18,8 +18,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ..models.cache import DecoderCache
+from ..models.cache import DecoderCache, EncoderOutput
 from ..models.transformer import Transformer
 from ..text.tokenizer import TextTokens
 from .drawing import FREE, Drawing, stack_texts
@@ -322,11 +323,25 @@ def _start(transformer: Transformer, rows: list[TextTokens]) -> DecoderCache:
     """Encode the texts of decoder rows, each text once, and prepare their decoding."""
     known: dict[int, int] = {}
     index = [known.setdefault(id(text), len(known)) for text in rows]
-    texts = stack_texts([rows[index.index(number)] for number in range(len(known))])
-    if transformer.dtype == torch.float32:
-        texts = texts.trim()  # in half precision the padding shows in the rounding
+    texts = [rows[index.index(number)] for number in range(len(known))]
+    if transformer.dtype != torch.float32:  # in half precision the padding shows in the rounding
+        encoded = transformer.encode(stack_texts(texts))
+    elif transformer.device.type == "cpu":
+        encoded = _stack_states([transformer.encode(text.trim()) for text in texts])
+    else:
+        encoded = transformer.encode(stack_texts(texts).trim())
     numbers = torch.tensor(index, dtype=torch.int64, device="cpu")
-    return transformer.init_cache(transformer.encode(texts), rows=numbers)
+    return transformer.init_cache(encoded, rows=numbers)
+
+
+def _stack_states(encoded: list[EncoderOutput]) -> EncoderOutput:
+    longest = max(one.attention_mask.shape[1] for one in encoded)
+    gaps = [longest - one.attention_mask.shape[1] for one in encoded]
+    pairs = list(zip(encoded, gaps, strict=True))
+    return EncoderOutput(
+        torch.cat([pad(one.hidden_states, (0, 0, 0, gap)) for one, gap in pairs]),
+        torch.cat([pad(one.attention_mask, (0, gap), value=False) for one, gap in pairs]),
+    )
 
 
 def _index(numbers: list[int], integers: Callable[[list[int]], Tensor]) -> Index:

@@ -183,7 +183,9 @@ class Transformer(QuantizableModule[TransformerConfig]):
             tokens: input_ids i64[B,T] and attention_mask bool[B,T], T at most `max_text_length`.
 
         Returns:
-            hidden_states f[B,T,D] and the mask; T as `pad_text` makes it where quantised.
+            hidden_states f[B,T,D] and the mask; T as `pad_text` makes it where quantised. In
+            float32 on the CPU and without gradients, no other prompt and no padding has a part in
+            the states of a prompt, down to the last digit.
 
         Raises:
             InputTypeError: `tokens` is nothing like `TextTokens`.
@@ -192,14 +194,15 @@ class Transformer(QuantizableModule[TransformerConfig]):
         self._check_text(tokens)
         input_ids = tokens.input_ids.to(self.device)
         mask = tokens.attention_mask.to(self.device).bool()
+        states: Tensor = self.encoder(input_ids, mask)
+        if self._reads_alone and not (len(mask) == 1 and bool(mask.all())):
+            for row, end in enumerate(_ends(mask)):
+                one = slice(row, row + 1)
+                states[one, :end] = self.encoder(input_ids[one, :end], mask[one, :end])
         if self.quantization is not None:
-            input_ids, mask = pad_text(input_ids, mask, limit=self.config.max_text_length)
-        if not self._reads_alone:
-            return EncoderOutput(self.encoder(input_ids, mask), mask)
-        states = input_ids.new_zeros(*input_ids.shape, self.config.d_model, dtype=self.dtype)
-        for row, end in enumerate(_ends(mask)):
-            one = slice(row, row + 1)
-            states[one, :end] = self.encoder(input_ids[one, :end], mask[one, :end])
+            _, padded = pad_text(input_ids, mask, limit=self.config.max_text_length)
+            states = F.pad(states, (0, 0, 0, padded.shape[1] - mask.shape[1]))
+            mask = padded
         return EncoderOutput(states, mask)
 
     def forward(self, tokens: TokenizedText, image_tokens: Tensor) -> Tensor:
@@ -307,10 +310,9 @@ class Transformer(QuantizableModule[TransformerConfig]):
 
     @property
     def _reads_alone(self) -> bool:
-        """Whether each prompt is read by itself, without padding.
+        """Whether each prompt is read by itself, so that others have no part in the rounding.
 
-        Other prompts and their length then have no part in the rounding. On processors it costs
-        little; half precision keeps to the padding it is given, of which the rounding shows more.
+        On processors it costs little; half precision keeps to the batch and padding it is given.
         """
         inference = not torch.is_grad_enabled()
         return inference and self.device.type == "cpu" and self.dtype == torch.float32
