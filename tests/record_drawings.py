@@ -58,9 +58,7 @@ def record() -> dict[str, list[list[int]]]:
 def main(path: Path) -> None:
     """Write the recording."""
     torch.set_num_threads(1)
-    tokens = {
-        name: [" ".join(map(str, row)) for row in rows] for name, rows in record().items()
-    }
+    tokens = {name: [" ".join(map(str, row)) for row in rows] for name, rows in record().items()}
     text = json.dumps({"weights": digest(), "prompts": PROMPTS, "tokens": tokens}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
