@@ -169,7 +169,7 @@ class _Leaf:
     def _tensor(self, start: int, shape: tuple[int, ...]) -> Tensor:
         size = math.prod(shape) * self.dtype.itemsize
         if not size:
-            return torch.empty(shape, dtype=self.dtype)
+            return torch.empty(shape, dtype=self.dtype, device="cpu")
         parts = list(self._read(start, size))
         content = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if content.ctypes.data % self.dtype.itemsize:  # msgpack aligns nothing

@@ -12,7 +12,6 @@ image vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..models._checks import without_autocast
 from ..models.cache import DecoderCache, EncoderOutput
 from ..models.transformer import Transformer
 from ..text.tokenizer import TextTokens
@@ -133,7 +133,7 @@ class Slots:
                 drawing's weights are not. On a GPU the first two are told some tokens late, but
                 before a picture is finished.
         """
-        with self._exactly():
+        with without_autocast(self.transformer.device):
             finished = self._join()
             if self.live:
                 self._decode()
@@ -145,13 +145,6 @@ class Slots:
         gone = set(slots)
         self._new = [slot for slot in self._new if slot not in gone]
         self._remove(gone)
-
-    def _exactly(self) -> AbstractContextManager[object]:
-        """Leave the caller's autocast, which would round what a seed draws."""
-        kind = self.transformer.device.type
-        if not torch.is_autocast_enabled(kind):
-            return nullcontext()
-        return torch.autocast(kind, enabled=False)
 
     def _decode(self) -> None:
         """Decode the last tokens, choose the next ones, and write them down."""

@@ -110,7 +110,10 @@ def attend(
     if counts is not None:
         if counts.is_cpu:
             _check_range("counts", counts, least=0, most=keys.shape[2])
-        seen = torch.arange(keys.shape[2], device=keys.device) < counts[:, None, None, None]
+        seen = (
+            torch.arange(keys.shape[2], device=keys.device, dtype=torch.int64)
+            < counts[:, None, None, None]
+        )
         mask = seen if mask is None else mask & seen
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
 

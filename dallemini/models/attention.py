@@ -26,7 +26,7 @@ class BiasNorm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width, dtype=torch.float32))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normalise f[..., D] over the last axis."""

@@ -89,7 +89,9 @@ class LoRALinear(nn.Linear):
         self.requires_grad_(False)
         base._parameters.clear()  # or it would keep alive what FSDP replaces by a split weight
         self.config, self._base = config, (base,)  # in a tuple it is no submodule
-        drawn = torch.randn(config.rank, self.in_features, generator=generator, dtype=_DTYPE)
+        drawn = torch.randn(
+            config.rank, self.in_features, generator=generator, dtype=_DTYPE, device="cpu"
+        )
         drawn = (drawn * self.in_features**-0.5).to(self.weight.device)
         self.lora_a = nn.Parameter(drawn)
         self.lora_b = nn.Parameter(drawn.new_zeros(self.out_features, config.rank))

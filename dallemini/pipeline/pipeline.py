@@ -346,7 +346,11 @@ class Pipeline:
         padded = torch.cat([tokens, tokens[:, -1:].expand(-1, length - position)], dim=1)
         pixels = self._decode(padded)
         side = round(length**0.5)
-        drawn = (torch.arange(length) < position).view(1, 1, side, side).float()
+        drawn = (
+            (torch.arange(length, dtype=torch.int64, device="cpu") < position)
+            .view(1, 1, side, side)
+            .float()
+        )
         drawn = torch.nn.functional.interpolate(drawn, size=pixels.shape[2:])
         return GenerationStep(
             prompts=tuple(request.prompts[request.prompt_of(image)] for image in part),

@@ -288,7 +288,7 @@ class VQGANTask(Task):
             "commitment": self.loss_config.commitment_weight,
             "generator": self.loss_config.adversarial_weight,
         }
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.device, dtype=torch.float32)
         for name, value in losses.items():
             total = total + weights.get(name, 1.0) * value
         return total

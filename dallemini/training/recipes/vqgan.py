@@ -59,7 +59,9 @@ def train_vqgan(config: VQGANTrainingConfig, *, seconds: float | None = None) ->
         own_weights(vqgan)
         data = config.data_for(vqgan.config.resolution, multiple=vqgan.config.downsample_factor)
         batches = config.batches(open_images(config.train_data, data))
-        held_out = torch.empty(0, 3, data.image_size, data.image_size)
+        held_out = torch.empty(
+            0, 3, data.image_size, data.image_size, dtype=torch.float32, device="cpu"
+        )
         if config.eval_data:
             pixels, _ = first_images(open_images(config.eval_data, data), HELD_OUT)
             held_out = torch.stack(pixels)
