@@ -186,9 +186,7 @@ def coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
     Raises:
         ConfigError: the value has the wrong type.
     """
-    value = (
-        [*map(_plain_number, value)] if isinstance(value, list | tuple) else _plain_number(value)
-    )
+    value = [*map(plain_number, value)] if isinstance(value, list | tuple) else plain_number(value)
     nested = _nested_config(hint)
     if nested is not None and isinstance(value, Mapping):
         try:
@@ -207,7 +205,7 @@ def coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def _plain_number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """Return a number of any kind, but no truth value, as one of Python; others as they are."""
     if type(value) in (bool, int, float) or getattr(value, "shape", ()) != ():
         return value

@@ -5,6 +5,7 @@ Knows logits only. Your own sampler is any callable with the signature of `Sampl
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,14 @@ def check_sampler(sampler: object) -> None:
             f"A sampler is called as sampler(logits, state), which this one, with the arguments "
             f"{signature}, cannot be: {error}."
         ) from error
+
+
+def sampler_name(sampler: object) -> str:
+    """Return how your own sampler is named in pictures: as its function or its class."""
+    while isinstance(sampler, functools.partial):
+        sampler = sampler.func
+    name: str = getattr(sampler, "__name__", type(sampler).__name__)
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)

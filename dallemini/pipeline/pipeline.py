@@ -14,17 +14,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import hub
+from ..config import plain_number
 from ..errors import InputError, InputTypeError
 from ..files import write_text
 from ..generation import GenerationConfig, GenerationOverrides, Sampler
 from ..generation.loop import draw_batches
 from ..generation.request import Request, make_request
+from ..generation.sampling import sampler_name
 from ..images import tensor_to_images
 from ..models.int8 import Quantization
+from ..models.lora import adapter_digests
 from ..models.pretrained import SourceName, check_device, check_dtype, push_saved, save_into
 from ..models.transformer import Transformer
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
+from .moving import move_together, precisions
 from .outputs import GenerationOutput, GenerationStep
 from .parts import (
     GENERATION_CONFIG_NAME,
@@ -184,7 +188,9 @@ class Pipeline:
             config=request.config,
             scores=tuple(scores[index] for index in order) if scores else None,
             model=self.name,
-            sampler=getattr(sampler, "__name__", type(sampler).__name__) if sampler else None,
+            sampler=sampler_name(sampler) if sampler is not None else None,
+            precision=precisions(transformer=self.transformer, vqgan=self.vqgan),
+            adapters=adapter_digests(self.transformer),
         )
 
     def stream(
@@ -213,6 +219,7 @@ class Pipeline:
             InputTypeError: prompts that are not strings, or a sampler that cannot be called.
         """
         request = self._request(prompts, sampler, progress, overrides)
+        every = plain_number(every)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
         if request.config.rank:
@@ -292,6 +299,8 @@ class Pipeline:
     ) -> Self:
         """Move the models, in place, and return the pipeline.
 
+        All are moved or none; a scorer that is loaded later goes to the same place.
+
         Raises:
             InputTypeError: a part of one's own cannot be moved, or `dtype` is no dtype.
             InputError: the device cannot be used.
@@ -302,8 +311,7 @@ class Pipeline:
         for part in parts:
             if not hasattr(part, "to"):
                 raise InputTypeError(f"{type(part).__name__} has no method `to`; move it alone.")
-        for part in parts:
-            part.to(device=device, dtype=dtype)
+        move_together(parts, device=device, dtype=dtype)
         self._moved |= {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
         return self
 
