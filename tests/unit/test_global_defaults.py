@@ -32,9 +32,9 @@ def factory_calls() -> Iterator[tuple[Path, ast.Call]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value
-                if isinstance(owner, ast.Name) and owner.id == "torch":
-                    if node.func.attr in FACTORIES:
-                        yield path, node
+                named = isinstance(owner, ast.Name) and owner.id == "torch"
+                if named and node.func.attr in FACTORIES:
+                    yield path, node
 
 
 def test_everything_made_says_its_dtype_and_device() -> None:

@@ -65,6 +65,6 @@ def test_what_was_moved_before_a_part_refused_is_put_back_to_the_bit() -> None:
 
 def test_a_quantised_pipeline_that_cannot_be_moved_stays_whole() -> None:
     pipe = pipeline(tiny_clip_scorer()).quantize()
-    with pytest.raises(UnsupportedOperationError, match="cannot be moved to torch.float16"):
+    with pytest.raises(UnsupportedOperationError, match=r"cannot be moved to torch\.float16"):
         pipe.to(dtype=torch.float16)
     assert pipe.vqgan.dtype == torch.float32  # type: ignore[attr-defined]
