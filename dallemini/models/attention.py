@@ -81,6 +81,16 @@ class CrossAttention(nn.Module):
         key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
         return key, value
 
+    def project_alone(self, states: Tensor, ends: list[int]) -> tuple[Tensor, Tensor]:
+        """Do the same row by row, so that no row has a part in the rounding of another."""
+        length = states.shape[1]
+        alone = [self.project_states(states[row : row + 1, :end]) for row, end in enumerate(ends)]
+        keys, values = (
+            torch.cat([F.pad(one, (0, 0, 0, length - one.shape[2])) for one in side])
+            for side in zip(*alone, strict=True)
+        )
+        return keys, values
+
     def forward(self, hidden_states: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Attend from f[B,S,D] to projected states; `mask` bool[B,1,1,T] is True on real text."""
         rows, length, width = hidden_states.shape

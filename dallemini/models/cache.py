@@ -163,3 +163,10 @@ def pad_text(input_ids: Tensor, attention_mask: Tensor, *, limit: int) -> tuple[
     length = input_ids.shape[1]
     more = max(0, min(-length % TEXT_STEP, limit - length))
     return F.pad(input_ids, (0, more)), F.pad(attention_mask, (0, more), value=False)
+
+
+def text_ends(mask: Tensor) -> list[int]:
+    """Return where the real tokens of each row of bool[B,T] end."""
+    numbers = torch.arange(1, mask.shape[1] + 1, dtype=torch.int64, device=mask.device)
+    ends: list[int] = (mask * numbers).amax(1).tolist()
+    return ends

@@ -22,7 +22,7 @@ from ..kernels import Linear
 from ._checks import check_ids, check_range
 from .attention import LAYER_NORM_EPS, BiasNorm
 from .blocks import DecoderLayer, EncoderLayer
-from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text
+from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text, text_ends
 from .compiled import CompiledStep, StaticCache
 from .int8 import Quantization
 from .pretrained import empty_embedding
@@ -196,7 +196,7 @@ class Transformer(QuantizableModule[TransformerConfig]):
         mask = tokens.attention_mask.to(self.device).bool()
         states: Tensor = self.encoder(input_ids, mask)
         if self._reads_alone and not (len(mask) == 1 and bool(mask.all())):
-            for row, end in enumerate(_ends(mask)):
+            for row, end in enumerate(text_ends(mask)):
                 one = slice(row, row + 1)
                 states[one, :end] = self.encoder(input_ids[one, :end], mask[one, :end])
         if self.quantization is not None:
@@ -294,19 +294,8 @@ class Transformer(QuantizableModule[TransformerConfig]):
         attentions = [cast(DecoderLayer, layer).cross_attn for layer in self.decoder.layers]
         if not self._reads_alone:
             return [attention.project_states(states) for attention in attentions]
-        length, ends = states.shape[1], _ends(mask)
-        projected = []
-        for attention in attentions:
-            alone = [
-                attention.project_states(states[row : row + 1, :end])
-                for row, end in enumerate(ends)
-            ]
-            keys, values = (
-                torch.cat([F.pad(one, (0, 0, 0, length - one.shape[2])) for one in side])
-                for side in zip(*alone, strict=True)
-            )
-            projected.append((keys, values))
-        return projected
+        ends = text_ends(mask)
+        return [attention.project_alone(states, ends) for attention in attentions]
 
     @property
     def _reads_alone(self) -> bool:
@@ -459,10 +448,3 @@ class Transformer(QuantizableModule[TransformerConfig]):
     def _check_image_ids(self, image_tokens: Tensor) -> None:
         limit = self.config.image_vocab_size + 1
         check_range("Image tokens", image_tokens, limit=limit, hint="the image vocabulary")
-
-
-def _ends(mask: Tensor) -> list[int]:
-    """Return where the real tokens of each row of bool[B,T] end."""
-    numbers = torch.arange(1, mask.shape[1] + 1, dtype=torch.int64, device=mask.device)
-    ends: list[int] = (mask * numbers).amax(1).tolist()
-    return ends

@@ -302,7 +302,7 @@ class Pipeline:
         All are moved or none; a scorer that is loaded later goes to the same place.
 
         Raises:
-            InputTypeError: a part of one's own cannot be moved, or `dtype` is no dtype.
+            InputTypeError: your own part cannot be moved, or `dtype` is not a dtype.
             InputError: the device cannot be used.
         """
         device = None if device is None else check_device(device)
