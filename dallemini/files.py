@@ -149,8 +149,10 @@ def finish_folder(path: Path) -> None:
     Raises:
         StorageError: it cannot be moved, so that the folder holds a mixture.
     """
-    for folder in (path, *path.absolute().parents[:2]):
+    inside = path if os.path.isdir(path) else path.parent
+    for folder in (inside, inside / "..", inside / ".." / ".."):
         if os.path.isdir(folder / _SAVED):
+            folder = Path(os.path.realpath(folder))
             with _locked(folder):
                 _move(folder / _SAVED, folder)
 
@@ -277,16 +279,26 @@ def _lock(file: int, how: int) -> bool | None:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's errors into ours."""
+    """Turn the system's errors into ours; others come from what is written and pass."""
     try:
+        _check_name(path)
         yield
     except DalleMiniError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except OSError as error:
         raise StorageError(
             f"Could not write {path} ({_reason(error)}). Free some space or choose another folder, "
             "then try again; nothing unfinished was left behind."
         ) from error
+
+
+def _check_name(path: Path) -> None:
+    try:
+        os.lstat(path)
+    except ValueError as error:  # a name that no file can have
+        raise StorageError(f"Could not write {path} ({error}). Choose another name.") from error
+    except OSError:
+        pass
 
 
 def _reason(error: Exception) -> str:

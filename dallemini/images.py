@@ -137,7 +137,7 @@ def open_image(
         MissingFileError: there is no such file.
         PictureError: an InputError: it is no picture of a known format, damaged, out of bounds, or
             holds numbers whose range cannot be guessed.
-        InputTypeError: `image` is none of these.
+        InputTypeError: `image` is not one of these.
     """
     from PIL import Image
 

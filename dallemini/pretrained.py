@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from .models.pretrained import Pretrained, PretrainedModule
+from .models.pretrained import Loadable, PretrainedModule
+
+Pretrained = Loadable
 
 __all__ = ["Pretrained", "PretrainedModule"]

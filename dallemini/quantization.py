@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .models.int8 import QUANTIZATIONS, Int8Linear, Quantization, quantize_weight
+from .models.int8 import Int8Linear, quantize_weight
+from .models.precision import QUANTIZATIONS, Quantization
 
 __all__ = ["Int8Linear", "QUANTIZATIONS", "Quantization", "quantize_weight"]

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import hub
 from .errors import ConfigError, InputError, InputTypeError
 from .models._checks import without_autocast
 from .models.clip import CLIP, CLIPConfig
-from .models.pretrained import SourceName, push_saved
+from .models.precision import Precision
+from .models.pretrained import Loadable, SourceName
 from .text.clip_tokenizer import CLIPTokenizer, CLIPTokenizerConfig, check_prompts
 
 __all__ = ["CLIPScorer", "CLIPTokenizer", "CLIPTokenizerConfig", "Scorer", "preprocess"]
@@ -35,7 +38,7 @@ class Scorer(Protocol):
         """Return f32[N], higher is better, of images f[N,3,H,W] in [0,1] and one prompt each."""
 
 
-class CLIPScorer:
+class CLIPScorer(Loadable):
     """CLIP with its tokenizer and its image preprocessing: pictures and prompts in, scores out.
 
     Args:
@@ -72,7 +75,7 @@ class CLIPScorer:
     @classmethod
     def from_pretrained(
         cls,
-        source: SourceName,
+        source: SourceName | hub.Source,
         *,
         subfolder: str | None = None,
         revision: str | None = None,
@@ -80,20 +83,20 @@ class CLIPScorer:
         local_files_only: bool = False,
         token: str | None = None,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: Precision | None = None,
         tokenizer: CLIPTokenizer | None = None,
     ) -> Self:
         """Load model and tokenizer from a local folder, a file, a bundled name or a Hub id.
 
         Args:
-            source: local path, `owner/name` on the Hub, or a bundled name.
+            source: as `CLIP.from_pretrained` takes it; both are read from it.
             subfolder: folder inside the source that holds this part.
             revision: branch, tag or commit on the Hub.
             cache_dir: the Hub's cache folder, instead of the user's.
             local_files_only: never ask the network.
             token: Hub access token, instead of the stored one.
             device: where the weights go.
-            dtype: of the weights; float32 when None.
+            dtype: of the weights: a type of torch or its name; float32 when None.
             tokenizer: for sources that hold weights only, such as OpenAI's `.pt` files.
 
         Raises:
@@ -102,57 +105,23 @@ class CLIPScorer:
             CheckpointError: a file is corrupt, unsafe or disagrees with its configuration.
             ConfigError: vocabulary and model do not fit.
         """
+        CLIP.check_precision(device, dtype)
+        where = hub.Where(revision, cache_dir, local_files_only, token)
+        opened = hub.open(source, where, subfolder=subfolder)
         # The small file first: without it the large one would be downloaded for nothing.
-        if tokenizer is None:
-            tokenizer = CLIPTokenizer.from_pretrained(
-                source,
-                subfolder=subfolder,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        clip = CLIP.from_pretrained(
-            source,
-            subfolder=subfolder,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-            device=device,
-            dtype=dtype,
-        )
-        return cls(clip, tokenizer)
+        tokenizer = CLIPTokenizer.from_pretrained(opened) if tokenizer is None else tokenizer
+        return cls(CLIP.from_pretrained(opened, device=device, dtype=dtype), tokenizer)
 
-    def save_pretrained(self, directory: SourceName) -> None:
-        """Write model and tokenizer in the native layout; `from_pretrained(directory)` reads it.
+    @classmethod
+    def _load(cls, source: hub.Source) -> Self:
+        return cls.from_pretrained(source)
 
-        Raises:
-            StorageError: the folder cannot be made or written.
-        """
-        self.clip.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
+    def _check_savable(self) -> None:
+        self.clip._check_savable()
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        commit_message: str | None = None,
-    ) -> str:
-        """Publish the scorer on the Hugging Face Hub and return the address of the commit.
-
-        Raises:
-            HubError: the Hub could not be reached or refused.
-        """
-        return push_saved(
-            self.save_pretrained,
-            repo_id,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-        )
+    def _save(self, directory: Path) -> None:
+        self.clip._save(directory)
+        self.tokenizer._save(directory)
 
     def to(
         self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None

@@ -37,6 +37,7 @@ class Fault:
         body: answer 200 with this text instead.
         cut: send only this share of the body, then close the connection.
         shorten: announce and send so many bytes less than the file has.
+        spoil: send other bytes, as many as there should be.
         times: strike so many requests; None for all.
     """
 
@@ -46,6 +47,7 @@ class Fault:
     body: str | None = None
     cut: float | None = None
     shorten: int = 0
+    spoil: bool = False
     times: int | None = None
 
     def strikes(self, request: str) -> bool:
@@ -83,6 +85,7 @@ class HubServer:
         requests: every request as "METHOD /path", in order.
         tokens: the Authorization header of each request, or "".
         faults: what goes wrong; the first that matches a request strikes.
+        watch: called with every request before it is answered.
     """
 
     def __init__(self, storage: Path) -> None:
@@ -91,6 +94,7 @@ class HubServer:
         self.requests: list[str] = []
         self.tokens: list[str] = []
         self.faults: list[Fault] = []
+        self.watch: Callable[[str], object] | None = None
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -184,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub, path = self.server.hub, urlsplit(self.path).path
         request = f"{self.command} {unquote(path)}"
         hub.requests.append(request)
+        if hub.watch is not None:
+            hub.watch(request)
         hub.tokens.append(self.headers.get("Authorization", ""))
         self.content = self._read_content()
         self.fault = next((fault for fault in hub.faults if fault.strikes(request)), None)
@@ -252,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
                 404, "EntryNotFound", "Entry not found", **{"X-Repo-Commit": commit}
             )
         digest, size = _sha256(path), path.stat().st_size
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{digest[:40]}"'}
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{_git_sha1(path)}"'}
         if size < LARGE:
             return self._send_file(path, headers)
         headers |= {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(size)}
@@ -350,6 +356,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, path: Path, headers: dict[str, str]) -> None:
         content, status = path.read_bytes(), 200
+        if self.fault and self.fault.spoil and self.command == "GET":
+            content = bytes(byte ^ 255 for byte in content[:100]) + content[100:]
         if self.fault and self.fault.shorten and self.command == "GET":
             content = content[: -self.fault.shorten]
         if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
@@ -375,6 +383,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _git_sha1(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"

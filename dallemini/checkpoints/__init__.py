@@ -2,13 +2,14 @@
 
 This package is the only place that knows foreign names and file formats. The first load of a
 foreign checkpoint converts it, one tensor at a time, into a native folder in the cache; later loads
-map that. Knows no model: `pretrained` builds one from what is read here.
+map that. Knows no model: `pretrained` builds one from what is read here, and hands in the shapes
+that a configuration asks for.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import CONFIG_NAME, read_json
-from ..errors import CheckpointError, ConfigError, InputError, MissingFileError
+from ..config import CONFIG_NAME
+from ..errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    MissingFileError,
+    UnsupportedModelError,
+)
 from ..files import as_path, replacing_folder
 from ..hub.source import Source, conversion_cache_dir, list_files, source_key
 from .cache import convert_once
 from .clip import HuggingFaceCLIP
 from .clip_openai import OpenAICLIP, OpenCLIP
-from .dallebart import DalleBart, refuse_older_model
-from .digests import noted_digest
+from .dallebart import DalleBart
 from .formats import (
     CLASS_NAMES,
     COMPONENTS,
     Component,
     Format,
     LazyCheckpoint,
-    fetch_json,
     known_formats,
     register_format,
 )
 from .lazy import LazyTensor
 from .min_dalle import Detokenizer, MinDalle
-from .native import MARK, Native, without_mark, write_native
+from .native import Native, read_config, write_native
 from .safetensors_file import (
     WEIGHTS_FILE,
     read_safetensors,
@@ -45,20 +50,24 @@ from .safetensors_file import (
     save_checkpoint,
     write_tensors,
 )
+from .shapes import Shapes, check_tensors
 from .vqgan import Taming, VQGANJax
 
 __all__ = [
     "Checkpoint",
+    "Claim",
     "Component",
+    "Expected",
     "Format",
     "LazyCheckpoint",
     "LazyTensor",
+    "check_tensors",
     "convert",
     "describe",
+    "find_format",
     "known_formats",
     "read_checkpoint",
     "read_tensor",
-    "refuse_older_model",
     "register_format",
     "save_checkpoint",
     "write_tensors",
@@ -71,6 +80,30 @@ _BUILT_IN: tuple[Format, ...] = (
 )
 for _format in _BUILT_IN:
     register_format(_format)
+
+Expected = Callable[[Mapping[str, Any]], Shapes]
+"""Tells the names and shapes of the tensors that a configuration asks for, refusing a wrong one."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A format that takes some files of a source for a component.
+
+    Attributes:
+        format: the format.
+        names: the files that it needs.
+    """
+
+    format: Format
+    names: tuple[str, ...]
+
+    def read(self, source: Source, expected: Expected | None) -> LazyCheckpoint:
+        """Describe the component; a foreign one must have the tensors that are expected."""
+        checkpoint = self.format.read(source, source.fetch(self.names))
+        if expected is not None and not isinstance(self.format, Native):
+            shapes = expected(checkpoint.config)
+            check_tensors(checkpoint.tensors, shapes, origin=source.name)
+        return checkpoint
 
 
 @dataclass(frozen=True)
@@ -93,14 +126,20 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    source: Source, *, component: Component, cache_dir: str | os.PathLike[str] | None = None
+    source: Source,
+    *,
+    component: Component,
+    cache_dir: str | os.PathLike[str] | None = None,
+    expected: Expected | None = None,
 ) -> Checkpoint:
     """Read a component in any known format, converting a foreign one on its first load.
 
     Args:
         source: where the files lie.
         component: what is wanted from them.
-        cache_dir: the Hub's cache folder, beside which conversions are kept.
+        cache_dir: the Hub's cache folder, beside which conversions are kept; the source's own
+            when None.
+        expected: what a foreign checkpoint is compared with before it is converted.
 
     Raises:
         MissingFileError: the source holds no such component, or a part of it is missing.
@@ -110,30 +149,31 @@ def read_checkpoint(
         HubError: a file cannot be downloaded.
         StorageError: the disk is full.
     """
-    found, names = _detect(source, component)
-    if isinstance(found, Native):
-        paths = source.fetch(names)
-        return _map(paths[CONFIG_NAME], paths[WEIGHTS_FILE], found.name)
+    found = _detect(source, component)
+    if isinstance(found.format, Native):
+        paths = source.fetch(found.names)
+        return _map(paths[CONFIG_NAME], paths[WEIGHTS_FILE], found.format.name)
 
     def write(folder: Path) -> None:
-        checkpoint = found.read(source, source.fetch(names))
-        write_native(checkpoint, folder, component, origin=_origin(source, found))
+        checkpoint = found.read(source, expected)
+        write_native(checkpoint, folder, component, origin=_origin(source, found.format))
 
-    cache = conversion_cache_dir(cache_dir)
-    notes = cache / ".digests"
-    key = source_key(source, names, digest_of=lambda path: noted_digest(path, notes))
-    folder = convert_once(cache / f"{component}-{key}", _is_usable, write, name=source.name)
-    return _map(folder / CONFIG_NAME, folder / WEIGHTS_FILE, found.name)
+    cache = conversion_cache_dir(source.where.cache_dir if cache_dir is None else cache_dir)
+    folder = cache / f"{component}-{source_key(source, found.names)}"
+    folder = convert_once(folder, _is_usable, write, name=source.name)
+    return _map(folder / CONFIG_NAME, folder / WEIGHTS_FILE, found.format.name)
 
 
-def describe(source: Source, *, component: Component) -> tuple[str, LazyCheckpoint]:
+def describe(
+    source: Source, *, component: Component, expected: Expected | None = None
+) -> tuple[str, LazyCheckpoint]:
     """Return the format of a component and its tensors, still unread.
 
     Raises:
         As `read_checkpoint`, without StorageError.
     """
-    found, names = _detect(source, component)
-    return found.name, found.read(source, source.fetch(names))
+    found = _detect(source, component)
+    return found.format.name, found.read(source, expected)
 
 
 def convert(
@@ -142,6 +182,7 @@ def convert(
     *,
     component: Component,
     dtype: torch.dtype | None = None,
+    expected: Expected | None = None,
 ) -> Path:
     """Write a component in the native layout, in constant memory and past the cache.
 
@@ -150,6 +191,7 @@ def convert(
         output: folder to write to; `config.json` and `model.safetensors` in it are replaced.
         component: what is wanted from the source.
         dtype: for the floating-point tensors; their own when None.
+        expected: what a foreign checkpoint is compared with before it is converted.
 
     Returns:
         The folder.
@@ -161,10 +203,9 @@ def convert(
     """
     if dtype is not None and not dtype.is_floating_point:
         raise InputError(f"dtype must be a floating-point type like torch.float16, not {dtype}.")
-    found, names = _detect(source, component)
-    paths = source.fetch(names)
-    checkpoint, origin = found.read(source, paths), _origin(source, found)
-    if isinstance(found, Native) and (kind := _mark(paths[CONFIG_NAME]).get("quantization")):
+    found = _detect(source, component)
+    checkpoint, origin = found.read(source, expected), _origin(source, found.format)
+    if kind := checkpoint.mark.get("quantization"):
         if dtype is not None:
             raise InputError(
                 f"{source.name} is quantised ({kind}) and cannot be converted to {dtype}; "
@@ -177,23 +218,42 @@ def convert(
     return as_path(output)
 
 
-def _detect(source: Source, component: Component) -> tuple[Format, tuple[str, ...]]:
-    """Return the format of a source and the files that it needs."""
+def find_format(source: Source, component: Component) -> Claim | None:
+    """Return the first format that takes files of a source for a component, None without one.
+
+    Raises:
+        InputError: there is no such component.
+        UnsupportedModelError: a format knows the model, but not its architecture.
+        CheckpointError: no format takes it, and one said why.
+        MissingFileError: a file that belongs to the others is missing.
+    """
     if component not in COMPONENTS:
         raise InputError(f"component must be one of {', '.join(COMPONENTS)}, not {component!r}.")
-    if component == "transformer":
-        refuse_older_model(source.name, None)
+    refusal: CheckpointError | None = None
     for entry in (Native(component), *known_formats(component)):
-        names = entry.detect(source)
+        try:
+            names = entry.detect(source)
+        except UnsupportedModelError:
+            raise
+        except CheckpointError as error:  # mostly: it belongs to another component
+            refusal = refusal or error
+            continue
         if names and source.selected in (None, *names):
-            return entry, names
-    raise _nothing_found(source, component)
+            return Claim(entry, names)
+    if refusal is not None:
+        raise refusal
+    return None
+
+
+def _detect(source: Source, component: Component) -> Claim:
+    found = find_format(source, component)
+    if found is None:
+        raise _nothing_found(source, component)
+    return found
 
 
 def _nothing_found(source: Source, component: Component) -> Exception:
     files = source.files()
-    if component == "transformer":
-        refuse_older_model(source.name, fetch_json(source))
     if "model_index.json" in files:
         return MissingFileError(
             f"{source.name} is a whole pipeline. Load it with Pipeline.from_pretrained, or pass "
@@ -208,13 +268,8 @@ def _nothing_found(source: Source, component: Component) -> Exception:
 
 
 def _map(config: Path, weights: Path, name: str) -> Checkpoint:
-    fields, tensors = without_mark(read_json(config)), read_safetensors(weights)
-    return Checkpoint(fields, tensors, name, weights, _mark(config))
-
-
-def _mark(config: Path) -> dict[str, Any]:
-    mark: dict[str, Any] = read_json(config).get(MARK, {})
-    return mark
+    fields, mark = read_config(config)
+    return Checkpoint(fields, read_safetensors(weights), name, weights, mark)
 
 
 def _is_usable(folder: Path) -> bool:

@@ -24,8 +24,8 @@ from .formats import (
     whole_number,
 )
 from .lazy import Op, transpose
-from .rules import Rule, Table, assemble, check_targets
-from .shapes import infer_transformer, transformer_shapes
+from .rules import Rule, Table, assemble
+from .shapes import infer_transformer
 
 _SIZES = {  # the name in config.json: the name here, and the default of DalleBartConfig
     "encoder_vocab_size": ("text_vocab_size", 50264),
@@ -115,6 +115,7 @@ class DalleBart:
 
     def detect(self, source: Source) -> tuple[str, ...] | None:
         """Return configuration and weights; the configuration is checked already."""
+        _refuse_older_model(source)
         weights = flax_files(source)
         if weights is None:
             return None
@@ -132,25 +133,20 @@ class DalleBart:
             config = infer_transformer(tensors, origin=source.name)
         else:
             config = translate_config(found, origin=source.name)
-        check_targets(tensors, transformer_shapes(config), origin=source.name)
         return LazyCheckpoint(config, tensors)
 
 
-def refuse_older_model(name: str, config: Mapping[str, Any] | None) -> None:
-    """Refuse the BART models of July 2021 that came before DalleBart.
-
-    Args:
-        name: the source, as the user wrote it.
-        config: its `config.json`, where that was read already.
+def _refuse_older_model(source: Source) -> None:
+    """Refuse the BART models of July 2021 that came before DalleBart, those known by name first.
 
     Raises:
         UnsupportedModelError: the source is one of them.
     """
-    if name in _OLDER_MODELS or (config or {}).get("model_type") == "bart":
+    if source.name in _OLDER_MODELS or (fetch_json(source) or {}).get("model_type") == "bart":
         raise UnsupportedModelError(
-            f"{name} is a BART model (model_type 'bart'), as {' and '.join(_OLDER_MODELS)} are: "
-            "the first DALL-E Mini, of 2021, whose architecture differs from that of model_type "
-            "'dallebart'. Use dalle-mini/dalle-mini or dalle-mini/dalle-mega."
+            f"{source.name} is a BART model (model_type 'bart'), as {' and '.join(_OLDER_MODELS)} "
+            "are: the first DALL-E Mini, of 2021, whose architecture differs from that of "
+            "model_type 'dallebart'. Use dalle-mini/dalle-mini or dalle-mini/dalle-mega."
         )
 
 
@@ -169,7 +165,6 @@ def translate_config(
         CheckpointError: it belongs to another part of the pipeline.
         ConfigError: a size is not a whole number.
     """
-    refuse_older_model(origin, config)
     refuse_other_component(config, "transformer", origin)
     model_type = config.get("model_type", "dallebart")
     if model_type != "dallebart":

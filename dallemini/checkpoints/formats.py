@@ -7,7 +7,7 @@ tensors by the names of this library. New ones join through `register_format`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,10 +30,12 @@ class LazyCheckpoint:
     Attributes:
         config: fields of the component's configuration.
         tensors: its tensors by their names here.
+        mark: what a native `config.json` says beside the configuration, such as a quantisation.
     """
 
     config: dict[str, Any]
     tensors: dict[str, LazyTensor]
+    mark: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Format(Protocol):
@@ -55,7 +57,10 @@ class Format(Protocol):
         """
 
     def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
-        """Describe the checkpoint in the files that `detect` asked for."""
+        """Describe the checkpoint in the files that `detect` asked for.
+
+        Whether its tensors are those that its configuration asks for is compared afterwards.
+        """
 
 
 _FORMATS: list[Format] = []

@@ -52,16 +52,22 @@ class Native:
 
     def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
         """Describe the component."""
-        config = without_mark(read_json(paths[CONFIG_NAME]))
+        config, mark = read_config(paths[CONFIG_NAME])
         tensors = read_safetensors(paths[WEIGHTS_FILE])
-        return LazyCheckpoint(
-            config, {name: LazyTensor.of(name, tensor) for name, tensor in tensors.items()}
-        )
+        lazy = {name: LazyTensor.of(name, tensor) for name, tensor in tensors.items()}
+        return LazyCheckpoint(config, lazy, mark)
 
 
-def without_mark(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration's own fields."""
-    return {key: value for key, value in config.items() if key != MARK}
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of a configuration, and what its mark says.
+
+    Raises:
+        MissingFileError: the file does not exist.
+        ConfigError: it does not hold a JSON object.
+    """
+    config = read_json(path)
+    mark: dict[str, Any] = config.pop(MARK, {})
+    return config, mark
 
 
 def write_native(

@@ -2,8 +2,7 @@
 
 A table is a list of `Rule`s and `Ignore`s. `assemble` applies it and proves that it is complete:
 every source tensor is used by exactly one rule or ignored on purpose, every fused group has all its
-parts, no target is made twice. `check_targets` compares the result with a configuration. Nothing is
-loaded here. Knows no format.
+parts, no target is made twice. Nothing is loaded here. Knows no format.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Rule:
         return tuple(_pattern(source) for source in self.sources)
 
     def match(self, name: str) -> tuple[int, dict[str, str]] | None:
-        """Return which source this name is, and what its fields stand for; None if it is none."""
+        """Return which source has this name and what its fields stand for; None if none has it."""
         for position, pattern in enumerate(self._patterns):
             if found := pattern.fullmatch(name):
                 return position, found.groupdict()
@@ -169,35 +168,6 @@ def _extend(
                 f"{tensor.name!r}. Remove one of them."
             )
         targets[target] = tensor
-
-
-def check_targets(
-    tensors: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]], *, origin: str
-) -> None:
-    """Compare assembled tensors with the names and shapes that a configuration asks for.
-
-    Raises:
-        CheckpointError: the first tensor that is missing, superfluous, or of another shape.
-    """
-    for name, shape in shapes.items():
-        if name not in tensors:
-            raise CheckpointError(
-                f"{origin} lacks the tensor that becomes {name!r} {shape}. The download is "
-                "incomplete, or the configuration belongs to other weights."
-            )
-        if tensors[name].shape != shape:
-            raise CheckpointError(
-                f"{origin}: {tensors[name].name!r} gives {name!r} the shape {tensors[name].shape}, "
-                f"but the configuration asks for {shape}. Use the configuration that belongs to "
-                "these weights."
-            )
-    if extra := [name for name in tensors if name not in shapes]:
-        tensor = tensors[extra[0]]
-        raise CheckpointError(
-            f"{origin}: {tensor.name!r} gives {extra[0]!r} {tensor.shape}, which the configuration "
-            f"does not have ({len(extra)} such). Use the configuration that belongs to these "
-            "weights."
-        )
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -7,6 +7,7 @@ of their own, which need the `cli` extra and are imported when `main` is called.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import warnings
@@ -37,24 +38,81 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain('the command line needs its extra; run: pip install "dallemini[cli]"')
         return WRONG_USE
-    try:
-        with _plain_warnings():
+    with _printable(), _plain_warnings():
+        try:
             code = run(sys.argv[1:] if argv is None else argv)
             sys.stdout.flush()
-            return code
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - python flushes it at exit
-        return FAILED
-    except DalleMiniError as error:
-        _complain(str(error))
-        return FAILED
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return INTERRUPTED
+            return code or _tell_what_was_lost()
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            _forget_output()
+            return FAILED
+        except DalleMiniError as error:
+            _complain(str(error))
+            return FAILED
+        except OSError as error:
+            if _can_print():
+                raise
+            _forget_output()
+            _complain(f"the output could not be printed: {error.strerror}")
+            return FAILED
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            return INTERRUPTED
 
 
 def _complain(message: str) -> None:
     print("dallemini:", " ".join(message.split()), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _printable() -> Iterator[None]:
+    """Let any text be printed: where an encoding lacks a letter, and where nobody reads."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: a file that is opened must not get this number
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    changed = []
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, _Lost())
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+            changed.append(stream)
+    try:
+        yield
+    finally:
+        for stream in changed:
+            with contextlib.suppress(OSError):  # it flushes, to a full disk perhaps
+                stream.reconfigure(errors="strict")
+        for name, stream in zip(("stdout", "stderr"), before, strict=True):
+            if isinstance(getattr(sys, name), _Lost):
+                setattr(sys, name, stream)
+
+
+class _Lost(io.StringIO):
+    """What is printed to a stream that was closed before this process began."""
+
+
+def _tell_what_was_lost() -> int:
+    if isinstance(sys.stdout, _Lost) and sys.stdout.getvalue():
+        _complain("the output could not be printed: standard output is closed")
+        return FAILED
+    return 0
+
+
+def _can_print() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _forget_output() -> None:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - python flushes it at exit
 
 
 @contextlib.contextmanager

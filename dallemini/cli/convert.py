@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +11,25 @@ from typing import Annotated, Any
 import tyro
 
 from .. import checkpoints, hub
-from .._version import __version__
 from ..errors import InputError, MissingFileError
 from ..files import as_path, replacing_folder, write_text
-from ..models.clip import CLIP
-from ..models.int8 import Quantization
-from ..models.pretrained import PretrainedModule
+from ..models.precision import Quantization, check_dtype, read_precision
 from ..models.transformer import Transformer
-from ..models.vqgan import VQGAN
-from ..pipeline.parts import CLASSES, GENERATION_CONFIG_NAME, INDEX_NAME, check_parts
+from ..pipeline.parts import (
+    CLASSES,
+    COMPONENTS,
+    GENERATION_CONFIG_NAME,
+    MODELS,
+    Parts,
+    check_parts,
+    describe,
+    write_index,
+)
 from ..scorer import CLIPTokenizer
 from ..text.tokenizer import Tokenizer
-from .options import DtypeName, Location, SourceOptions, Where, to_dtype
-from .parts import COMPONENT_OF, PARTS, describe, find_parts, loader_of
+from .options import PrecisionName, Where
 
 _PIPELINE = ("tokenizer", "transformer", "vqgan")
-_MODELS: dict[str, type[PretrainedModule[Any]]] = {
-    "transformer": Transformer,
-    "vqgan": VQGAN,
-    "scorer": CLIP,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +45,9 @@ class Convert:
         vqgan: source of the VQGAN, to make a pipeline of a transformer that came without.
         scorer: source of a CLIP model, for ranking.
         subfolder: of a part inside the source.
-        dtype: floating-point type to store; as in the source when not given.
-        quantization: int8 for smaller weights of the transformer.
+        dtype: floating-point type to store, as in the source when not given; int8 for smaller
+            weights of the transformer.
+        quantization: an older spelling of --dtype int8.
         where: of the source; --revision is that of SOURCE alone.
     """
 
@@ -57,7 +56,7 @@ class Convert:
     vqgan: str | None = None
     scorer: str | None = None
     subfolder: str | None = None
-    dtype: DtypeName | None = None
+    dtype: PrecisionName | None = None
     quantization: Quantization | None = None
     where: Where
 
@@ -70,60 +69,63 @@ class Convert:
         """
         output = as_path(self.output)
         _check_output(output)
-        parts = self._parts()
-        if self.quantization is not None and "transformer" not in parts:
+        source = Parts(self.where.open(self.source, self.subfolder))
+        parts = self._with_others(source.all())
+        if self._quantization is not None and "transformer" not in parts:
             raise InputError(
-                f"{self.source} holds {', '.join(parts)}; leave out --quantization, which makes a "
+                f"{self.source} holds {', '.join(parts)}; leave out int8, which makes a "
                 "transformer smaller."
             )
         with replacing_folder(output) as folder:
             folders = {part: folder if len(parts) == 1 else folder / part for part in parts}
-            for part, location in parts.items():
-                self._convert(part, location, folders[part])
+            for part, place in parts.items():
+                self._convert(part, place, folders[part])
             _check_result(folders)
             if set(_PIPELINE) <= parts.keys():
-                self._write_index(folder, parts)
+                self._write_index(folder, source, parts)
         for part in parts:
             print(output if len(parts) == 1 else output / part)
 
-    def _parts(self) -> dict[str, Location]:
-        parts = find_parts(Location(self.source, self.where, self.subfolder))
-        elsewhere = SourceOptions(cache_dir=self.where.cache_dir, offline=self.where.offline)
+    @property
+    def _quantization(self) -> Quantization | None:
+        return read_precision(self.dtype, self.quantization).quantization
+
+    def _with_others(self, parts: Mapping[str, hub.Source]) -> dict[str, hub.Source]:
+        parts = dict(parts)
         for part, name in (("vqgan", self.vqgan), ("scorer", self.scorer)):
             if name is not None:
-                found = find_parts(Location(name, elsewhere))
+                found = Parts(self.where.elsewhere().open(name)).all()
                 if part not in found:
                     raise InputError(f"{name} holds {', '.join(found)}, but no {part}.")
                 parts[part] = found[part]
-        return {part: parts[part] for part in PARTS if part in parts}
+        return {part: parts[part] for part in CLASSES if part in parts}
 
-    def _convert(self, part: str, location: Location, folder: Path) -> None:
+    def _convert(self, part: str, source: hub.Source, folder: Path) -> None:
         if part == "tokenizer":
-            Tokenizer.from_pretrained(location.name, **location.keywords).save_pretrained(folder)
+            Tokenizer.from_pretrained(source).save_pretrained(folder)
             return
+        component = COMPONENTS[part]
         checkpoints.convert(
-            location.open(), folder, component=COMPONENT_OF[part], dtype=to_dtype(self.dtype)
+            source,
+            folder,
+            component=component,
+            dtype=None if self.dtype in (None, "int8") else check_dtype(self.dtype),
+            expected=MODELS[component].expected_shapes,
         )
-        if part == "transformer" and self.quantization is not None:
-            model = Transformer.from_pretrained(folder, quantization=self.quantization)
+        if part == "transformer" and self._quantization is not None:
+            model = Transformer.from_pretrained(folder, dtype=self._quantization)
             model.save_pretrained(folder)
         if part == "scorer":
             with contextlib.suppress(MissingFileError):  # OpenAI's file holds the weights only
-                tokenizer = CLIPTokenizer.from_pretrained(location.name, **location.keywords)
-                tokenizer.save_pretrained(folder)
+                CLIPTokenizer.from_pretrained(source).save_pretrained(folder)
 
-    def _write_index(self, folder: Path, parts: Mapping[str, Location]) -> None:
-        loader = loader_of(Location(self.source, self.where, self.subfolder))
-        classes = {part: CLASSES[part].__name__ if part in parts else None for part in PARTS}
-        index = {"dallemini": {"version": __version__}, **classes}
-        write_text(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
-        loader.generation_config().save(folder / GENERATION_CONFIG_NAME)
-        card = hub.model_card(
-            self.output.absolute().name,
-            summary=f"A text-to-image pipeline for dallemini, converted from `{loader.name}`.",
-        )
+    def _write_index(self, folder: Path, source: Parts, parts: Mapping[str, hub.Source]) -> None:
+        write_index(folder, parts)
+        source.generation_config().save(folder / GENERATION_CONFIG_NAME)
+        summary = f"A text-to-image pipeline for dallemini, converted from `{source.source.label}`."
+        card = hub.model_card(self.output.absolute().name, summary=summary)
         # its own card and notices go with the weights
-        for name, text in {"README.md": card, **loader.notes()}.items():
+        for name, text in {"README.md": card, **source.notes()}.items():
             write_text(folder / name, text)
 
 
@@ -150,8 +152,9 @@ def _check_result(folders: Mapping[str, Path]) -> None:
         if part == "tokenizer":
             loaded[part] = Tokenizer.from_pretrained(folder)
         else:
-            tensors = describe(hub.open_source(folder), part)[1].tensors.values()
+            source, component = hub.open(folder), COMPONENTS[part]
+            tensors = describe(source, component)[1].tensors.values()
             dtype = next(tensor.dtype for tensor in tensors)
-            loaded[part] = _MODELS[part].from_pretrained(folder, dtype=dtype)
+            loaded[part] = MODELS[component].from_pretrained(source, dtype=dtype)
     if set(_PIPELINE) <= loaded.keys():
         check_parts(loaded["tokenizer"], loaded["transformer"], loaded["vqgan"])

@@ -16,8 +16,8 @@ from ..errors import InputError
 from ..hub.source import BUNDLED_MODEL
 from ..models.pretrained import check_device
 from ..models.vqgan import VQGAN
-from .options import DtypeName, Location, Where, attribute_help, to_dtype
-from .parts import find_parts
+from ..pipeline.parts import Parts
+from .options import DtypeName, Where, attribute_help
 
 _OWN_HELP = {
     "crop": '"center" scales the short side to S and keeps the middle; "pad" keeps the whole '
@@ -125,15 +125,13 @@ class Encode:
     def _vqgan(self) -> VQGAN:
         local = os.environ.get("LOCAL_RANK")
         device = check_device(f"cuda:{local}" if self.device == "cuda" and local else self.device)
-        place = find_parts(Location(self.model, self.where)).get("vqgan")
+        place = Parts(self.where.open(self.model)).all().get("vqgan")
         if place is None:
             raise InputError(
                 f"{self.model} has no VQGAN; name one, such as "
                 "--model dalle-mini/vqgan_imagenet_f16_16384."
             )
-        return VQGAN.from_pretrained(
-            place.name, **place.keywords, device=device, dtype=to_dtype(self.dtype)
-        )
+        return VQGAN.from_pretrained(place, device=device, dtype=self.dtype)
 
 
 def _number(name: str, default: int) -> int:

@@ -14,7 +14,7 @@ from ..files import as_path
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
 from ..pipeline.pipeline import Pipeline
-from .options import Drawing, Location, Where, drawing_type
+from .options import Drawing, Where, drawing_type
 
 _DRAWING = ("guidance_scale", "temperature", "top_k", "top_p")
 
@@ -70,8 +70,7 @@ class Evaluate:
         is_text = self.data.endswith(".txt")
         # likewise the data, although the size of the pictures is not known before the model is
         data = read_captions(self.data) if is_text else self._open(DataConfig.image_size)
-        source = Location(self.model, self.where)
-        pipe = Pipeline.from_pretrained(self.model, **source.keywords, **self.drawing.keywords)
+        pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
         report = evaluate(
             pipe,
             data if is_text else self._open(picture_size(pipe)),

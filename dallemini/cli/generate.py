@@ -12,9 +12,9 @@ from ..errors import InputError
 from ..files import as_path, make_folder, replacing
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
-from ..pipeline.outputs import GenerationOutput
+from ..pipeline.outputs import PICTURE_ENDINGS, GenerationOutput
 from ..pipeline.pipeline import Pipeline
-from .options import Drawing, Location, Where, drawing_type
+from .options import Drawing, Where, drawing_type
 
 _GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 _ALIASES = {"num_images_per_prompt": ("--num-images",)}
@@ -62,17 +62,17 @@ class Generate:
         """
         settings = self._checked_settings()
         self.drawing.check()
-        folder = Path() if self.output is None and self.grid is None else self.output
-        for place in (folder, self.grid and self.grid.parent):
+        grid = None if self.grid is None else as_path(self.grid)
+        folder = Path() if self.output is None and grid is None else self.output
+        for place in (folder, grid and grid.parent):
             if place is not None:
                 make_folder(place)
-        source = Location(self.model, self.where)
-        pipe = Pipeline.from_pretrained(self.model, **source.keywords, **self.drawing.keywords)
+        pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
         drawn = pipe(self.prompts, **settings)
         paths = [] if folder is None else drawn.save(folder)
-        if self.grid is not None:
-            _save_grid(drawn, self.grid)
-            paths.append(self.grid)
+        if grid is not None:
+            _save_grid(drawn, grid)
+            paths.append(grid)
         for path in paths:
             print(path)
 
@@ -83,6 +83,9 @@ class Generate:
         if self.grid is not None and self.grid.suffix.lower() not in _GRID_ENDINGS:
             endings = ", ".join(_GRID_ENDINGS)
             raise InputError(f"--grid must end in one of {endings}, not as {str(self.grid)!r}.")
+        output = self.output and as_path(self.output)
+        if output and output.suffix.lower() in PICTURE_ENDINGS and not output.is_dir():
+            raise InputError(f"--output names a folder, not {output}; for one file, use --grid.")
         settings = self.settings.copy()
         if self.seed:
             settings["seed"] = self.seed[0] if len(self.seed) == 1 else self.seed
@@ -91,5 +94,5 @@ class Generate:
 
 
 def _save_grid(drawn: GenerationOutput, path: Path) -> None:
-    with replacing(as_path(path)) as file:
+    with replacing(path) as file:
         drawn.grid().save(file, format="PNG" if path.suffix.lower() == ".png" else "JPEG")

@@ -9,11 +9,12 @@ from typing import Annotated
 import torch
 import tyro
 
+from .. import checkpoints, hub
 from ..errors import HubError, MissingFileError
-from ..hub.source import BUNDLED_MODEL
+from ..hub import BUNDLED_MODEL
+from ..pipeline.parts import COMPONENTS, Parts, describe
 from ..text.tokenizer import Tokenizer
-from .options import Location, Where
-from .parts import describe, find_parts, format_of
+from .options import Where
 
 _TITLES = {"scorer": "scorer (CLIP)"}
 
@@ -38,9 +39,9 @@ class Info:
         Raises:
             DalleMiniError: the source holds nothing known, or it is damaged.
         """
-        location = Location(self.source, self.where, self.subfolder)
-        blocks = {part: _block(part, place) for part, place in find_parts(location).items()}
-        commit = location.open().revision_key
+        source = self.where.open(self.source, self.subfolder)
+        blocks = {part: _block(part, place) for part, place in Parts(source).all().items()}
+        commit = source.revision_key
         print(f"{self.source} at commit {commit}" if commit else self.source)
         for part, lines in blocks.items():
             print(f"\n{_TITLES.get(part, part)}")
@@ -48,19 +49,20 @@ class Info:
                 print(f"  {key:<11} {value}")
 
 
-def _block(part: str, location: Location) -> list[tuple[str, str]]:
+def _block(part: str, source: hub.Source) -> list[tuple[str, str]]:
     if part == "tokenizer":
-        tokenizer = Tokenizer.from_pretrained(location.name, **location.keywords)
+        tokenizer = Tokenizer.from_pretrained(source)
         config = tokenizer.config.to_dict()
         return [("vocabulary", f"{tokenizer.vocab_size:,} ids"), ("config", _listed(config))]
+    component = COMPONENTS[part]
     try:
-        name, checkpoint = describe(location.open(offline=True), part)
+        name, checkpoint = describe(source.cached(), component)
     except (HubError, MissingFileError):
-        source = location.open()
-        if source.revision_key is None:
+        claim = checkpoints.find_format(source, component)
+        if source.revision_key is None or claim is None:
             raise
         later = "not in the cache; parameters and size are read once they are"
-        return [("format", format_of(source, part)), ("weights", later)]
+        return [("format", claim.format.name), ("weights", later)]
     tensors = checkpoint.tensors.values()
     count = sum(torch.Size(tensor.shape).numel() for tensor in tensors)
     return [

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 from .. import hub
 from ..generation import GenerationConfig, GenerationOverrides
-from ..models.int8 import Quantization, refuse_moving
-from ..models.pretrained import check_device
+from ..models.precision import Quantization
+from ..models.transformer import Transformer
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
+PrecisionName = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,19 @@ class SourceOptions:
     cache_dir: Path | None = None
     offline: tyro.conf.FlagCreatePairsOff[bool] = False
 
+    def open(self, name: str, subfolder: str | None = None) -> hub.Source:
+        """Find the files of a model, or of a folder in it.
+
+        Raises:
+            DalleMiniError: as `hub.open`.
+        """
+        where = hub.Where(self.revision, self.cache_dir, self.offline)
+        return hub.open(name, where, subfolder=subfolder)
+
+    def elsewhere(self) -> SourceOptions:
+        """Return the same for another model, which has revisions of its own."""
+        return dataclasses.replace(self, revision=None)
+
 
 Where = Annotated[SourceOptions, tyro.conf.arg(name="")]
 """The same, with its options named as if they were the command's own."""
@@ -46,12 +59,13 @@ class DrawingOptions:
 
     Attributes:
         device: where to compute: cpu, cuda, cuda:1, mps.
-        dtype: floating-point type of the weights.
-        quantization: int8 for smaller weights of the transformer, on the CPU.
+        dtype: floating-point type of the weights; int8 for smaller ones of the transformer, on the
+            CPU.
+        quantization: an older spelling of --dtype int8.
     """
 
     device: str = "cpu"
-    dtype: DtypeName = "float32"
+    dtype: PrecisionName = "float32"
     quantization: Quantization | None = None
 
     def check(self) -> None:
@@ -61,74 +75,16 @@ class DrawingOptions:
             InputError: the device cannot be used.
             UnsupportedOperationError: int8 weights are not for this device or type.
         """
-        device, dtype = check_device(self.device), to_dtype(self.dtype)
-        if self.quantization is not None:
-            refuse_moving(lambda tensor: tensor.to(device=device, dtype=dtype))
+        Transformer.check_precision(self.device, self.dtype, self.quantization)
 
     @property
     def keywords(self) -> dict[str, Any]:
         """The keywords of `Pipeline.from_pretrained` for these options."""
-        return {
-            "device": self.device,
-            "dtype": to_dtype(self.dtype),
-            "quantization": self.quantization,
-        }
+        return dataclasses.asdict(self)
 
 
 Drawing = Annotated[DrawingOptions, tyro.conf.arg(name="")]
 """The same, with its options named as if they were the command's own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Location:
-    """A model or a part of it, as the user named it: enough to open or to load it.
-
-    Attributes:
-        name: Hub id, local path or bundled name.
-        where: how to look for it.
-        subfolder: of the part inside the model.
-    """
-
-    name: str
-    where: SourceOptions
-    subfolder: str | None = None
-
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """The keywords of `from_pretrained` beside the source's name."""
-        return {
-            "subfolder": self.subfolder,
-            "revision": self.where.revision,
-            "cache_dir": self.where.cache_dir,
-            "local_files_only": self.where.offline,
-        }
-
-    def inside(self, folder: str) -> Location:
-        """Return the place of a folder in this one."""
-        subfolder = folder if self.subfolder is None else f"{self.subfolder}/{folder}"
-        return dataclasses.replace(self, subfolder=subfolder)
-
-    def open(self, *, offline: bool = False) -> hub.Source:
-        """Find its files.
-
-        Args:
-            offline: look into the cache only.
-
-        Raises:
-            DalleMiniError: as `hub.open_source`.
-        """
-        keywords = self.keywords
-        keywords["local_files_only"] |= offline
-        return hub.open_source(self.name, **keywords)
-
-
-def to_dtype(name: DtypeName | None) -> torch.dtype | None:
-    """Return the floating-point type with this name."""
-    if name is None:
-        return None
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
 
 
 def attribute_help(cls: type) -> dict[str, str]:

@@ -13,14 +13,16 @@ from ..errors import InputError
 from ..hub.source import BUNDLED_MODEL
 from ..images import read_image
 from ..models.pretrained import check_device
+from ..pipeline.parts import Parts
 from ..scorer import CLIPScorer
-from .options import DtypeName, Location, Where, to_dtype
-from .parts import find_parts
+from .options import DtypeName, Where
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """Print how well pictures fit a prompt, by CLIP: score, file and prompt, one line each.
+
+    Photographs are turned upright; of a moving picture the first frame counts.
 
     Attributes:
         images: image files.
@@ -60,12 +62,10 @@ class Score:
                 print(f"{score:.4f}\t{path}\t{prompt}")
 
     def _scorer(self, device: torch.device) -> CLIPScorer:
-        place = find_parts(Location(self.model, self.where)).get("scorer")
+        place = Parts(self.where.open(self.model)).all().get("scorer")
         if place is None:
             raise InputError(
                 f"{self.model} has no scorer; name a CLIP model, such as "
                 "--model openai/clip-vit-base-patch32."
             )
-        return CLIPScorer.from_pretrained(
-            place.name, **place.keywords, device=device, dtype=to_dtype(self.dtype)
-        )
+        return CLIPScorer.from_pretrained(place, device=device, dtype=self.dtype)

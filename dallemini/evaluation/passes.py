@@ -257,8 +257,8 @@ def galleries(asked: Sequence[Asked], *, captions: int, size: int, seed: int) ->
         seed: of the choice.
 
     Returns:
-        For each caption i64[M] rows, its own first; the others are of its group, and nothing that
-        is said of them is the caption or said of its picture.
+        For each caption i64[M] rows, its own first; the others are of its group and have no caption
+        in common with its picture.
     """
     generator, chosen = torch.Generator().manual_seed(seed), []
     for own, record in enumerate(asked[:captions]):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, InputTypeError
-from ..models.int8 import Quantization, check_quantization, linear_names
+from ..models.int8 import linear_names
+from ..models.precision import Quantization, check_quantization
 from ..models.transformer import Transformer, TransformerConfig
 from ..models.vqgan import VQGAN, VQGANConfig
 from .config import GenerationConfig

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from .card import model_card
+from .card import model_card, upload_folder
 from .source import (
     BUNDLED_MODEL,
     HubSource,
     LocalSource,
     Source,
+    Where,
     conversion_cache_dir,
-    file_digest,
     list_files,
+    open,
     open_source,
     source_key,
-    upload_folder,
 )
 
 __all__ = [
@@ -21,10 +21,11 @@ __all__ = [
     "HubSource",
     "LocalSource",
     "Source",
+    "Where",
     "conversion_cache_dir",
-    "file_digest",
     "list_files",
     "model_card",
+    "open",
     "open_source",
     "source_key",
     "upload_folder",

@@ -1,12 +1,12 @@
-"""The `README.md` of a published model, with the header that the Hub reads.
-
-Knows text only.
-"""
+"""Publishing a folder on the Hub, and its `README.md` with the header that the Hub reads."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+
+from ..errors import HubError, MissingFileError
 
 
 def model_card(
@@ -50,3 +50,43 @@ def model_card(
     parts = ["\n".join(["---", *lines, "---"]), f"# {title}", summary]
     parts += [f"## {heading}\n\n{text}" for heading, text in (sections or {}).items()]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def upload_folder(
+    directory: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Upload the files of a folder as a model, creating model and branch where needed.
+
+    Args:
+        directory: folder whose files are added; files that are only on the Hub stay there.
+        repo_id: "owner/name".
+        private: whether a model that is newly created is private.
+        token: access token that may write; the default is `HF_TOKEN` or the stored login.
+        revision: branch to upload to; the default is the main branch.
+        commit_message: the default names this library.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        MissingFileError: `directory` is not a folder.
+        InputError: `repo_id` or `revision` is malformed.
+        HubError: the Hub cannot be reached or refuses, or `HF_HUB_OFFLINE` is set.
+    """
+    if not os.path.isdir(directory):
+        raise MissingFileError(
+            f"There is no folder {os.fspath(directory)!r} to upload: save first."
+        )
+    from .client import Repository, is_offline  # here, because the Hub's client is slow to import
+
+    repository = Repository.find(repo_id, revision=revision, token=token)
+    if is_offline():
+        raise HubError(f"Offline: {repo_id} cannot be uploaded. Unset HF_HUB_OFFLINE first.")
+    message = commit_message or "Upload with dallemini"
+    return repository.upload(directory, private=private, message=message)

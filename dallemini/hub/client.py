@@ -13,6 +13,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
@@ -83,6 +84,24 @@ class Repository:
             )
         if not _REVISION.fullmatch(self.revision):
             raise InputError(f"revision must be a branch, tag or commit, not {self.revision!r}.")
+
+    @classmethod
+    def find(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Return a model of the Hub that the client's variables name now."""
+        return cls(
+            repo_id=repo_id,
+            revision=constants.DEFAULT_REVISION if revision is None else revision,
+            endpoint=endpoint(),
+            cache=cache_folder(cache_dir),
+            token=token,
+        )
 
     @property
     def page(self) -> str:

@@ -1,20 +1,23 @@
 """Where the files of a model lie: in this package, in a local folder, or on the Hugging Face Hub.
 
-`open_source` finds them and `Source.fetch` gives local paths; `upload_folder` and `model_card`
-publish. Knows nothing about what the files hold.
+`open` finds them, once: the commit is asked for then, and whatever is taken from the `Source` later
+is of that commit. `Source.inside` is a folder of it, `Source.fetch` gives local paths.
+
+Knows nothing about what the files hold.
 """
 
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 import importlib.resources
 import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +30,7 @@ from ..errors import (
     MissingFileError,
 )
 from ..files import finish_folder
-from .card import model_card as model_card
+from .blobs import with_right_bytes
 
 # Inside the functions that need the Hub, because its client is slow to import and what lies on
 # this machine does without.
@@ -42,23 +45,81 @@ _SUBFOLDER = re.compile(r"(?!.*(^|/)\.\.?(/|$))[\w.][^\\:\0]*(?<!/)")
 _FILE_ENDING = re.compile(r".*\.(pt|pth|ckpt|bin|safetensors|msgpack|json)")
 
 
+@dataclass(frozen=True)
+class Where:
+    """How a model is looked for.
+
+    Attributes:
+        revision: branch, tag or commit on the Hub; the default is its main branch.
+        cache_dir: the Hub's cache folder; the default is the one of huggingface_hub.
+        local_files_only: read the cache only, as `HF_HUB_OFFLINE=1` does. Without it the cache is
+            used too, with a warning, when the Hub does not answer.
+        token: access token for the Hub; the default is `HF_TOKEN` or the stored login.
+
+    Raises:
+        InputTypeError: one is of the wrong type.
+    """
+
+    revision: str | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    local_files_only: bool = False
+    token: str | bool | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_name("revision", self.revision)
+        if self.cache_dir is not None and not isinstance(self.cache_dir, str | os.PathLike):
+            raise InputTypeError(f"cache_dir must be a string or a path, not {self.cache_dir!r}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source(abc.ABC):
     """The files of one component or pipeline, wherever they lie.
 
     Attributes:
         name: what the user asked for, for messages: "dalle-mini/dalle-mini", "./my-model".
+        where: how it was looked for, and how what it lacks is to be looked for.
+        subfolder: the folder inside the model that this is; None for the whole model.
         revision_key: the commit hash on the Hub; None for local files.
         selected: the file name, where the user named one file instead of a folder.
     """
 
     name: str
+    where: Where = field(default_factory=Where)
+    subfolder: str | None = None
     revision_key: str | None = None
     selected: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name with the subfolder and, from the Hub, the commit: exactly this model."""
+        name = _joined(self.name, self.subfolder)
+        return f"{name}@{self.revision_key[:12]}" if self.revision_key else name
 
     @abc.abstractmethod
     def files(self) -> tuple[str, ...]:
         """Return the sorted file names, '/'-joined, at most one folder deep, none hidden."""
+
+    def inside(self, folder: str) -> Source:
+        """Return a folder of this source, at the same commit.
+
+        Raises:
+            InputTypeError: `folder` is not a string.
+            InputError: it leads out of the source, or the source is a single file.
+            MissingFileError: there is no such folder.
+            HubError: offline, nothing of it is in the cache.
+        """
+        _check_name("subfolder", folder)
+        if not _SUBFOLDER.fullmatch(folder):
+            raise InputError(f"subfolder must be a folder inside the model, not {folder!r}.")
+        if self.selected is not None:
+            raise InputError(
+                f"{self.name} is a file and has no subfolder {folder!r}: pass its folder."
+            )
+        return self._inside(folder)
+
+    def cached(self) -> Source:
+        """Return the same files without what would have to be downloaded."""
+        return self
 
     def fetch(self, names: Sequence[str]) -> dict[str, Path]:
         """Return the local path of each named file, downloading what is not there yet.
@@ -73,6 +134,9 @@ class Source(abc.ABC):
             problem = f"{self.name} has no {', '.join(absent)}; it holds {list_files(known)}."
             raise self._missing(problem)
         return {name: self._locate(name) for name in names}
+
+    @abc.abstractmethod
+    def _inside(self, folder: str) -> Source: ...
 
     @abc.abstractmethod
     def _missing(self, problem: str) -> DalleMiniError: ...
@@ -92,11 +156,26 @@ class LocalSource(Source):
         found = _files_below(self.folder, "*")
         return _visible(found if self.selected else [*found, *_files_below(self.folder, "*/*")])
 
+    def _inside(self, folder: str) -> Source:
+        path = self.folder / folder
+        finish_folder(path)
+        if not path.is_dir():
+            raise MissingFileError(
+                f"There is no folder {path}. Check {self.name!r} and subfolder=."
+            )
+        return replace(self, folder=path, subfolder=_joined(self.subfolder, folder))
+
     def _missing(self, problem: str) -> DalleMiniError:
         return MissingFileError(f"{problem} Check the folder {self.folder.absolute()}.")
 
     def _locate(self, name: str) -> Path:
-        return self.folder / name
+        path = self.folder / name
+        if not path.is_file():
+            raise MissingFileError(
+                f"{path} is a link to nothing: if the folder lies in the Hub's cache, the cache is "
+                "incomplete. Load the model once with a network connection, by its name on the Hub."
+            )
+        return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +184,24 @@ class HubSource(Source):
 
     revision_key: str
     repository: Repository
-    subfolder: str | None = None
     names: tuple[str, ...]
     offline: bool = False
 
     def files(self) -> tuple[str, ...]:
         """Return the sorted file names of this commit; offline, those that are in the cache."""
-        return self.names
+        prefix = f"{self.subfolder}/" if self.subfolder else ""
+        return _visible(n.removeprefix(prefix) for n in self.names if n.startswith(prefix))
+
+    def cached(self) -> Source:
+        """Return the same files, of which those that are not in the cache cannot be fetched."""
+        return replace(self, offline=True)
+
+    def _inside(self, folder: str) -> Source:
+        inner = replace(self, subfolder=_joined(self.subfolder, folder))
+        if not inner.files():
+            problem = f"{self.name} has no folder {folder}; it holds {list_files(self.files())}."
+            raise self._missing(problem)
+        return inner
 
     def _missing(self, problem: str) -> DalleMiniError:
         if self.offline:
@@ -119,13 +209,28 @@ class HubSource(Source):
         return MissingFileError(f"{problem} See {self.repository.page}/tree/{self.revision_key}.")
 
     def _locate(self, name: str) -> Path:
-        filename = f"{self.subfolder}/{name}" if self.subfolder else name
+        filename = _joined(self.subfolder, name)
         path = self.repository.snapshot(self.revision_key) / filename
-        if not os.path.isfile(path):  # unlike Path.is_file, no error in an unreadable cache
-            path = self.repository.download(filename, self.revision_key)
+        if os.path.isfile(path):  # unlike Path.is_file, no error in an unreadable cache
+            found = path
+        elif self.offline:
+            problem = f"the cache is incomplete: it lacks {filename} of {self.name}."
+            raise _not_cached(self.repository, problem)
+        else:
+            found = self.repository.download(filename, self.revision_key)
+        found = self._checked(found, filename)
         if not self.offline:
             self.repository.remember(self.revision_key)
-        return path
+        return found
+
+    def _checked(self, path: Path, filename: str) -> Path:
+        again = functools.partial(self.repository.download, filename, self.revision_key)
+        return with_right_bytes(
+            path,
+            self.repository.cache / "dallemini" / "blobs",
+            name=f"{filename} of {self.name}",
+            download=None if self.offline else again,
+        )
 
 
 def list_files(names: Sequence[str], *, most: int = 12) -> str:
@@ -133,8 +238,50 @@ def list_files(names: Sequence[str], *, most: int = 12) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "") if names else "no files"
 
 
+def open(
+    name: str | os.PathLike[str] | Source,
+    where: Where | None = None,
+    *,
+    subfolder: str | None = None,
+) -> Source:
+    """Find the files of a model: the bundled one, then a local folder or file, then the Hub.
+
+    Args:
+        name: `BUNDLED_MODEL`, a folder, a single weight file, a Hub id "owner/name", or one
+            file of it, "owner/name/encoder_mini.pt". A source that was opened already is taken as
+            it is.
+        where: how to look for it.
+        subfolder: folder of the component inside the model, such as "transformer".
+
+    Raises:
+        InputTypeError: an argument is of the wrong type.
+        InputError: one is malformed, or they do not go together.
+        MissingFileError: a path, or the subfolder, does not exist.
+        HubError: the Hub cannot be reached, refuses, or has no such model or revision; or offline,
+            the model is not in the cache.
+
+    Example:
+        >>> import tempfile
+        >>> from dallemini import hub
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     hub.open(folder).files()
+        ()
+    """
+    _check_name("subfolder", subfolder)
+    if isinstance(name, Source):
+        if where not in (None, Where()):
+            raise InputError(
+                f"{name.name} was opened already: give revision=, cache_dir=, local_files_only= "
+                "and token= when it is opened."
+            )
+        source = name
+    else:
+        source = _find(name, where or Where())
+    return source if subfolder is None else source.inside(subfolder)
+
+
 def open_source(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     *,
     subfolder: str | None = None,
     revision: str | None = None,
@@ -142,55 +289,8 @@ def open_source(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Source:
-    """Find the files of a model: the bundled one, then a local folder or file, then the Hub.
-
-    Args:
-        source: `BUNDLED_MODEL`, a folder, a single weight file, a Hub id "owner/name", or one
-            file of it, "owner/name/encoder_mini.pt".
-        subfolder: folder of the component inside the model, such as "transformer".
-        revision: branch, tag or commit on the Hub; the default is its main branch.
-        cache_dir: the Hub's cache folder; the default is the one of huggingface_hub.
-        local_files_only: read the cache only, as `HF_HUB_OFFLINE=1` does. Without it the cache is
-            used too, with a warning, when the Hub does not answer.
-        token: access token for the Hub; the default is `HF_TOKEN` or the stored login.
-
-    Raises:
-        InputTypeError: `source` or another argument is of the wrong type.
-        InputError: `source`, `subfolder` or `revision` is malformed, or they do not go together.
-        MissingFileError: a path, or the subfolder, does not exist.
-        HubError: the Hub cannot be reached, refuses, or has no such model or revision; or offline,
-            the model is not in the cache.
-
-    Example:
-        >>> import tempfile
-        >>> from dallemini.hub import open_source
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     open_source(folder).files()
-        ()
-    """
-    if not isinstance(source, str | os.PathLike):
-        raise InputTypeError(f"A model is named by a string or a path, not {source!r}.")
-    for label, value in (("subfolder", subfolder), ("revision", revision)):
-        if value is not None and not isinstance(value, str):
-            raise InputTypeError(f"{label} must be a string, not {value!r}.")
-    if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
-        raise InputTypeError(f"cache_dir must be a string or a path, not {cache_dir!r}.")
-    name = os.fspath(source)
-    if subfolder is not None and not _SUBFOLDER.fullmatch(subfolder):
-        raise InputError(f"subfolder must be a folder inside the model, not {subfolder!r}.")
-    path = _bundled_folder() if name == BUNDLED_MODEL else Path(os.path.expanduser(name))
-    if name == BUNDLED_MODEL or (name and os.path.exists(path)):
-        if revision is not None:
-            raise InputError(f"{name} is not on the Hub: leave out revision={revision!r}.")
-        return _open_local(path, name, subfolder)
-    name, selected = _split_hub_file(name)
-    if not isinstance(source, str) or _looks_like_path(name):
-        raise MissingFileError(
-            f"There is no file or folder {name!r} (seen from {os.getcwd()}). Check the path; a "
-            "model on the Hub is written 'owner/name'."
-        )
-    repository = _repository(name, revision, cache_dir=cache_dir, token=token)
-    return _open_hub(repository, subfolder, selected, offline=local_files_only)
+    """Call `open` with the fields of `Where` as keywords."""
+    return open(source, Where(revision, cache_dir, local_files_only, token), subfolder=subfolder)
 
 
 def conversion_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -200,152 +300,93 @@ def conversion_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Pat
     return cache_folder(cache_dir) / _CONVERSIONS
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal digits.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def source_key(
-    source: Source, names: Sequence[str], *, digest_of: Callable[[Path], str] = file_digest
-) -> str:
+def source_key(source: Source, names: Sequence[str]) -> str:
     """Return a folder name that stands for these files: the same files, the same key.
 
     On the Hub the commit tells files apart and nothing is downloaded. Local files count by their
-    content: a copy of a folder has its key, a changed file has another.
-
-    Args:
-        source: where the files lie.
-        names: those that count.
-        digest_of: tells the content of a local file, by default reading it.
+    path, size and times: a file that was written or replaced since has another key.
 
     Raises:
         MissingFileError: a local file does not exist.
     """
-    digest = hashlib.sha256()
     if isinstance(source, HubSource):
         label = source.repository.repo_id.replace("/", "--")
-        digest.update(json.dumps([source.revision_key, source.subfolder, *sorted(names)]).encode())
-        return f"{label}-{source.revision_key[:12]}-{digest.hexdigest()[:16]}"
-    for name, path in sorted(source.fetch(names).items()):
-        digest.update(json.dumps([name, digest_of(path)]).encode())
-    return f"local-{digest.hexdigest()[:32]}"
+        key = _digest([source.revision_key, source.subfolder, *sorted(names)])
+        return f"{label}-{source.revision_key[:12]}-{key[:16]}"
+    found = {name: os.path.realpath(path) for name, path in source.fetch(names).items()}
+    states = {name: os.stat(path) for name, path in found.items()}
+    # the last time shows a copy that keeps the time of its original
+    facts = {n: (found[n], s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in states.items()}
+    return f"local-{_digest(sorted(facts.items()))[:32]}"
 
 
-def upload_folder(
-    directory: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    private: bool = False,
-    token: str | bool | None = None,
-    revision: str | None = None,
-    commit_message: str | None = None,
-) -> str:
-    """Upload the files of a folder as a model, creating model and branch where needed.
+def _find(asked: str | os.PathLike[str], where: Where) -> Source:
+    if not isinstance(asked, str | os.PathLike):
+        raise InputTypeError(f"A model is named by a string or a path, not {asked!r}.")
+    name = os.fspath(asked)
+    path = _bundled_folder() if name == BUNDLED_MODEL else Path(os.path.expanduser(name))
+    if name == BUNDLED_MODEL or (name and os.path.exists(path)):
+        if where.revision is not None:
+            raise InputError(f"{name} is not on the Hub: leave out revision={where.revision!r}.")
+        finish_folder(path)
+        if path.is_file():
+            return LocalSource(name=name, where=where, folder=path.parent, selected=path.name)
+        return LocalSource(name=name, where=where, folder=path)
+    name, selected = _split_hub_file(name)
+    if not isinstance(asked, str) or _looks_like_path(name):
+        raise MissingFileError(
+            f"There is no file or folder {name!r} (seen from {os.getcwd()}). Check the path; a "
+            "model on the Hub is written 'owner/name'."
+        )
+    return _open_hub(name, where, selected)
 
-    Args:
-        directory: folder whose files are added; files that are only on the Hub stay there.
-        repo_id: "owner/name".
-        private: whether a model that is newly created is private.
-        token: access token that may write; the default is `HF_TOKEN` or the stored login.
-        revision: branch to upload to; the default is the main branch.
-        commit_message: the default names this library.
 
-    Returns:
-        The address of the commit.
+def _open_hub(name: str, where: Where, selected: str | None) -> Source:
+    """Ask the Hub for commit and files; offline, or when it does not answer, ask the cache."""
+    from .client import Repository
+
+    repository = Repository.find(
+        name, revision=where.revision, cache_dir=where.cache_dir, token=where.token
+    )
+    commit, names = _list_online(repository, where)
+    offline = names is None
+    if names is None:
+        names = _files_below(repository.snapshot(commit), "**/*")
+    source = HubSource(
+        name=repository.repo_id,
+        where=where,
+        revision_key=commit,
+        repository=repository,
+        names=tuple(names),
+        offline=offline,
+    )
+    if selected and selected not in source.files():
+        problem = f"{name} has no file {selected}; it holds {list_files(source.files())}."
+        raise source._missing(problem)
+    return replace(source, selected=selected)
+
+
+def _list_online(repository: Repository, where: Where) -> tuple[str, list[str] | None]:
+    """Return the commit with its files, or without them where the cache is to be used.
 
     Raises:
-        MissingFileError: `directory` is not a folder.
-        InputError: `repo_id` or `revision` is malformed.
-        HubError: the Hub cannot be reached or refuses, or `HF_HUB_OFFLINE` is set.
+        HubError: the Hub refuses, or has no such model; or the cache is needed and lacks it.
     """
-    if not os.path.isdir(directory):
-        raise MissingFileError(
-            f"There is no folder {os.fspath(directory)!r} to upload: save first."
-        )
-    from .client import is_offline
-
-    repository = _repository(repo_id, revision, token=token)
-    if is_offline():
-        raise HubError(f"Offline: {repo_id} cannot be uploaded. Unset HF_HUB_OFFLINE first.")
-    message = commit_message or "Upload with dallemini"
-    return repository.upload(directory, private=private, message=message)
-
-
-def _open_local(path: Path, name: str, subfolder: str | None) -> LocalSource:
-    finish_folder(path / (subfolder or ""))
-    if path.is_file():
-        if subfolder is not None:
-            raise InputError(
-                f"{name} is a file and has no subfolder {subfolder!r}: pass its folder."
-            )
-        return LocalSource(name=name, folder=path.parent, selected=path.name)
-    folder = path / (subfolder or "")
-    if not folder.is_dir():
-        raise MissingFileError(f"There is no folder {folder}. Check {name!r} and subfolder=.")
-    return LocalSource(name=name, folder=folder)
-
-
-def _open_hub(
-    repository: Repository, subfolder: str | None, selected: str | None, *, offline: bool
-) -> HubSource:
-    """Ask the Hub for commit and files; offline, or when it does not answer, ask the cache."""
     from .client import OutageError, is_offline
 
-    commit, names = repository.cached_commit(), None
-    if not (offline or is_offline()):
+    commit = repository.cached_commit()
+    if not (where.local_files_only or is_offline()):
         try:
-            commit, names = repository.list_files()
+            return repository.list_files()
         except OutageError as error:
             if commit is None:
                 raise
             message = f"{error} Until then the copy in the cache is used, commit {commit}."
-            warnings.warn(message, DalleMiniWarning, stacklevel=3)
+            warnings.warn(message, DalleMiniWarning, stacklevel=5)
     if commit is None:
         wanted = f"{repository.repo_id} at revision {repository.revision!r}"
         raise _not_cached(repository, f"{wanted} is not in the cache.")
-    offline = names is None
-    if names is None:
-        names = _files_below(repository.snapshot(commit), "**/*")
-    prefix = f"{subfolder}/" if subfolder else ""
-    inside = _visible(name.removeprefix(prefix) for name in names if name.startswith(prefix))
-    if subfolder and not inside:
-        problem = f"{repository.repo_id} has no folder {subfolder}; it holds {list_files(names)}."
-        raise (_not_cached(repository, problem) if offline else MissingFileError(problem))
-    if selected and selected not in inside:
-        problem = f"{repository.repo_id} has no file {selected}; it holds {list_files(inside)}."
-        raise (_not_cached(repository, problem) if offline else MissingFileError(problem))
-    return HubSource(
-        name=repository.repo_id,
-        revision_key=commit,
-        selected=selected,
-        repository=repository,
-        subfolder=subfolder,
-        names=inside,
-        offline=offline,
-    )
-
-
-def _repository(
-    repo_id: str,
-    revision: str | None,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    token: str | bool | None = None,
-) -> Repository:
-    from .client import Repository, cache_folder, endpoint
-
-    return Repository(
-        repo_id=repo_id,
-        revision="main" if revision is None else revision,
-        endpoint=endpoint(),
-        cache=cache_folder(cache_dir),
-        token=token,
-    )
+    return commit, None
 
 
 def _not_cached(repository: Repository, problem: str) -> HubError:
@@ -363,8 +404,27 @@ def _bundled_folder() -> Path:
 
 
 def _files_below(folder: Path, pattern: str) -> list[str]:
+    """Name the files, and links to nothing: that a file is meant to be there is worth saying."""
     paths = sorted(folder.glob(pattern))
-    return [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+    found = [path for path in paths if path.is_file() or _leads_nowhere(path)]
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _joined(*folders: str | None) -> str:
+    return "/".join(filter(None, folders))
+
+
+def _check_name(label: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise InputTypeError(f"{label} must be a string, not {value!r}.")
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _visible(names: Iterable[str]) -> tuple[str, ...]:
@@ -380,7 +440,7 @@ def _visible(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _split_hub_file(name: str) -> tuple[str, str | None]:
-    """Split "owner/name/file.pt" into the model and its file; a path from a folder here is none."""
+    """Split "owner/name/file.pt" into the model and its file, unless it leads into a folder."""
     owner, _, rest = name.partition("/")
     model, _, file = rest.partition("/")
     if not _FILE_ENDING.fullmatch(file) or "/" in file or _looks_like_path(f"{owner}/{model}"):

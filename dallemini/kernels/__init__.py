@@ -216,7 +216,7 @@ def has_int8(inputs: int, outputs: int) -> bool:
 
 
 def is_watched() -> bool:
-    """Tell whether something would miss what the library computes.
+    """Tell whether something follows this computation that does not see our operators.
 
     That is a compiler, a trace, `torch.func`, forward derivatives or a dispatch mode, all of which
     see the operators of torch only. Backward derivatives are not meant.

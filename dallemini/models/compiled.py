@@ -172,7 +172,7 @@ def capture_cuda_graph(step: Replay, device: torch.device) -> Replay:
                 step()
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # errors of other threads, which may allocate meanwhile, are none of ours
+        # errors of other threads, which may allocate meanwhile, do not concern us
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = step()
 

@@ -12,17 +12,21 @@ Shapes: M rows, I inputs, O outputs of a layer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, InputTypeError, UnsupportedOperationError
+from .. import checkpoints
+from ..checkpoints import Checkpoint, LazyTensor
+from ..config import Config
+from ..errors import CheckpointError, InputError, UnsupportedOperationError
 from ..kernels import Linear
-from ..kernels.int8 import LARGEST, Int8Operator, choose_operator
+from ..kernels.int8 import LARGEST, Int8Operator, PlainOperator, choose_operator
+from .precision import QUANTIZATIONS, Quantization, Weights, check_quantization
+from .pretrained import PretrainedModule
 
-Quantization = Literal["int8"]
-QUANTIZATIONS: tuple[Quantization, ...] = ("int8",)
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 _CHANNELS = 256  # rounded at once, so that the floats in between stay few
 _PLAIN = (nn.Linear, Linear)
@@ -159,6 +163,119 @@ class Int8Linear(nn.Module):
             self._packed = self.operator.pack(*state["_packed"])
 
 
+class QuantizableModule(PretrainedModule[ConfigT]):
+    """A model that `quantize` makes smaller; everything else about it stays.
+
+    A subclass names in `fine_layers` the ends of the names of those linear layers that get
+    activations of which a few outweigh all others; theirs are rounded more finely.
+    """
+
+    fine_layers: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the weights are quantised: "int8", or None."""
+        return "int8" if any(isinstance(part, Int8Linear) for part in self.modules()) else None
+
+    def quantize(self, quantization: Quantization = "int8") -> Self:
+        """Turn the linear layers into integer ones, in place, and return the model.
+
+        Embeddings, norms and activations are float32. Afterwards it is for inference on the CPU.
+
+        Args:
+            quantization: "int8": one scale for each output channel, activations quantised by row.
+
+        Raises:
+            InputTypeError: `quantization` is not a string.
+            InputError: there is no such quantisation, or the model has no weights.
+            UnsupportedOperationError: it is quantised already, not on the CPU, or has adapters.
+        """
+        check_quantization(quantization)
+        if self.quantization is not None:
+            raise UnsupportedOperationError(
+                f"This {type(self).__name__} is quantised already ({self.quantization})."
+            )
+        if self.device.type == "meta":
+            raise InputError(
+                f"This {type(self).__name__} has no weights; make it with from_pretrained or "
+                "from_config."
+            )
+        if self.device.type != "cpu":
+            raise UnsupportedOperationError(
+                f"int8 weights compute on the CPU, not on {str(self.device)!r}; move the model "
+                "with .to('cpu') first."
+            )
+        for name in linear_names(self):
+            linear: Any = self.get_submodule(name)
+            self._replace(name, quantize_weight(linear.weight))
+        self.requires_grad_(False)
+        return self.to(torch.float32).eval()
+
+    @classmethod
+    def check_weights(cls, weights: Weights, place: torch.device) -> None:
+        """Refuse int8 weights on a GPU, or with another dtype than float32.
+
+        Raises:
+            UnsupportedOperationError: they are asked for.
+        """
+        if weights.quantization is not None:
+            refuse_moving(lambda tensor: tensor.to(device=place, dtype=weights.dtype))
+
+    @classmethod
+    def _outline(cls, config: Mapping[str, Any], quantization: Quantization | None = None) -> Self:
+        model = super()._outline(config)
+        if quantization is not None:
+            for name in linear_names(model):
+                model._replace(name, None)
+        return model
+
+    @classmethod
+    def _build(cls, checkpoint: Checkpoint, quantization: Quantization | None = None) -> Self:
+        stored = _stored_quantization(checkpoint)
+        if stored is None and quantization is None:
+            return super()._build(checkpoint)
+        model = cls._outline(checkpoint.config, stored)
+        model._check_tensors(checkpoint)
+        names = [*linear_names(model), *int8_layers(model)]
+        _load_others(model, checkpoint, leave={*names})  # first: what widening takes is given back
+        for name in names:
+            model._replace(name, _read_layer(checkpoint, name, stored))
+        return model.requires_grad_(False).eval()
+
+    def _replace(self, name: str, state: Mapping[str, Tensor] | None) -> None:
+        replace_linear(self, name, state, fine=name.endswith(self.fine_layers))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation.
+
+        Raises:
+            UnsupportedOperationError: a quantised model is to be trained.
+        """
+        if mode:
+            for layer in int8_layers(self).values():
+                layer.train()  # refuses, before anything is changed
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        if self.quantization is not None:
+            refuse_moving(fn)  # before anything is moved
+        moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
+
+    def _tensors(self) -> dict[str, LazyTensor]:
+        """Describe the tensors, so that packed ones are unpacked one layer at a time."""
+        if self.quantization is None:
+            return super()._tensors()
+        tensors: dict[str, LazyTensor] = {}
+        for name, part in _leaves(self).items():
+            if isinstance(part, Int8Linear):
+                tensors |= _lazy_layer(name, part)
+                continue
+            for key, tensor in part.state_dict().items():
+                tensors[f"{name}.{key}"] = LazyTensor.of(f"{name}.{key}", tensor.detach())
+        return tensors
+
+
 def quantize_weight(weight: Tensor) -> dict[str, Tensor]:
     """Round a weight to the state of an `Int8Linear`.
 
@@ -214,21 +331,6 @@ def int8_layers(model: nn.Module) -> dict[str, Int8Linear]:
     return {name: part for name, part in model.named_modules() if isinstance(part, Int8Linear)}
 
 
-def check_quantization(name: object) -> Quantization:
-    """Return the name of a quantisation.
-
-    Raises:
-        InputTypeError: it is not a string.
-        InputError: there is none of this name.
-    """
-    if not isinstance(name, str):
-        raise InputTypeError(f"quantization must be a name such as 'int8', not {name!r}.")
-    for known in QUANTIZATIONS:
-        if name == known:
-            return known
-    raise InputError(f"quantization must be {' or '.join(QUANTIZATIONS)!r}, not {name!r}.")
-
-
 def refuse_moving(fn: Any) -> None:
     """Try what `Module.to` would do to the weights.
 
@@ -244,6 +346,74 @@ def refuse_moving(fn: Any) -> None:
         f"A model with int8 weights computes in torch.float32 on the CPU and cannot be moved to "
         f"{where}; load it without quantization for that."
     )
+
+
+def _stored_quantization(checkpoint: Checkpoint) -> Quantization | None:
+    found = checkpoint.mark.get("quantization")
+    if found is None:
+        return None
+    if found not in QUANTIZATIONS:
+        raise CheckpointError(
+            f"{checkpoint.path} is quantised as {found!r}, which this version does not know "
+            f"({', '.join(QUANTIZATIONS)}); use the version that wrote it."
+        )
+    return check_quantization(found)
+
+
+def _read_layer(
+    checkpoint: Checkpoint, name: str, stored: Quantization | None
+) -> dict[str, Tensor]:
+    """Return the state of one int8 layer.
+
+    What is converted or packed is read past the shared mapping, whose pages would stay.
+    """
+    mapped = checkpoint.state_dict[f"{name}.weight"]
+    outputs, inputs = mapped.shape
+    # a plain operator, as the kernel's is, keeps the tensor that it is given
+    if stored is not None and isinstance(choose_operator(inputs, outputs), PlainOperator):
+        weight = mapped
+    else:
+        weight = checkpoints.read_tensor(checkpoint.path, f"{name}.weight")
+    if stored is None:
+        return quantize_weight(weight)
+    scale = checkpoint.state_dict[f"{name}.weight_scale"]
+    if weight.dtype != torch.int8 or scale.dtype != torch.float32:
+        raise CheckpointError(
+            f"{checkpoint.path}: {name} must hold torch.int8 with scales torch.float32, not "
+            f"{weight.dtype} with {scale.dtype}; save the model again."
+        )
+    return {"weight": weight, "weight_scale": scale}
+
+
+def _load_others(model: nn.Module, checkpoint: Checkpoint, *, leave: set[str]) -> None:
+    for name, part in _leaves(model).items():
+        if name not in leave:
+            own = {key: _read_float(checkpoint, f"{name}.{key}") for key in part.state_dict()}
+            part.load_state_dict(own, strict=True, assign=True)
+
+
+def _read_float(checkpoint: Checkpoint, name: str) -> Tensor:
+    """Return a float32 tensor: mapped, or widened past the mapping, whose pages would stay."""
+    mapped = checkpoint.state_dict[name]
+    if mapped.dtype == torch.float32:
+        return mapped
+    return checkpoints.read_tensor(checkpoint.path, name).float()
+
+
+def _leaves(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers, which hold all the tensors of the models here."""
+    return {name: part for name, part in model.named_modules() if not [*part.children()]}
+
+
+def _lazy_layer(name: str, layer: Int8Linear) -> dict[str, LazyTensor]:
+    shape = (layer.out_features, layer.in_features)
+    weight, scale = f"{name}.weight", f"{name}.weight_scale"
+    return {
+        weight: LazyTensor(weight, shape, torch.int8, lambda: layer.unpacked()["weight"]),
+        scale: LazyTensor(
+            scale, shape[:1], torch.float32, lambda: layer.unpacked()["weight_scale"]
+        ),
+    }
 
 
 _NO_TRAINING = (

@@ -27,7 +27,7 @@ from .._version import __version__
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.safetensors_file import read_safetensors, write_safetensors
 from ..config import Config, read_json, suggest
-from ..errors import CheckpointError, ConfigError, InputError, MissingFileError
+from ..errors import CheckpointError, ConfigError, InputError, InputTypeError, MissingFileError
 from ..files import write_text
 from .pretrained import save_into
 
@@ -298,20 +298,14 @@ def load_lora(
         HubError: the Hub could not be reached or refused.
         CheckpointError: the files are corrupt, or belong to another model.
         ConfigError: `adapter_config.json` cannot be read.
-        InputError: `scale` is no finite number, or the model has adapters that are not merged.
+        InputError: `scale` is not a finite number, or the model has adapters that are not merged.
+        InputTypeError: `model` is not a torch module, such as a whole pipeline.
     """
     if not (isinstance(scale, int | float) and math.isfinite(scale)):
         raise InputError(f"scale must be a finite number such as 1.0, not {scale!r}.")
     _refuse_adapted(model)
-    opened = hub.open_source(
-        source,
-        subfolder=subfolder,
-        revision=revision,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        token=token,
-    )
-    config, tensors = _read(opened, model)
+    where = hub.Where(revision, cache_dir, local_files_only, token)
+    config, tensors = _read(hub.open(source, where, subfolder=subfolder), model)
     if not merge:
         return _attach(model, dataclasses.replace(config, alpha=config.alpha * scale), tensors)
     linears = _matching(model, config.targets)
@@ -400,7 +394,15 @@ def _names(target: str, name: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
+def _check_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        has_one = isinstance(getattr(model, "transformer", None), nn.Module)
+        advice = " Give pipe.transformer instead." if has_one else ""
+        raise InputTypeError(f"Adapters belong to a torch module, not to a {_kind(model)}.{advice}")
+
+
 def _adapters(model: nn.Module) -> dict[str, LoRALinear]:
+    _check_module(model)
     found = {name: part for name, part in model.named_modules() if isinstance(part, LoRALinear)}
     if not found:
         raise InputError(f"The {_kind(model)} has no adapters; add_lora makes them.")
@@ -416,11 +418,12 @@ def _parts(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _refuse_adapted(model: nn.Module) -> None:
+    _check_module(model)
     if getattr(model, "quantization", None):
         raise InputError("Int8 weights take no adapters; load the model without quantization.")
     if any(isinstance(part, LoRALinear) for part in model.modules()):
         raise InputError("The model has adapters already; merge_lora(model) adds them to its own.")
 
 
-def _kind(model: nn.Module) -> str:
+def _kind(model: object) -> str:
     return type(model).__name__

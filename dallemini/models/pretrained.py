@@ -1,6 +1,6 @@
 """Loading, saving and publishing, inherited by every part of the pipeline.
 
-`Pretrained` is for parts without weights of their own (the tokenizer); `PretrainedModule` is for
+`Loadable` is for parts without weights of their own (the tokenizers); `PretrainedModule` is for
 torch modules. Neither knows a file format: `checkpoints` turns whatever a source holds into a
 configuration and a state dict with the names of this library.
 """
@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import checkpoints, hub
 from .._version import __version__
+from ..checkpoints.lazy import LazyTensor
+from ..checkpoints.shapes import check_tensors, find_misfit
 from ..config import CONFIG_NAME, Config
-from ..errors import CheckpointError, InputError, InputTypeError
+from ..errors import InputError, InputTypeError, UnsupportedOperationError
 from ..files import replacing_folder, write_text
+from .precision import FLOATS, Precision, Quantization, Weights, check_dtype, read_precision
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 SourceName = str | os.PathLike[str]
-
 PART_FILES = (
     CONFIG_NAME,
     "model.safetensors",
@@ -37,18 +39,20 @@ PART_FILES = (
 )
 """Names of all the files that parts are saved in."""
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
+class Loadable(ABC):
+    """A part that can be loaded from and saved to a folder or the Hugging Face Hub.
 
-class Pretrained(ABC):
-    """A part that can be loaded from and saved to a folder or the Hugging Face Hub."""
+    A subclass says in `_load` how it is made from an opened source, and in `_save` how it is
+    written into a folder; `_check_savable` refuses what could not be loaded again.
+    """
 
     _optional_files: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_pretrained(
         cls,
-        source: SourceName,
+        source: SourceName | hub.Source,
         *,
         subfolder: str | None = None,
         revision: str | None = None,
@@ -59,7 +63,8 @@ class Pretrained(ABC):
         """Load the part from a local folder, a file, a bundled name or a Hub id.
 
         Args:
-            source: local path, `owner/name` on the Hub, or a bundled name.
+            source: local path, `owner/name` on the Hub, a bundled name, or a source that
+                `hub.open` gave.
             subfolder: folder inside the source that holds this part.
             revision: branch, tag or commit on the Hub.
             cache_dir: the Hub's cache folder, instead of the user's.
@@ -71,31 +76,35 @@ class Pretrained(ABC):
             HubError: the Hub could not be reached or refused.
             CheckpointError: the files are corrupt, unsafe or of another architecture.
         """
-        opened = hub.open_source(
-            source,
-            subfolder=subfolder,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls._load(opened, cache_dir=cache_dir)
+        where = hub.Where(revision, cache_dir, local_files_only, token)
+        return cls._load(hub.open(source, where, subfolder=subfolder))
 
     @classmethod
     @abstractmethod
-    def _load(cls, source: hub.Source, *, cache_dir: SourceName | None) -> Self:
+    def _load(cls, source: hub.Source) -> Self:
         """Build the part from an opened source."""
 
     @abstractmethod
     def _save(self, directory: Path) -> None:
         """Write the part into an existing folder."""
 
+    def _check_savable(self) -> None:
+        """Refuse a part that could not be loaded again, before anything is written."""
+        return
+
     def save_pretrained(self, directory: SourceName) -> None:
         """Write the part in the native layout; `from_pretrained(directory)` reads it back.
 
+        Over an older one this happens all at once: whoever loads the folder, also after this
+        process was killed, finds the old part or the new one. Files of other names stay.
+
         Raises:
             StorageError: the folder cannot be made or written.
+            InputTypeError: `directory` is neither a string nor a path.
+            UnsupportedOperationError: what would be written could not be loaded, such as a model
+                with adapters.
         """
+        self._check_savable()
         save_into(directory, self._save, obsolete=self._optional_files)
 
     def push_to_hub(
@@ -108,15 +117,24 @@ class Pretrained(ABC):
     ) -> str:
         """Publish the part on the Hugging Face Hub and return the address of the commit.
 
+        Args:
+            repo_id: `owner/name`; made if missing.
+            private: whether a model that is newly made is private.
+            token: Hub access token that may write, instead of the stored one.
+            commit_message: instead of one that names this library.
+
         Raises:
             HubError: the Hub could not be reached or refused.
+            UnsupportedOperationError: what would be written could not be loaded.
         """
-        return push_saved(
-            self._save, repo_id, private=private, token=token, commit_message=commit_message
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload_folder(
+                folder, repo_id, private=private, token=token, commit_message=commit_message
+            )
 
 
-class PretrainedModule(nn.Module, Generic[ConfigT]):
+class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
     """A torch module with a configuration, loadable alone.
 
     Constructing a subclass describes the structure on the `meta` device, without memory or random
@@ -146,7 +164,7 @@ class PretrainedModule(nn.Module, Generic[ConfigT]):
         *,
         seed: int = 0,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: Precision | None = None,
     ) -> Self:
         """Make a model with random weights, to be trained from scratch.
 
@@ -154,11 +172,11 @@ class PretrainedModule(nn.Module, Generic[ConfigT]):
             config: sizes of the model.
             seed: of the random weights; the global random state is not touched.
             device: where the weights lie.
-            dtype: of the weights; float32 when None.
+            dtype: floating-point type of the weights, or its name; float32 when None.
 
         Raises:
-            InputTypeError: the configuration, the seed or the dtype is none.
-            InputError: the device cannot be used.
+            InputTypeError: the configuration, the seed or the dtype is of the wrong type.
+            InputError: the device cannot be used, or there is no such dtype.
         """
         if not isinstance(seed, int):
             raise InputTypeError(f"seed must be a whole number, not {seed!r}.")
@@ -176,7 +194,7 @@ class PretrainedModule(nn.Module, Generic[ConfigT]):
     @classmethod
     def from_pretrained(
         cls,
-        source: SourceName,
+        source: SourceName | hub.Source,
         *,
         subfolder: str | None = None,
         revision: str | None = None,
@@ -184,83 +202,55 @@ class PretrainedModule(nn.Module, Generic[ConfigT]):
         local_files_only: bool = False,
         token: str | None = None,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: Precision | None = None,
+        quantization: Quantization | None = None,
     ) -> Self:
         """Load the model from a local folder, a file, a bundled name or a Hub id.
 
         A checkpoint in a foreign format is converted once into the cache and mapped from there.
 
         Args:
-            source: local path, `owner/name` on the Hub, or a bundled name.
+            source: local path, `owner/name` on the Hub, a bundled name, or a source that
+                `hub.open` gave.
             subfolder: folder inside the source that holds this part.
             revision: branch, tag or commit on the Hub.
             cache_dir: the Hub's cache folder, instead of the user's.
             local_files_only: never ask the network.
             token: Hub access token, instead of the stored one.
             device: where the weights go; float32 weights on the CPU stay mapped from the file.
-            dtype: of the weights; float32 when None, whatever the file holds.
+            dtype: of the weights: a type of torch or its name; float32 when None, whatever the
+                file holds. "int8" quantises a transformer while it is loaded, one tensor at a
+                time; one that was saved quantised stays so.
+            quantization: an older spelling of `dtype="int8"`.
 
         Raises:
             MissingFileError: the source or one of its files does not exist.
             HubError: the Hub could not be reached or refused.
             CheckpointError: the files are corrupt, unsafe or disagree with their configuration.
             UnsupportedModelError: the checkpoint belongs to another architecture.
-            InputTypeError: the dtype is none of a model.
-            InputError: the device cannot be used.
+            InputTypeError: the dtype is neither a name nor a floating-point type.
+            InputError: the device cannot be used, or there is no such dtype.
+            UnsupportedOperationError: int8 weights for a GPU, with another dtype than float32, or
+                for a model that has none.
         """
-        wanted, place = check_dtype(dtype), check_device(device)
-        opened = hub.open_source(
-            source,
-            subfolder=subfolder,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls._load(opened, cache_dir=cache_dir).to(device=place, dtype=wanted)
+        place, weights = cls.check_precision(device, dtype, quantization)
+        where = hub.Where(revision, cache_dir, local_files_only, token)
+        opened = hub.open(source, where, subfolder=subfolder)
+        return cls._load(opened, weights.quantization).to(device=place, dtype=weights.dtype)
 
     @classmethod
-    def _load(cls, source: hub.Source, *, cache_dir: SourceName | None) -> Self:
-        checkpoint = checkpoints.read_checkpoint(
-            source, component=cls.component, cache_dir=cache_dir
-        )
-        return cls._build(checkpoint)
-
-    @classmethod
-    def _build(cls, checkpoint: checkpoints.Checkpoint) -> Self:
-        model = cls(cls.config_class.from_dict(checkpoint.config))  # type: ignore[arg-type]
-        check_state_dict(model, checkpoint.state_dict, str(checkpoint.path))
-        model.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
-        return model.eval()
-
-    def _save(self, directory: Path) -> None:
-        write_config(directory, self.config, component=self.component)
-        checkpoints.save_checkpoint(self.state_dict(), directory)
-
-    def save_pretrained(self, directory: SourceName) -> None:
-        """Write `config.json` and `model.safetensors`; `from_pretrained(directory)` reads them.
+    def expected_shapes(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the tensors that a configuration asks for.
 
         Raises:
-            StorageError: the folder cannot be made or written.
+            ConfigError: the fields make no configuration; nothing is built then.
         """
-        save_into(directory, self._save)
+        return {name: tensor.shape for name, tensor in cls._outline(config)._tensors().items()}
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        commit_message: str | None = None,
-    ) -> str:
-        """Publish the model on the Hugging Face Hub and return the address of the commit.
-
-        Raises:
-            HubError: the Hub could not be reached or refused.
-        """
-        return push_saved(
-            self._save, repo_id, private=private, token=token, commit_message=commit_message
-        )
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the weights are quantised: "int8", or None."""
+        return None
 
     @property
     def device(self) -> torch.device:
@@ -271,6 +261,92 @@ class PretrainedModule(nn.Module, Generic[ConfigT]):
     def dtype(self) -> torch.dtype:
         """Floating-point type of the weights."""
         return next(self.parameters()).dtype
+
+    @classmethod
+    def check_precision(
+        cls, device: object, dtype: object, quantization: object = None
+    ) -> tuple[torch.device, Weights]:
+        """Return where and how weights are wanted, before anything is loaded.
+
+        Raises:
+            As `from_pretrained`, where it speaks of device, dtype and quantisation.
+        """
+        place, weights = check_device(device), read_precision(dtype, quantization)
+        cls.check_weights(weights, place)
+        return place, weights
+
+    @classmethod
+    def check_weights(cls, weights: Weights, place: torch.device) -> None:
+        """Refuse what this kind of model cannot have.
+
+        Raises:
+            UnsupportedOperationError: int8 weights, where there are none or not on this device.
+        """
+        if weights.quantization is not None:
+            raise UnsupportedOperationError(
+                f"A {cls.__name__} has no {weights.quantization} weights; choose one of "
+                f"{', '.join(FLOATS)} for it."
+            )
+
+    @classmethod
+    def _load(cls, source: hub.Source, quantization: Quantization | None = None) -> Self:
+        checkpoint = checkpoints.read_checkpoint(
+            source, component=cls.component, expected=cls.expected_shapes
+        )
+        return cls._build(checkpoint, quantization)
+
+    @classmethod
+    def _outline(cls, config: Mapping[str, Any], quantization: Quantization | None = None) -> Self:
+        """Describe a model on `meta`; its configuration is checked before anything is built."""
+        checked: Any = cls.config_class.from_dict(config)
+        return cls(checked)
+
+    @classmethod
+    def _build(
+        cls, checkpoint: checkpoints.Checkpoint, quantization: Quantization | None = None
+    ) -> Self:
+        model = cls._outline(checkpoint.config)
+        model._check_tensors(checkpoint)
+        model.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
+        return model.eval()
+
+    def _check_tensors(self, checkpoint: checkpoints.Checkpoint) -> None:
+        expected = {name: tensor.shape for name, tensor in self._tensors().items()}
+        check_tensors(checkpoint.state_dict, expected, origin=str(checkpoint.path))
+
+    def _tensors(self) -> dict[str, LazyTensor]:
+        """Describe what is saved, tensor by tensor."""
+        state: dict[str, Tensor] = self.state_dict()
+        return {name: LazyTensor.of(name, tensor.detach()) for name, tensor in state.items()}
+
+    def _check_savable(self) -> None:
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise UnsupportedOperationError(
+                f"This {type(self).__name__} has no weights to save; make it with from_pretrained "
+                "or from_config."
+            )
+        tensors = self._tensors()
+        expected = self._outline(self.config.to_dict(), self.quantization)._tensors()
+        problem = find_misfit(tensors, {name: known.shape for name, known in expected.items()})
+        if problem is None:
+            for name, tensor in tensors.items():
+                known = expected[name].dtype
+                if tensor.dtype not in (FLOATS.values() if known.is_floating_point else (known,)):
+                    problem = f"holds {name} as {tensor.dtype}"
+                    break
+        if problem is not None:
+            adapted = any(name.endswith(".lora_a") for name in tensors)
+            advice = "call merge_lora or save_lora" if adapted else "undo what was changed in it"
+            raise UnsupportedOperationError(
+                f"This {type(self).__name__} {problem}. Saved like this, it could not be loaded: "
+                f"{advice} first."
+            )
+
+    def _save(self, directory: Path) -> None:
+        write_config(
+            directory, self.config, component=self.component, quantization=self.quantization
+        )
+        checkpoints.write_tensors(self._tensors(), directory)
 
 
 def empty_embedding(rows: int, width: int) -> nn.Embedding:
@@ -299,22 +375,6 @@ def save_into(
         write(folder)
 
 
-def push_saved(
-    write: Callable[[Path], None],
-    repo_id: str,
-    *,
-    private: bool,
-    token: str | None,
-    commit_message: str | None,
-) -> str:
-    """Let `write` fill a temporary folder and upload it."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_into(folder, write)
-        return hub.upload_folder(
-            folder, repo_id, private=private, token=token, commit_message=commit_message
-        )
-
-
 def write_config(
     directory: Path, config: Config, *, component: str, quantization: str | None = None
 ) -> None:
@@ -326,35 +386,7 @@ def write_config(
     write_text(directory / CONFIG_NAME, text)
 
 
-def check_state_dict(model: nn.Module, state_dict: dict[str, Tensor], origin: str) -> None:
-    """Compare a state dict with a model, naming the first tensor that does not fit.
-
-    Raises:
-        CheckpointError: a tensor is missing, unknown, or has another shape than the
-            configuration asks for.
-    """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    _refuse_names(expected.keys() - state_dict.keys(), "lacks", origin)
-    _refuse_names(state_dict.keys() - expected.keys(), "has unknown", origin)
-    for name, shape in expected.items():
-        found = tuple(state_dict[name].shape)
-        if found != shape:
-            raise CheckpointError(
-                f"{origin}: {name} has shape {found}, but the configuration asks for {shape}; "
-                "use the config.json that belongs to these weights."
-            )
-
-
-def _refuse_names(names: AbstractSet[str], what: str, origin: str) -> None:
-    if names:
-        shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-        raise CheckpointError(
-            f"{origin} {what} tensors of this configuration ({len(names)}: {shown}); "
-            "use the config.json that belongs to these weights."
-        )
-
-
-def check_device(device: str | torch.device) -> torch.device:
+def check_device(device: object) -> torch.device:
     """Return a device after trying it, so that a wrong one is told before anything is loaded.
 
     Raises:
@@ -366,22 +398,8 @@ def check_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device, dtype=torch.float32).device
     except (RuntimeError, AssertionError) as error:  # as torch says that it lacks CUDA
-        reason = str(error).partition("\n")[0]
+        reason = re.split(r"\n|\. ", str(error))[0]  # the rest is advice to torch's developers
         raise InputError(
-            f"The device {str(device)!r} cannot be used here: {reason.rstrip('.')}. "
+            f"The device {str(device)[:40]!r} cannot be used here: {reason[:150].rstrip('.')}. "
             "Use device='cpu', or a torch that was built for it."
         ) from error
-
-
-def check_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    """Return the floating-point type that weights are wanted in, float32 for None.
-
-    Raises:
-        InputTypeError: it is not a floating-point type of torch.
-    """
-    if dtype is None:
-        return torch.float32
-    if dtype not in _FLOATS:
-        names = ", ".join(str(option) for option in _FLOATS)
-        raise InputTypeError(f"dtype must be one of {names}, not {dtype!r}.")
-    return dtype

@@ -24,9 +24,9 @@ from .attention import LAYER_NORM_EPS, BiasNorm
 from .blocks import DecoderLayer, EncoderLayer
 from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text, text_ends
 from .compiled import CompiledStep, StaticCache
-from .int8 import Quantization
+from .int8 import QuantizableModule
+from .precision import Quantization
 from .pretrained import empty_embedding
-from .quantizable import QuantizableModule
 
 INIT_STD = 0.02
 

@@ -1,13 +1,15 @@
 """How a pipeline finds its parts, completes what a source lacks, and checks that they fit.
 
-Private to `pipeline`. Holds the closed table of class names that `model_index.json` may use.
+Holds the closed table of class names that `model_index.json` may use, and the one finder of parts:
+the command line and training look for them with it, too.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,9 +17,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .. import hub
+from .. import checkpoints, hub
 from .._version import __version__
-from ..checkpoints import refuse_older_model
+from ..checkpoints import Component
+from ..checkpoints.formats import fetch_json
 from ..config import read_json
 from ..errors import (
     CheckpointError,
@@ -26,15 +29,18 @@ from ..errors import (
     InputError,
     InputTypeError,
     MissingFileError,
+    UnsupportedModelError,
 )
 from ..files import write_text
 from ..generation import GenerationConfig
-from ..models.int8 import Quantization
-from ..models.pretrained import PART_FILES, SourceName
+from ..models.clip import CLIP
+from ..models.precision import Weights, read_precisions
+from ..models.pretrained import PART_FILES, Loadable, PretrainedModule
 from ..models.transformer import Transformer
 from ..models.vqgan import VQGAN
 from ..scorer import CLIPScorer, Scorer
 from ..text.tokenizer import Tokenizer
+from ..text.vocabulary import find_files
 
 INDEX_NAME = "model_index.json"
 NOTES = ("README.md", "NOTICE", "LICENSE")
@@ -47,6 +53,13 @@ CLASSES = {
     "transformer": Transformer,
     "vqgan": VQGAN,
     "scorer": CLIPScorer,
+}
+COMPONENTS: dict[str, Component] = {"transformer": "transformer", "vqgan": "vqgan"}
+COMPONENTS["scorer"] = "clip"
+MODELS: dict[Component, type[PretrainedModule[Any]]] = {
+    "transformer": Transformer,
+    "vqgan": VQGAN,
+    "clip": CLIP,
 }
 
 
@@ -84,127 +97,216 @@ class ImageTokenizer(Protocol):
 _IMAGE_TOKENIZER = ("codebook_size", "image_length", "device", "encode", "decode")
 
 
-@dataclasses.dataclass(frozen=True)
-class PartsLoader:
-    """Loads the parts of one source, native or foreign, completing it from the Hub."""
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of an opened source lie; `find` and `all` load nothing.
 
-    source: SourceName
-    revision: str | None
-    cache_dir: SourceName | None
-    local_files_only: bool
-    token: str | None
-    device: str | torch.device
-    dtype: torch.dtype | None
-    quantization: Quantization | None = None
-    subfolder: str | None = None
+    A saved pipeline says so in its `model_index.json`, one native part by its mark; foreign files
+    are taken by formats. Weights are described only where two formats claim one file.
 
-    @property
-    def name(self) -> str:
-        """The name recorded in pictures: source and subfolder and, from the Hub, the commit."""
-        commit, name = self.opened.revision_key, _joined(self.opened.name, self.subfolder)
-        return f"{name}@{commit[:12]}" if commit else name
+    Attributes:
+        source: the source as a whole.
 
-    @cached_property
-    def opened(self) -> hub.Source:
-        """The source as a whole; models that are known by name to be others are refused first."""
-        refuse_older_model(str(self.source), None)
-        return hub.open_source(
-            self.source,
-            subfolder=self.subfolder,
-            revision=self.revision,
-            cache_dir=self.cache_dir,
-            local_files_only=self.local_files_only,
-            token=self.token,
-        )
+    Raises:
+        UnsupportedModelError: the source holds a model of another architecture.
+        CheckpointError: its files do not tell what they are, or its index is of another version.
+        HubError: the Hub could not be reached or refused.
+    """
+
+    source: hub.Source
 
     @cached_property
     def index(self) -> Mapping[str, Any] | None:
         """The contents of `model_index.json`; None for a foreign source."""
-        if INDEX_NAME not in self.opened.files():
+        if INDEX_NAME not in self.source.files():
             return None
-        index = read_json(self.opened.fetch([INDEX_NAME])[INDEX_NAME])
+        index = read_json(self.source.fetch([INDEX_NAME])[INDEX_NAME])
         for part, known in CLASSES.items():
             found = index.get(part)
             if found != known.__name__ and not (part == "scorer" and found is None):
                 raise CheckpointError(
-                    f"{INDEX_NAME} of {self.opened.name} names {found!r} as {part}, "
+                    f"{INDEX_NAME} of {self.source.name} names {found!r} as {part}, "
                     f"but it must be {known.__name__!r}; use the version that wrote it."
                 )
         return index
 
-    def tokenizer(self) -> Tokenizer:
-        """Load the tokenizer."""
-        return Tokenizer.from_pretrained(self.source, **self._where("tokenizer"))
+    def find(self, part: str) -> hub.Source | None:
+        """Return where a part lies, None where the source has none.
 
-    def transformer(self) -> Transformer:
-        """Load the transformer."""
-        return Transformer.from_pretrained(
-            self.source,
-            **self._where("transformer"),
-            device=self.device,
-            dtype=self.dtype,
-            quantization=self.quantization,
-        )
-
-    def vqgan(self) -> VQGAN:
-        """Load the source's VQGAN, or the one that the released models were trained with."""
-        source, where = self.source, self._where("vqgan")
+        Raises:
+            MissingFileError: the index names a part whose folder is missing.
+        """
         if self.index is None:
-            source, where = DEFAULT_VQGAN, self._elsewhere()
-        return VQGAN.from_pretrained(source, **where, device=self.device, dtype=self.dtype)
+            return self.source if part in self._held else None
+        return None if self.index.get(part) is None else self.source.inside(part)
 
-    def scorer(self) -> Scorer | None:
-        """Load the source's scorer, None if a native source has none; else CLIP ViT-B/32."""
-        if self.index is None:
-            return self._default_scorer()
-        if self.index.get("scorer") is None:
-            return None
-        return CLIPScorer.from_pretrained(
-            self.source, **self._where("scorer"), device=self.device, dtype=self.dtype
-        )
+    def all(self) -> dict[str, hub.Source]:
+        """Return where each part lies, in the order of `CLASSES`.
+
+        Raises:
+            MissingFileError: there is none.
+        """
+        places = {part: self.find(part) for part in CLASSES}
+        found = {part: place for part, place in places.items() if place is not None}
+        if not found:
+            source = self.source
+            raise MissingFileError(
+                f"{source.selected or source.name} is not a pipeline, transformer, tokenizer, "
+                f"VQGAN or CLIP in a known format. There lie: {hub.list_files(source.files())}."
+            )
+        return found
 
     def notes(self) -> dict[str, str]:
         """Read the card and the notices that go with a native source's weights."""
         if self.index is None:
             return {}
-        names = [name for name in NOTES if name in self.opened.files()]
-        paths = self.opened.fetch(names)
+        names = [name for name in NOTES if name in self.source.files()]
+        paths = self.source.fetch(names)
         return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
 
     def generation_config(self) -> GenerationConfig:
         """Read the source's settings, or the defaults of the released models."""
-        if self.index is None or GENERATION_CONFIG_NAME not in self.opened.files():
+        if self.index is None or GENERATION_CONFIG_NAME not in self.source.files():
             return GenerationConfig()
-        path = self.opened.fetch([GENERATION_CONFIG_NAME])[GENERATION_CONFIG_NAME]
+        path = self.source.fetch([GENERATION_CONFIG_NAME])[GENERATION_CONFIG_NAME]
         return GenerationConfig.from_file(path)
 
-    def _default_scorer(self) -> Scorer:
-        first: DalleMiniError | None = None
-        for source in DEFAULT_SCORERS:
+    @cached_property
+    def _held(self) -> set[str]:
+        """The parts of a source without an index."""
+        mark = (fetch_json(self.source) or {}).get("dallemini")
+        native = str(mark.get("component")) if isinstance(mark, dict) else None
+        components = _claimed(self.source) if native is None else {native}
+        held = {part for part, component in COMPONENTS.items() if component in components}
+        # the vocabulary beside a lone CLIP belongs to the scorer
+        if native in (None, "tokenizer") and (not held or "transformer" in held):
+            with contextlib.suppress(MissingFileError):
+                find_files(self.source)
+                held.add("tokenizer")
+        return held
+
+
+def _claimed(source: hub.Source) -> set[Component]:
+    """Return which components foreign files hold; where two claim one file, its tensors decide."""
+    claims: dict[Component, set[str]] = {}
+    refusals: list[CheckpointError] = []
+    for component in MODELS:
+        try:
+            claim = checkpoints.find_format(source, component)
+        except UnsupportedModelError:
+            raise
+        except CheckpointError as error:  # mostly: it belongs to another component
+            refusals.append(error)
+            continue
+        if claim is not None:
+            claims[component] = {*claim.names}
+    if refusals and not claims:
+        raise refusals[0]
+    disputed = {
+        component
+        for component, names in claims.items()
+        if any(names & others for other, others in claims.items() if other != component)
+    }
+    return (claims.keys() - disputed) | _decide(source, disputed)
+
+
+def _decide(source: hub.Source, disputed: set[Component]) -> set[Component]:
+    errors: list[CheckpointError] = []
+    for component in MODELS:
+        if component in disputed:
             try:
-                return CLIPScorer.from_pretrained(
-                    source, **self._elsewhere(), device=self.device, dtype=self.dtype
-                )
+                describe(source, component)
+            except CheckpointError as error:
+                errors.append(error)
+            else:
+                return {component}
+    if errors:
+        raise errors[0]
+    return set()
+
+
+def describe(source: hub.Source, component: Component) -> tuple[str, checkpoints.LazyCheckpoint]:
+    """Return the format of a component and its tensors, still unread.
+
+    Raises:
+        As `checkpoints.describe`.
+    """
+    expected = MODELS[component].expected_shapes
+    return checkpoints.describe(source, component=component, expected=expected)
+
+
+def choose_weights(dtype: object, quantization: object, place: torch.device) -> dict[str, Weights]:
+    """Return the precision of each part with weights, before anything is opened.
+
+    Raises:
+        InputTypeError, InputError: as `read_precisions`.
+        UnsupportedOperationError: a part cannot have the precision that is asked for.
+    """
+    weights = read_precisions(dtype, quantization, parts=COMPONENTS, quantizable="transformer")
+    for part, component in COMPONENTS.items():
+        MODELS[component].check_weights(weights[part], place)
+    return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartsLoader:
+    """Loads the parts of a source, completing a foreign one from the Hub.
+
+    Attributes:
+        parts: where they lie.
+        device: where models go.
+        weights: the precision of each part.
+    """
+
+    parts: Parts
+    device: torch.device
+    weights: Mapping[str, Weights]
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer."""
+        return Tokenizer.from_pretrained(self.parts.find("tokenizer") or self.parts.source)
+
+    def transformer(self) -> Transformer:
+        """Load the transformer."""
+        source = self.parts.find("transformer") or self.parts.source
+        return Transformer.from_pretrained(source, **self._precision("transformer"))
+
+    def vqgan(self) -> VQGAN:
+        """Load the source's VQGAN, or the one that the released models were trained with."""
+        source = self._beside("vqgan") or hub.open(DEFAULT_VQGAN, self._elsewhere)
+        return VQGAN.from_pretrained(source, **self._precision("vqgan"))
+
+    def scorer(self) -> CLIPScorer | None:
+        """Load the source's scorer, None if a native source has none; else CLIP ViT-B/32."""
+        source = self._beside("scorer")
+        if source is None:
+            return self._default_scorer() if self.parts.index is None else None
+        return CLIPScorer.from_pretrained(source, **self._precision("scorer"))
+
+    def _default_scorer(self) -> CLIPScorer:
+        first: DalleMiniError | None = None
+        for name in DEFAULT_SCORERS:
+            try:
+                source = hub.open(name, self._elsewhere)
+                return CLIPScorer.from_pretrained(source, **self._precision("scorer"))
             except (HubError, MissingFileError) as error:
                 first = first or error
         assert first is not None
         raise first
 
-    def _where(self, part: str) -> dict[str, Any]:
-        # The branch and not its commit: the cache then also knows the branch when offline.
-        subfolder = self.subfolder if self.index is None else _joined(self.subfolder, part)
-        return {**self._elsewhere(), "subfolder": subfolder, "revision": self.revision}
+    def _beside(self, part: str) -> hub.Source | None:
+        """Return where a part lies: also beside the one file of a transformer that was named."""
+        source = self.parts.source
+        parts = self.parts if source.selected is None else Parts(replace(source, selected=None))
+        return parts.find(part)
 
-    def _elsewhere(self) -> dict[str, Any]:
-        return {
-            "cache_dir": self.cache_dir,
-            "local_files_only": self.local_files_only,
-            "token": self.token,
-        }
+    @property
+    def _elsewhere(self) -> hub.Where:
+        return replace(self.parts.source.where, revision=None)
 
-
-def _joined(folder: str | None, name: str | None) -> str:
-    return "/".join(filter(None, (folder, name)))
+    def _precision(self, part: str) -> dict[str, Any]:
+        weights = self.weights[part]
+        return {"device": self.device, "dtype": weights.quantization or weights.dtype}
 
 
 def check_kinds(
@@ -282,10 +384,11 @@ def check_parts(tokenizer: Tokenizer, transformer: Transformer, vqgan: ImageToke
 
 
 def check_savable(parts: Mapping[str, object]) -> None:
-    """Look whether `model_index.json` can name every part.
+    """Look whether `model_index.json` can name every part, and each could be loaded again.
 
     Raises:
         InputTypeError: one is of a class of the user's own.
+        UnsupportedOperationError: one could not be loaded, such as a model with adapters.
     """
     for name, part in parts.items():
         if part is not None and type(part) is not CLASSES[name]:
@@ -293,12 +396,14 @@ def check_savable(parts: Mapping[str, object]) -> None:
                 f"The {name} is a {type(part).__name__}, which {INDEX_NAME} cannot name; "
                 f"it must be a {CLASSES[name].__name__} to be saved."
             )
+        if isinstance(part, Loadable):
+            part._check_savable()
 
 
-def write_index(folder: Path, parts: Mapping[str, object]) -> None:
-    """Write `model_index.json`, which names the class of each part."""
-    index = {name: None if part is None else type(part).__name__ for name, part in parts.items()}
-    text = json.dumps({"dallemini": {"version": __version__}, **index}, indent=2) + "\n"
+def write_index(folder: Path, parts: Collection[str]) -> None:
+    """Write `model_index.json`, which names the class of each part that there is."""
+    names = {part: kind.__name__ if part in parts else None for part, kind in CLASSES.items()}
+    text = json.dumps({"dallemini": {"version": __version__}, **names}, indent=2) + "\n"
     write_text(folder / INDEX_NAME, text)
 
 

@@ -5,7 +5,7 @@ Composes a tokenizer, a transformer, an image tokenizer and, when ranking is ask
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -22,9 +22,9 @@ from ..generation.loop import draw_batches
 from ..generation.request import Request, make_request
 from ..generation.sampling import sampler_name
 from ..images import tensor_to_images
-from ..models.int8 import Quantization
 from ..models.lora import adapter_digests
-from ..models.pretrained import SourceName, check_device, check_dtype, push_saved, save_into
+from ..models.precision import Precision, Quantization, check_dtype
+from ..models.pretrained import Loadable, SourceName, check_device
 from ..models.transformer import Transformer
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
@@ -34,10 +34,12 @@ from .parts import (
     GENERATION_CONFIG_NAME,
     OLDER_FILES,
     ImageTokenizer,
+    Parts,
     PartsLoader,
     check_kinds,
     check_parts,
     check_savable,
+    choose_weights,
     read_scores,
     write_index,
 )
@@ -46,7 +48,7 @@ PIXEL_BATCH = 16
 UNDRAWN_GRAY = 0.9
 
 
-class Pipeline:
+class Pipeline(Loadable):
     """Text to image with a DALL-E Mini model.
 
     Args:
@@ -68,6 +70,8 @@ class Pipeline:
         >>> out.images[0].mode
         'RGB'
     """
+
+    _optional_files = OLDER_FILES
 
     def __init__(
         self,
@@ -91,7 +95,7 @@ class Pipeline:
     @classmethod
     def from_pretrained(
         cls,
-        source: SourceName = hub.BUNDLED_MODEL,
+        source: SourceName | hub.Source = hub.BUNDLED_MODEL,
         *,
         subfolder: str | None = None,
         revision: str | None = None,
@@ -99,7 +103,7 @@ class Pipeline:
         local_files_only: bool = False,
         token: str | None = None,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: Precision | Mapping[str, Precision] | None = None,
         quantization: Quantization | None = None,
         vqgan: ImageTokenizer | None = None,
         scorer: Scorer | None = None,
@@ -108,18 +112,21 @@ class Pipeline:
 
         Released checkpoints hold no image tokenizer: it is completed with
         `dalle-mini/vqgan_imagenet_f16_16384`, and with CLIP ViT-B/32 when ranking is first asked
-        for, from the Hub.
+        for, from the Hub. The source is opened once: all of its parts are of one commit.
 
         Args:
-            source: a Hub id, a local folder, or nothing for the bundled model.
+            source: a Hub id, a local folder, a source that `hub.open` gave, or nothing for the
+                bundled model.
             subfolder: folder inside the source that holds the pipeline.
             revision: branch, tag or commit on the Hub.
             cache_dir: the Hub's cache folder, instead of the user's.
             local_files_only: never ask the network.
             token: Hub access token, instead of the stored one.
             device: where the models compute.
-            dtype: of the weights; float32 when None.
-            quantization: "int8" quantises the transformer's weights while they are loaded.
+            dtype: of the weights: a type of torch or its name; float32 when None. "int8" quantises
+                the transformer's while they are loaded. A mapping gives each part its own, such
+                as `{"transformer": "int8", "vqgan": torch.bfloat16}`.
+            quantization: an older spelling of `dtype="int8"`.
             vqgan: used instead of the source's or the default.
             scorer: used instead of the source's or the default.
 
@@ -127,20 +134,24 @@ class Pipeline:
             MissingFileError: the source or one of its files does not exist.
             HubError: the Hub could not be reached or refused.
             CheckpointError: the files are corrupt, unsafe or disagree with their configuration.
-            InputError: the parts do not fit each other, or the device cannot be used.
+            InputError: the parts do not fit each other, the device cannot be used, or there is no
+                such dtype or part.
             InputTypeError: `dtype`, or a part that was passed, is of the wrong kind.
-            UnsupportedOperationError: int8 weights for a GPU, or for another dtype than float32.
+            UnsupportedOperationError: int8 weights for a GPU, for another dtype than float32, or
+                for a part that has none.
         """
         place = check_device(device)
-        where = (source, revision, cache_dir, local_files_only, token)
-        loader = PartsLoader(*where, place, dtype, quantization, subfolder)
+        weights = choose_weights(dtype, quantization, place)
+        where = hub.Where(revision, cache_dir, local_files_only, token)
+        parts = Parts(hub.open(source, where, subfolder=subfolder))
+        loader = PartsLoader(parts=parts, device=place, weights=weights)
         pipe = cls(
             tokenizer=loader.tokenizer(),
             transformer=loader.transformer(),
             vqgan=loader.vqgan() if vqgan is None else vqgan,
             scorer=scorer,
-            config=loader.generation_config(),
-            name=loader.name,
+            config=parts.generation_config(),
+            name=parts.source.label,
         )
         pipe._origin = loader
         return pipe
@@ -242,48 +253,6 @@ class Pipeline:
             )
         return scorer
 
-    def save_pretrained(self, directory: SourceName) -> None:
-        """Write every part into its folder, with `model_index.json` and a model card.
-
-        Over an older pipeline this happens all at once: whoever loads the folder, also after this
-        process was killed, finds the old pipeline or the new one. The older one's parts, card
-        (`README.md`), `NOTICE` and `LICENSE` go; files of other names stay.
-
-        Raises:
-            StorageError: the folder cannot be made or written.
-            InputTypeError: a part of one's own cannot save itself.
-        """
-        completed = self._origin is not None and self._origin.index is None
-        parts: dict[str, Any] = {
-            "tokenizer": self.tokenizer,
-            "transformer": self.transformer,
-            "vqgan": self.vqgan,
-            "scorer": self._scorer if completed else self._find_scorer(),
-        }
-        check_savable(parts)
-        save_into(directory, lambda folder: self._save(folder, parts), obsolete=OLDER_FILES)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        commit_message: str | None = None,
-    ) -> str:
-        """Publish the pipeline on the Hugging Face Hub and return the address of the commit.
-
-        Raises:
-            HubError: the Hub could not be reached or refused.
-        """
-        return push_saved(
-            self.save_pretrained,
-            repo_id,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-        )
-
     def quantize(self, quantization: Quantization = "int8") -> Self:
         """Make the transformer's weights smaller, in place; see `Transformer.quantize`."""
         self.transformer.quantize(quantization)
@@ -380,14 +349,32 @@ class Pipeline:
             self._scorer = scorer
         return self._scorer
 
-    def _save(self, folder: Path, parts: dict[str, Any]) -> None:
+    @classmethod
+    def _load(cls, source: hub.Source) -> Self:
+        return cls.from_pretrained(source)
+
+    def _parts(self) -> dict[str, Any]:
+        """Return what is saved, by name; a scorer that completed a foreign source is not."""
+        completed = self._origin is not None and self._origin.parts.index is None
+        return {
+            "tokenizer": self.tokenizer,
+            "transformer": self.transformer,
+            "vqgan": self.vqgan,
+            "scorer": self._scorer if completed else self._find_scorer(),
+        }
+
+    def _check_savable(self) -> None:
+        check_savable(self._parts())
+
+    def _save(self, directory: Path) -> None:
+        parts = {name: part for name, part in self._parts().items() if part is not None}
         for name, part in parts.items():
-            if part is not None:
-                part.save_pretrained(folder / name)
-        write_index(folder, parts)
-        self.config.save(folder / GENERATION_CONFIG_NAME)
-        notes = {} if self._origin is None else self._origin.notes()
+            part.save_pretrained(directory / name)
+        write_index(directory, parts)
+        self.config.save(directory / GENERATION_CONFIG_NAME)
         name = Path(self.name).name if Path(self.name).exists() else self.name
         summary = f"A text-to-image pipeline for dallemini, saved from `{name}`."
-        for file, text in {"README.md": hub.model_card(name, summary=summary), **notes}.items():
-            write_text(folder / file, text)
+        notes = {"README.md": hub.model_card(name, summary=summary)}
+        notes |= {} if self._origin is None else self._origin.parts.notes()
+        for file, text in notes.items():
+            write_text(directory / file, text)

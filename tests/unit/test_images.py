@@ -87,13 +87,13 @@ def test_transparent_palette_becomes_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])
-@pytest.mark.parametrize(("level", "expected"), [(0, 0), (32896, 128), (65535, 255)])
-def test_16_bits_of_gray_become_8(mode: str, level: int, expected: int) -> None:
-    found = image_to_tensor(Image.new(mode, (1, 1), level))
-    assert (found * 255).tolist() == [[[expected]]] * 3
+def test_16_bits_of_gray_become_8(mode: str) -> None:
+    for level, expected in ((0, 0), (32896, 128), (65535, 255)):
+        found = image_to_tensor(Image.new(mode, (1, 1), level))
+        assert (found * 255).tolist() == [[[expected]]] * 3
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
 def test_pictures_are_read_from_files(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"picture.{kind.lower()}"
     Image.new("RGB", (5, 4), "white").save(path, format=kind)
@@ -153,8 +153,9 @@ def corner() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(
+    ("orientation", "kind"), [*((turn, "PNG") for turn in range(1, 9)), (6, "TIFF"), (8, "WEBP")]
+)
 def test_photographs_are_upright(orientation: int, kind: str) -> None:
     content, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = orientation
@@ -202,7 +203,7 @@ def test_rarer_modes_become_rgb(modes: str) -> None:
 def tiff(values: np.ndarray[Any, Any], bits: int, sample_format: int = 1) -> bytes:
     """Write gray values as a TIFF that PIL itself cannot write."""
     if bits == 12:
-        pairs = values.astype(np.uint32).reshape(-1, 2)
+        pairs: np.ndarray[Any, Any] = values.astype(np.uint32).reshape(-1, 2)
         packed = pairs[:, 0] << 12 | pairs[:, 1]
         data = b"".join(int(pair).to_bytes(3, "big") for pair in packed)
     else:

@@ -16,7 +16,7 @@ from ...errors import ConfigError, InputError
 from ...files import as_path, make_folder
 from ...models.transformer import Transformer
 from ...models.vqgan import VQGAN
-from ...pipeline.parts import INDEX_NAME
+from ...pipeline.parts import Parts
 from ...scorer import CLIPScorer, CLIPTokenizer
 from ...text.tokenizer import Tokenizer
 from ...text.vocabulary import TOKENIZER_FILE
@@ -121,8 +121,8 @@ def load_part(kind: type[Part], source: str, part: str) -> Part:
     Raises:
         DalleMiniError: as `from_pretrained`.
     """
-    in_pipeline = INDEX_NAME in hub.open_source(source).files()
-    return kind.from_pretrained(source, subfolder=part if in_pipeline else None)
+    opened = hub.open(source)
+    return kind.from_pretrained(Parts(opened).find(part) or opened)
 
 
 def open_images(names: Sequence[str], data: DataConfig) -> CaptionedImages:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
 from ...errors import ConfigError, InputError
 from ...files import as_path, write_text
-from ...hub.source import model_card
+from ...hub import model_card
 from ...images import image_to_tensor
 from ...models.lora import LoRAConfig, add_lora, merge_lora, save_lora
 from ...models.transformer import Transformer, TransformerConfig

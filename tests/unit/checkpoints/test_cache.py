@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from dallemini.checkpoints.cache import convert_once
-from dallemini.errors import CheckpointError, DalleMiniWarning, MissingFileError, StorageError
+from dallemini.errors import CheckpointError, DalleMiniWarning, StorageError
 
 
 def is_usable(folder: Path) -> bool:
@@ -49,7 +49,7 @@ def test_damaged_conversion_is_made_again(tmp_path: Path) -> None:
     assert is_usable(convert_once(place, is_usable, convert, name="model"))
 
 
-@pytest.mark.parametrize("error", [CheckpointError, MissingFileError, KeyError])
+@pytest.mark.parametrize("error", [CheckpointError, KeyError])
 def test_failed_conversion_leaves_nothing_behind(tmp_path: Path, error: type[Exception]) -> None:
     def fail(folder: Path) -> None:
         convert(folder)

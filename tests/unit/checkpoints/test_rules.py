@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dallemini.checkpoints.lazy import LazyTensor, transpose
-from dallemini.checkpoints.rules import Ignore, Rule, Table, assemble, check_targets
+from dallemini.checkpoints.rules import Ignore, Rule, Table, assemble
 from dallemini.errors import CheckpointError, UnsupportedModelError
 
 TABLE: Table = [
@@ -82,25 +82,3 @@ def test_stacks_of_different_heights_are_refused() -> None:
     tensors = lazy(layers__q=torch.ones(2, 2, 2), layers__k=torch.ones(3, 2, 2))
     with pytest.raises(CheckpointError, match="differ in their number of layers"):
         assemble(tensors, TABLE, origin="folder")
-
-
-def test_check_targets_accepts_what_was_asked_for() -> None:
-    check_targets(lazy(a=torch.ones(2)), {"a": (2,)}, origin="folder")
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        ({"a": (2,), "b": (1,)}, r"folder lacks the tensor that becomes 'b' \(1,\)"),
-        (
-            {"a": (3,)},
-            r"folder: 'a' gives 'a' the shape \(2,\), but the configuration asks for \(3,\)",
-        ),
-        ({}, r"folder: 'a' gives 'a' \(2,\), which the configuration does not have"),
-    ],
-)
-def test_check_targets_names_what_disagrees(
-    shapes: dict[str, tuple[int, ...]], message: str
-) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        check_targets(lazy(a=torch.ones(2)), shapes, origin="folder")

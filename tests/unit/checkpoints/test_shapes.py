@@ -1,4 +1,4 @@
-"""Tests of `dallemini.checkpoints.shapes`: the lists agree with the models, both ways."""
+"""Tests of `dallemini.checkpoints.shapes`: tensors against configurations, both ways."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from dallemini.checkpoints.lazy import LazyTensor
 from dallemini.checkpoints.shapes import (
-    clip_shapes,
+    check_tensors,
     count,
+    find_misfit,
     infer_transformer,
     infer_vqgan,
     shape_of,
-    transformer_shapes,
-    vqgan_shapes,
 )
-from dallemini.errors import CheckpointError
-from dallemini.models.clip import CLIP, CLIPConfig
+from dallemini.errors import CheckpointError, ConfigError
 from dallemini.models.transformer import Transformer, TransformerConfig
 from dallemini.models.vqgan import VQGAN, VQGANConfig
 
@@ -54,33 +51,11 @@ VQGANS: list[dict[str, Any]] = [
 ]
 
 
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
 def lazy(shapes: dict[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
     return {
         name: LazyTensor.of(name, torch.empty(shape, device="meta"))
         for name, shape in shapes.items()
     }
-
-
-@pytest.mark.parametrize("fields", TRANSFORMERS)
-def test_transformer_shapes_are_those_of_the_model(fields: dict[str, Any]) -> None:
-    config = TransformerConfig(**fields)
-    assert transformer_shapes(config.to_dict()) == shapes_of(Transformer(config))
-
-
-@pytest.mark.parametrize("fields", VQGANS)
-def test_vqgan_shapes_are_those_of_the_model(fields: dict[str, Any]) -> None:
-    config = VQGANConfig(**fields)
-    assert vqgan_shapes(config.to_dict()) == shapes_of(VQGAN(config))
-
-
-@pytest.mark.parametrize("fields", [{}, {"embed_dim": 8, "text_layers": 2, "image_size": 64}])
-def test_clip_shapes_are_those_of_the_model(fields: dict[str, Any]) -> None:
-    config = CLIPConfig(**fields)
-    assert clip_shapes(config.to_dict()) == shapes_of(CLIP(config))
 
 
 def test_shapes_count_the_parameters_of_the_released_models() -> None:
@@ -94,9 +69,9 @@ def test_shapes_count_the_parameters_of_the_released_models() -> None:
         "image_vocab_size": 16415,
     }
     for shapes, expected in (
-        (transformer_shapes(TransformerConfig().to_dict()), 437_833_712),
-        (transformer_shapes(TransformerConfig(**mega).to_dict()), 2_587_521_024),
-        (vqgan_shapes(VQGANConfig().to_dict()), 76_073_859),
+        (Transformer.expected_shapes(TransformerConfig().to_dict()), 437_833_712),
+        (Transformer.expected_shapes(TransformerConfig(**mega).to_dict()), 2_587_521_024),
+        (VQGAN.expected_shapes(VQGANConfig().to_dict()), 76_073_859),
     ):
         assert sum(map(math.prod, shapes.values())) == expected
 
@@ -104,12 +79,12 @@ def test_shapes_count_the_parameters_of_the_released_models() -> None:
 @pytest.mark.parametrize("fields", TRANSFORMERS)
 def test_transformer_is_inferred_from_its_shapes(fields: dict[str, Any]) -> None:
     config = TransformerConfig(**fields).to_dict()
-    assert infer_transformer(lazy(transformer_shapes(config)), origin="x") == config
+    assert infer_transformer(lazy(Transformer.expected_shapes(config)), origin="x") == config
 
 
 def test_mega_starts_from_16384_although_its_vocabulary_is_larger() -> None:
     config = TransformerConfig(image_vocab_size=16415).to_dict()
-    inferred = infer_transformer(lazy(transformer_shapes(config)), origin="x")
+    inferred = infer_transformer(lazy(Transformer.expected_shapes(config)), origin="x")
     assert inferred["decoder_start_token_id"] == 16384
 
 
@@ -118,10 +93,10 @@ def test_vqgan_is_inferred_from_its_shapes(fields: dict[str, Any]) -> None:
     if fields.get("ch_mult", (1,))[0] != 1:  # only an encoder tells them apart
         fields = {**fields, "has_encoder": True}
     config = VQGANConfig(**fields)
-    inferred = infer_vqgan(lazy(vqgan_shapes(config.to_dict())), origin="x")
+    inferred = infer_vqgan(lazy(VQGAN.expected_shapes(config.to_dict())), origin="x")
     found = VQGANConfig.from_dict(inferred)
     assert sorted(found.attn_resolutions) == sorted(config.attn_resolutions)
-    assert vqgan_shapes(inferred) == vqgan_shapes(config.to_dict())
+    assert VQGAN.expected_shapes(inferred) == VQGAN.expected_shapes(config.to_dict())
     assert found.has_encoder == config.has_encoder
 
 
@@ -129,7 +104,7 @@ def test_width_that_is_no_multiple_of_64_needs_a_configuration() -> None:
     config = TransformerConfig(
         d_model=96, encoder_attention_heads=2, decoder_attention_heads=2
     ).to_dict()
-    tensors = lazy(transformer_shapes(config))
+    tensors = lazy(Transformer.expected_shapes(config))
     with pytest.raises(
         CheckpointError, match=r"width 96 is not a multiple of 64. Put the DalleBart"
     ):
@@ -150,3 +125,28 @@ def test_count_needs_a_tensor() -> None:
     assert count(lazy({"x.3.y": (1,)}), r"x\.(\d+)\.y", origin="folder") == 4
     with pytest.raises(CheckpointError, match="folder has no tensors like"):
         count({}, r"x\.(\d+)\.y", origin="folder")
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"a": (2,)}, None),
+        ({"a": (2,), "b": (1,)}, r"lacks tensors that its configuration asks for \(1: b\)"),
+        ({"a": (3,)}, r"holds a \(from 'foreign/a'\) with shape \(2,\), but .* asks for \(3,\)"),
+        ({}, r"has unknown tensors that its configuration does not ask for \(1: a\)"),
+        (dict.fromkeys("abcdefg", (1,)), r"lacks tensors .* \(6: b, c, d, \.\.\.\)"),
+    ],
+)
+def test_misfits_are_named(expected: dict[str, tuple[int, ...]], message: str | None) -> None:
+    tensors = {"a": LazyTensor.of("foreign/a", torch.ones(2))}
+    if message is None:
+        assert find_misfit(tensors, expected) is None
+        check_tensors(tensors, expected, origin="folder")
+        return
+    with pytest.raises(CheckpointError, match=rf"^folder {message}.* Use the configuration that"):
+        check_tensors(tensors, expected, origin="folder")
+
+
+def test_a_wrong_configuration_is_refused_before_a_model_is_described() -> None:
+    with pytest.raises(ConfigError, match="decoder_layers must be at least 1, not 0"):
+        Transformer.expected_shapes({"decoder_layers": 0})

@@ -167,6 +167,13 @@ def test_file_in_place_of_the_output_folder_is_refused(run: Any, tiny: Path) -> 
     assert "Could not make taken (File exists)" in result.err
 
 
+def test_the_name_of_a_picture_is_no_output_folder(run: Any, tiny: Path) -> None:
+    result = run("generate", "a cat", "--model", tiny, "--output", "apple.png")
+    assert (result.code, result.out) == (1, "")
+    assert "--output names a folder, not apple.png; for one file, use --grid" in result.err
+    assert not Path("apple.png").exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_output_folder_is_refused(run: Any, tiny: Path) -> None:
     Path("locked").mkdir(mode=0o500)

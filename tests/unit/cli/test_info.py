@@ -87,7 +87,7 @@ def test_damaged_native_weights_are_an_error(run: Any, tiny: Path, tmp_path: Pat
     assert "is truncated or damaged" in result.err
 
 
-@pytest.mark.parametrize("files", [{}, {"notes.txt": "hello"}, {"config.json": "{}"}])
+@pytest.mark.parametrize("files", [{"notes.txt": "hello"}, {"config.json": "{}"}])
 def test_folder_with_nothing_known_is_refused(
     run: Any, tmp_path: Path, files: dict[str, str]
 ) -> None:

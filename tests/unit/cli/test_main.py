@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +82,90 @@ def test_expected_failure_is_one_line_with_exit_code_1(run: Any) -> None:
     assert result.code == 1
     assert result.err.startswith("dallemini: There is no file or folder './no-such-folder'")
     assert result.err.count("\n") == 1
+
+
+def printed_as(encoding: str, monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
+    """Let what is printed be encoded so, as on Windows when the output goes to a file."""
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding))
+    return output
+
+
+def test_every_text_is_printed_in_any_encoding(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, "мини")
+    output = printed_as("cp1252", monkeypatch)
+    for words in (
+        ["generate", "яблоко 🍎", "--model", "мини", "--output", "вот", "--grid", "все.png"],
+        ["score", "все.png", "--prompt", "🍎", "--model", "мини"],
+        ["info", "мини"],
+        ["convert", "мини/vqgan", "другой"],
+    ):
+        assert main([*words, "--seed", "1"] if words[0] == "generate" else words) == 0
+    lines = output.getvalue().decode("cp1252").splitlines()
+    assert lines[:2] == [
+        str(Path(ascii("вот")[1:-1], ascii("яблоко")[1:-1] + "-1.png")),
+        ascii("все")[1:-1] + ".png",
+    ]
+    assert lines[2].endswith(ascii("🍎")[1:-1])
+    assert lines[3] == ascii("мини")[1:-1]
+    assert lines[-1] == ascii("другой")[1:-1]
+    assert Path("вот", "яблоко-1.png").is_file()
+    assert Path("все.png").is_file()
+    assert sys.stdout.errors == "strict"  # as it was
+
+
+FILES = ("--output", "pictures", "--grid", "all.png")
+
+
+def test_all_files_are_saved_before_the_first_is_listed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["generate", "a cat", "--model", str(tiny), *FILES]) == 1
+    assert len(list(tmp_path.glob("**/*.png"))) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", [["info"], ["--version"], ["generate", "--help"]])
+def test_output_to_a_full_disk_is_told_in_one_line(
+    command: list[str], tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main([*command, str(tiny)] if command == ["info"] else command) == 1
+        sys.stdout.close()
+    assert capsys.readouterr().err == (
+        "dallemini: the output could not be printed: No space left on device\n"
+    )
+
+
+def test_other_errors_of_the_system_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(argv: list[str]) -> NoReturn:
+        raise OSError("a fault of ours")
+
+    monkeypatch.setattr(app, "run", fail)
+    with pytest.raises(OSError, match="a fault of ours"):
+        main(["info"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_closed_output_is_told_in_one_line() -> None:
+    command = f"{shlex.quote(sys.executable)} -m dallemini.cli --version"
+    told = "dallemini: the output could not be printed: standard output is closed\n"
+    for closed, expected in ((">&-", told), ("0>&- >&- 2>&-", "")):
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {closed}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patience(120),
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
 
 
 def test_interrupt_exits_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

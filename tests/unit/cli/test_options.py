@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
+from pathlib import Path
 
-from dallemini.cli.options import (
-    DrawingOptions,
-    Location,
-    SourceOptions,
-    attribute_help,
-    to_dtype,
-)
-from dallemini.errors import DalleMiniError
+import pytest
+
+from dallemini import Pipeline
+from dallemini.cli.options import DrawingOptions, SourceOptions, attribute_help
+from dallemini.errors import DalleMiniError, InputError
 from dallemini.generation import GenerationConfig
+from dallemini.hub import Where
 
 _HALF = DrawingOptions(quantization="int8", dtype="bfloat16")
 
@@ -35,17 +32,19 @@ def test_options_are_tried_before_anything_is_loaded(options: DrawingOptions) ->
         options.check()
 
 
-def test_options_are_the_keywords_of_the_pipeline() -> None:
-    options = DrawingOptions(quantization="int8")
+@pytest.mark.parametrize(
+    "options", [DrawingOptions(quantization="int8"), DrawingOptions(dtype="int8")]
+)
+def test_options_are_the_keywords_of_the_pipeline(options: DrawingOptions) -> None:
     options.check()
-    assert options.keywords == {"device": "cpu", "dtype": torch.float32, "quantization": "int8"}
+    pipe = Pipeline.from_pretrained(**options.keywords)
+    assert pipe.transformer.quantization == "int8"
 
 
-def test_place_inside_a_place_is_joined() -> None:
-    place = Location("model", SourceOptions()).inside("tiny").inside("vqgan")
-    assert place.subfolder == "tiny/vqgan"
-
-
-def test_dtype_is_found_by_name() -> None:
-    assert to_dtype("bfloat16") is torch.bfloat16
-    assert to_dtype(None) is None
+def test_a_source_is_opened_as_the_options_say(tmp_path: Path) -> None:
+    options = SourceOptions(revision="v1", cache_dir=tmp_path, offline=True)
+    source = options.elsewhere().open("dallemini/emoji", "vqgan")
+    assert source.where == Where(cache_dir=tmp_path, local_files_only=True)
+    assert source.subfolder == "vqgan"
+    with pytest.raises(InputError, match="leave out revision='v1'"):
+        options.open("dallemini/emoji")

@@ -12,7 +12,7 @@ from dallemini.errors import (
     InputError,
     MissingFileError,
 )
-from dallemini.hub.source import model_card, open_source, upload_folder
+from dallemini.hub import model_card, open_source, upload_folder
 from hub_server import TOKEN, HubServer
 
 REPO = "someone/tiny-model"

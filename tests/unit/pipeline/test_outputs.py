@@ -220,6 +220,24 @@ def test_save_refuses_what_names_no_folder(directory: Any) -> None:
         output().save(directory)
 
 
+@pytest.mark.parametrize("name", ["apple.png", "apple.JPG", "new/apple.webp"])
+def test_save_refuses_the_name_of_a_picture(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = rf"save\(\) needs a folder .*, not {name}\. For one file, call images\[0\]\.save\('"
+    with pytest.raises(InputError, match=told):
+        output().save(name)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder.png").mkdir()
+    assert len(output().save("folder.png")) == len(output().images)
+
+
+def test_save_knows_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert {path.parent for path in output().save("~/pictures")} == {tmp_path / "pictures"}
+
+
 def test_notebook_shows_the_grid_as_png() -> None:
     with Image.open(io.BytesIO(output()._repr_png_())) as image:
         assert image.size == output().grid().size

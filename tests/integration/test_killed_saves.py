@@ -1,0 +1,120 @@
+"""A save over an older pipeline that is killed, or that fills the disk, is not half believed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dallemini import Pipeline
+from dallemini.testing import tiny_pipeline
+
+PROGRAM = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from dallemini import Pipeline, Tokenizer
+from dallemini.testing import tiny_pipeline, tiny_tokenizer
+
+def weights(pipe):
+    parts = [pipe.transformer, pipe.vqgan] + ([pipe.scorer.clip] if pipe._find_scorer() else [])
+    return [float(sum(v.double().sum() for v in part.state_dict().values())) for part in parts]
+
+def state(folder):
+    pipe = Pipeline.from_pretrained(folder)
+    notes = [(folder / name).exists() for name in ("NOTICE", "mine.txt")]
+    return weights(pipe), pipe.config.seed, pipe.tokenizer.config.max_length, notes
+
+def make(seed):
+    pipe = tiny_pipeline(seed=seed)
+    pipe.config = pipe.config.override(seed=seed)
+    return pipe
+
+folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+chance = random.Random(seed)
+first, second = make(1), make(2)
+second = Pipeline(tokenizer=second.tokenizer, transformer=second.transformer, vqgan=second.vqgan,
+                  config=second.config)
+source = folder.with_name("source")
+first.save_pretrained(source)
+(source / "NOTICE").write_text("of the first")
+first = Pipeline.from_pretrained(source)
+folder.mkdir()
+(folder / "mine.txt").write_text("mine")
+whole, started = [], time.monotonic()
+for pipe in (first, second):
+    pipe.save_pretrained(folder)
+    whole.append(state(folder))
+took = (time.monotonic() - started) / 2
+assert whole[0] != whole[1], whole
+for _ in range(kills):
+    child = os.fork()
+    if child == 0:
+        while True:
+            for pipe in (first, second):
+                pipe.save_pretrained(folder)
+    time.sleep(chance.uniform(0, 2 * took))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    found = state(folder)
+    print(whole.index(found) if found in whole else found, flush=True)
+second.save_pretrained(folder)
+assert state(folder) == whole[1]
+print(sorted(path.name for path in folder.iterdir()))
+"""
+FILES = [
+    "README.md", "generation_config.json", "mine.txt", "model_index.json", "tokenizer",
+    "transformer", "vqgan",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_killed_save_leaves_the_old_pipeline_or_the_new_one(kills: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model"), str(kills), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    *found, left = done.stdout.splitlines()
+    assert len(found) == kills
+    assert set(found) <= {"0", "1"}, found
+    assert left == str(FILES)
+
+
+FULL = """
+import resource, signal, sys
+from dallemini.errors import StorageError
+from dallemini.testing import tiny_pipeline
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+pipe = tiny_pipeline(seed=2)
+out = pipe("a red apple", seed=0, progress=False)
+for size in (50, 1000, 20_000, 100_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    for save in (pipe.save_pretrained, lambda folder: out.save(folder) if size < 100 else 1 / 0):
+        for folder in sys.argv[1:]:
+            try:
+                save(folder)
+            except (StorageError, ZeroDivisionError) as error:
+                print(error)
+            else:
+                print("saved")
+"""
+
+
+def test_a_full_disk_leaves_the_old_pipeline_and_no_picture(tmp_path: Path) -> None:
+    old = tiny_pipeline(seed=1)
+    old.save_pretrained(tmp_path / "model")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    command = [sys.executable, "-c", FULL, str(tmp_path / "model"), str(tmp_path / "new")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line != "division by zero"]
+    assert len(told) == 10
+    for line in told:
+        assert line.startswith(f"Could not write {tmp_path}"), line
+        assert "(File too large)" in line
+        assert ".dallemini" not in line
+    # `new` may be left by the pictures' attempt, empty; nothing else may
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not list(tmp_path.glob("new/*"))
+    assert Pipeline.from_pretrained(tmp_path / "model").config == old.config
