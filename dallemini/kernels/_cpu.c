@@ -61,7 +61,7 @@ enum { HAS_FLOATS = 1, HAS_INT8 = 2 };
 
 /* To be raised, here and in __init__.py, with every change of what the functions take: a library
    that was left over from before is then not called. */
-int dallemini_interface(void) { return 1; }
+int dallemini_interface(void) { return 2; }
 
 /* Which of the functions below the processor can run. */
 int dallemini_supports(void) {
@@ -222,36 +222,46 @@ typedef struct {
     const float *query, *key, *value; /* of the present position; the last two may be NULL */
     float *keys, *values;
     const uint8_t *mask;
+    const int64_t *counts; /* of each row; or NULL, and `count` is that of all */
     float *out;
     long stride, heads, count, capacity, size;
 } Attention;
 
 WIDE static void attend_heads(const Attention *a, long from, long to) {
-    float scores[a->count + LANES];
+    float scores[a->capacity + LANES];
     for (long i = from; i < to; i++) {
         long row = i / a->heads, present = row * a->stride + i % a->heads * a->size;
+        long count = a->counts ? a->counts[row] : a->count, last = (count - 1) * a->size;
         float *keys = a->keys + i * a->capacity * a->size;
         float *values = a->values + i * a->capacity * a->size;
         if (a->key) {
-            memcpy(keys + (a->count - 1) * a->size, a->key + present, a->size * sizeof(float));
-            memcpy(values + (a->count - 1) * a->size, a->value + present, a->size * sizeof(float));
+            memcpy(keys + last, a->key + present, a->size * sizeof(float));
+            memcpy(values + last, a->value + present, a->size * sizeof(float));
         }
-        attend_head(a->query + present, keys, values, a->mask ? a->mask + row * a->count : NULL,
-                    scores, a->out + i * a->size, a->count, a->size);
+        attend_head(a->query + present, keys, values, a->mask ? a->mask + row * a->capacity : NULL,
+                    scores, a->out + i * a->size, count, a->size);
     }
 }
 
 /* out[rows, heads, size] for one query [rows, heads, size] a row; rows lie `stride` apart. Keys and
-   values [rows, heads, capacity, size], `count` of them filled: the last by this call, from `key`
-   and `value`, where these are given. mask [rows, count] or NULL; `size` is a multiple of 16. */
-void dallemini_attend(const float *query, const float *key, const float *value, float *keys,
-                      float *values, const uint8_t *mask, float *out, long rows, long stride,
-                      long heads, long count, long capacity, long size, int threads) {
-    Attention a = {query,  key,   value, keys,     values, mask, out,
-                   stride, heads, count, capacity, size};
-    long all = rows * heads;
+   values [rows, heads, capacity, size], as many of them filled as counts[rows] says, or `count`
+   where that is NULL: the last by this call, from `key` and `value`, where these are given.
+   mask [rows, capacity] or NULL; `size` is a multiple of 16. Returns 0, or 1 and does nothing where
+   the cache has no such position. */
+int dallemini_attend(const float *query, const float *key, const float *value, float *keys,
+                     float *values, const uint8_t *mask, const int64_t *counts, float *out,
+                     long rows, long stride, long heads, long count, long capacity, long size,
+                     int threads) {
+    Attention a = {query, key,    value, keys,  values,   mask, counts,
+                   out,   stride, heads, count, capacity, size};
+    long all = rows * heads, least = key ? 1 : 0;
+    for (long r = 0; r < rows; r++) {
+        long filled = counts ? counts[r] : count;
+        if (filled < least || filled > capacity) return 1;
+    }
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; t++) attend_heads(&a, all * t / threads, all * (t + 1) / threads);
+    return 0;
 }
 
 /* ---- int8 ---- */

@@ -329,6 +329,89 @@ def test_extend_and_attend_equals_attention_to_the_filled_part(size: int) -> Non
     assert not cache[0].isnan().any()
 
 
+@pytest.mark.parametrize("size", [16, 64, 8])
+def test_every_row_has_a_position_of_its_own(size: int) -> None:
+    """Rows far into a picture beside others that begin: each as if it were alone."""
+    rows, heads, length = 5, 3, 20
+    cache = [draw(rows, heads, length, size, seed=seed) for seed in (1, 2)]
+    alone = [tensor.clone() for tensor in cache]
+    query, key, value = draw(rows, 1, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+    positions = torch.tensor([7, 0, 19, 7, 16])
+    found = extend_and_attend(query, key, value, *cache, position=positions)
+    for row, position in enumerate(positions.tolist()):
+        one = slice(row, row + 1)
+        kept = [tensor[one] for tensor in alone]
+        expected = extend_and_attend(query[one], key[one], value[one], *kept, position=position)
+        torch.testing.assert_close(found[one], expected, atol=2e-6, rtol=1e-5)
+    for changed, expected in zip(cache, alone, strict=True):
+        assert torch.equal(changed, expected)
+
+
+@built
+@pytest.mark.parametrize("size", [16, 64, 80])
+def test_positions_of_other_rows_change_no_bit(size: int) -> None:
+    rows, heads, length = 6, 3, 40
+    cache = [draw(rows, heads, length, size, seed=seed) for seed in (1, 2)]
+    query, key, value = draw(rows, 1, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def attended(position: int | Tensor, rows: slice = slice(None)) -> Tensor:
+        copies = (tensor[rows].clone() for tensor in cache)
+        return extend_and_attend(query[rows], key[rows], value[rows], *copies, position=position)
+
+    for position in (0, 15, 16, 39):
+        together = attended(position)
+        assert torch.equal(attended(torch.full((rows,), position)), together)
+        mixed = torch.tensor([position, 3, position, 39, 0, position])
+        same = mixed == position
+        assert torch.equal(attended(mixed)[same], together[same])
+        assert torch.equal(attended(mixed[2:3], slice(2, 3)), together[2:3])
+
+
+@pytest.mark.parametrize("size", [16, 24])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attend_shows_each_row_as_many_keys_as_it_is_told(size: int, masked: bool) -> None:
+    rows, heads, positions = 4, 2, 21
+    query = draw(rows, heads, 1, size)
+    keys, values = (draw(rows, heads, positions, size, seed=seed) for seed in (1, 2))
+    counts = torch.tensor([1, 21, 0, 17])
+    mask = draw(rows, 1, 1, positions, seed=3) > 0 if masked else None
+    found = attend(query, keys, values, mask=mask, counts=counts)
+    assert torch.equal(found[2], torch.zeros(heads, 1, size))
+    for row, count in enumerate(counts.tolist()):
+        one, seen = slice(row, row + 1), slice(count)
+        shown = None if mask is None else mask[one, ..., seen].contiguous()
+        kept = (keys[one, :, seen].contiguous(), values[one, :, seen].contiguous())
+        if count:
+            expected = attend(query[one], *kept, mask=shown)
+            torch.testing.assert_close(found[one], expected, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 8])
+@pytest.mark.parametrize("wrong", [-1, 5, 1 << 40])
+def test_no_row_may_lie_outside_the_cache(size: int, wrong: int) -> None:
+    query, cache = draw(2, 1, 1, size), draw(2, 1, 5, size)
+    before, numbers = cache.clone(), torch.tensor([0, wrong])
+    with pytest.raises(InputError, match=f"position must be from 0 to 4, not {wrong}"):
+        extend_and_attend(query, query, query, cache, cache, position=numbers)
+    assert torch.equal(cache, before)
+    count = wrong + (wrong > 0)
+    with pytest.raises(InputError, match=f"counts must be from 0 to 5, not {count}"):
+        attend(query, cache, cache, counts=torch.tensor([0, count]))
+
+
+@pytest.mark.parametrize(
+    "numbers", [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 1).long()]
+)
+def test_positions_are_integers_one_for_each_row(numbers: Tensor) -> None:
+    query, cache = draw(2, 1, 1, 16), draw(2, 1, 5, 16)
+    with pytest.raises(InputError, match=r"position must be torch.int64 of shape \[2\] on cpu"):
+        extend_and_attend(query, query, query, cache, cache.clone(), position=numbers)
+    with pytest.raises(InputError, match=r"counts must be torch.int64"):
+        attend(query, cache, cache, counts=numbers)
+    with pytest.raises(InputError, match=r"one for each row, not .* on meta"):
+        attend(query, cache, cache, counts=torch.zeros(2, dtype=torch.int64, device="meta"))
+
+
 @int8
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 4), (65, 5), (100, 33), (130, 7), (256, 129)])
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 11, 70])
