@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..kernels import few_rows
 from ..models.cache import DecoderCache
 from ..models.transformer import Transformer
 from ..text.tokenizer import TextTokens
@@ -66,13 +67,14 @@ def generate_tokens(
     every = LOOK_EVERY.get(tokens.device.type, LOOK_EVERY_ELSEWHERE)
     for position in range(1, length + 1):
         rows = tokens.repeat(2) if guided else tokens
-        logits = transformer.decode_step(rows, cache)[:, :num_codes].float()
-        if guided:
-            conditional, blank = logits.chunk(2)
-            logits = blank + guidance_scale * (conditional - blank)
-        tokens = choices.take(sampler(logits, generators), logits)
-        if position % every == 0 or position == length:
-            choices.check()
+        with few_rows(len(rows), transformer.dtype, transformer.device):
+            logits = transformer.decode_step(rows, cache)[:, :num_codes].float()
+            if guided:
+                conditional, blank = logits.chunk(2)
+                logits = blank + guidance_scale * (conditional - blank)
+            tokens = choices.take(sampler(logits, generators), logits)
+            if position % every == 0 or position == length:
+                choices.check()
         yield tokens
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
-from ..kernels import Linear
+from ..kernels import Linear, few_rows
 from ._checks import check_ids, check_range
 from .attention import LAYER_NORM_EPS, BiasNorm
 from .blocks import DecoderLayer, EncoderLayer
@@ -193,7 +193,8 @@ class Transformer(QuantizableModule[TransformerConfig]):
         mask = tokens.attention_mask.to(self.device).bool()
         if self.quantization is not None:
             input_ids, mask = pad_text(input_ids, mask, limit=self.config.max_text_length)
-        return EncoderOutput(self.encoder(input_ids, mask), mask)
+        with few_rows(input_ids.numel(), self.dtype, self.device):
+            return EncoderOutput(self.encoder(input_ids, mask), mask)
 
     def forward(self, tokens: TokenizedText, image_tokens: Tensor) -> Tensor:
         """Predict every image token from the text and the tokens before it (teacher forcing).
@@ -308,7 +309,8 @@ class Transformer(QuantizableModule[TransformerConfig]):
                 f"The picture is complete after {self.config.image_length} tokens; "
                 "start another with init_cache."
             )
-        logits = cache.run(self._predict, image_tokens)
+        with few_rows(cache.rows, self.dtype, self.device):
+            logits = cache.run(self._predict, image_tokens)
         cache.length += 1
         return logits
 
