@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..kernels import few_rows
 from ..models._checks import without_autocast
 from ..models.cache import DecoderCache, EncoderOutput
 from ..models.transformer import Transformer
@@ -136,7 +137,9 @@ class Slots:
         with without_autocast(self.transformer.device):
             finished = self._join()
             if self.live:
-                self._decode()
+                rows = 0 if self._cache is None else self._cache.rows
+                with few_rows(rows, self.transformer.dtype, self.transformer.device):
+                    self._decode()
                 finished += self._leave()
         return finished
 

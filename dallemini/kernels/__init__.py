@@ -11,6 +11,7 @@ Shapes: M rows, I inputs, O outputs; R decoder rows, H heads, T positions, D wid
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.machinery
@@ -24,13 +25,13 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ..errors import DalleMiniWarning, InputError, UnsupportedOperationError
+from .threads import count_threads, keep_torch_alone
 
 MOST_ROWS = 64  # from here on, general products are as fast
 
-_FLOATS, _INT8 = 1, 2  # the bits of dallemini_supports
 _LINE, _BYTES, _OUTPUTS = 16, 64, 4  # the least sizes that a library computes
 _MOST_POSITIONS = 1 << 14  # scores lie on the stack of a thread
-_INTERFACE = 2  # of dallemini_interface
+_INTERFACE = 3  # of dallemini_interface
 _NAMES = ("_cpu_avx512", "_cpu_avx2")  # the faster one first
 _PLAIN = (Tensor, nn.Parameter)
 _is_traced, _is_transformed, _dispatch_modes = (
@@ -75,7 +76,7 @@ def linear(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         rows,
         inputs,
         outputs,
-        torch.get_num_threads(),
+        count_threads(),
     )
     return product
 
@@ -129,8 +130,8 @@ def extend_and_attend(
 ) -> Tensor:
     """Write the key and the value of a position to the cache, and attend up to there.
 
-    A row has the same bits whatever the positions of the others, and whether `position` is a number
-    or a tensor.
+    Where the kernels compute, a row has the same bits whatever the positions of the others, and
+    whether `position` is a number or a tensor.
 
     Args:
         query: f[R,H,1,D/H].
@@ -203,7 +204,7 @@ def linear_int8(rows: Tensor, weight: Tensor, scale: Tensor, *, fine: bool) -> T
         inputs,
         outputs,
         fine,
-        torch.get_num_threads(),
+        count_threads(),
     )
     if failed:
         raise MemoryError(f"No memory to round {rows.shape[0]} rows of {inputs} numbers.")
@@ -212,11 +213,11 @@ def linear_int8(rows: Tensor, weight: Tensor, scale: Tensor, *, fine: bool) -> T
 
 def has_int8(inputs: int, outputs: int) -> bool:
     """Tell whether `linear_int8` computes weights of this size here."""
-    return bool(_abilities() & _INT8) and inputs >= _BYTES and outputs >= _OUTPUTS
+    return has_kernels() and inputs >= _BYTES and outputs >= _OUTPUTS
 
 
 def is_watched() -> bool:
-    """Tell whether something follows this computation that does not see our operators.
+    """Tell whether something would miss what the library computes.
 
     That is a compiler, a trace, `torch.func`, forward derivatives or a dispatch mode, all of which
     see the operators of torch only. Backward derivatives are not meant.
@@ -230,9 +231,22 @@ def is_watched() -> bool:
     )
 
 
-def has_float32() -> bool:
-    """Tell whether `linear` and `attend` have something better than torch's functions here."""
-    return bool(_abilities() & _FLOATS)
+def few_rows(
+    rows: int, dtype: torch.dtype, device: torch.device
+) -> contextlib.AbstractContextManager[None]:
+    """Return what to compute small products of so many rows in: `keep_torch_alone` where it helps.
+
+    That is where the products are the library's, and what torch does between them is small.
+    """
+    ours = rows <= MOST_ROWS and dtype is torch.float32 and device.type == "cpu"
+    if ours and has_kernels() and not is_watched():
+        return keep_torch_alone()
+    return contextlib.nullcontext()
+
+
+def has_kernels() -> bool:
+    """Tell whether there is something better than torch's functions here."""
+    return _library() is not None
 
 
 def _fit(
@@ -286,7 +300,7 @@ def _attend(
         counts if isinstance(counts, int) else capacity,
         capacity,
         size,
-        torch.get_num_threads(),
+        count_threads(),
     )
     if failed:
         assert numbers is not None
@@ -316,7 +330,7 @@ def _check_range(name: str, numbers: Tensor, *, least: int, most: int) -> None:
 
 def _ready(*tensors: Tensor) -> bool:
     """Tell whether the library may read these tensors: plain ones, and nothing records them."""
-    if is_watched() or not has_float32() or torch.is_autocast_enabled("cpu"):
+    if is_watched() or not has_kernels() or torch.is_autocast_enabled("cpu"):
         return False
     records = torch.is_grad_enabled()
     for tensor in tensors:  # a loop takes half the time of `all`
@@ -324,13 +338,6 @@ def _ready(*tensors: Tensor) -> bool:
         if not plain or tensor.dtype is not torch.float32 or (records and tensor.requires_grad):
             return False
     return True
-
-
-@functools.cache
-def _abilities() -> int:
-    """Return what the library can do on this processor; 0 if there is none for it."""
-    library = _library()
-    return 0 if library is None else int(library.dallemini_supports())
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
-from ..kernels import Linear
+from ..kernels import Linear, few_rows
 from ._checks import check_ids, check_range
 from .attention import LAYER_NORM_EPS, BiasNorm
 from .blocks import DecoderLayer, EncoderLayer
@@ -194,11 +194,12 @@ class Transformer(QuantizableModule[TransformerConfig]):
         self._check_text(tokens)
         input_ids = tokens.input_ids.to(self.device)
         mask = tokens.attention_mask.to(self.device).bool()
-        states: Tensor = self.encoder(input_ids, mask)
-        if self._reads_alone and not (len(mask) == 1 and bool(mask.all())):
-            for row, end in enumerate(text_ends(mask)):
-                one = slice(row, row + 1)
-                states[one, :end] = self.encoder(input_ids[one, :end], mask[one, :end])
+        with few_rows(input_ids.numel(), self.dtype, self.device):
+            states: Tensor = self.encoder(input_ids, mask)
+            if self._reads_alone and not (len(mask) == 1 and bool(mask.all())):
+                for row, end in enumerate(text_ends(mask)):
+                    one = slice(row, row + 1)
+                    states[one, :end] = self.encoder(input_ids[one, :end], mask[one, :end])
         if self.quantization is not None:
             _, padded = pad_text(input_ids, mask, limit=self.config.max_text_length)
             states = F.pad(states, (0, 0, 0, padded.shape[1] - mask.shape[1]))
@@ -330,10 +331,11 @@ class Transformer(QuantizableModule[TransformerConfig]):
         if image_tokens.device.type == "cpu":  # on a GPU, looking would mean waiting at every step
             self._check_image_ids(image_tokens)
         self._check_room(cache, 1)
-        if isinstance(cache, StaticCache):
-            logits = cache.compiled.run(self._predict, image_tokens, cache)
-        else:
-            logits = self._predict(image_tokens, cache)
+        with few_rows(cache.rows, self.dtype, self.device):
+            if isinstance(cache, StaticCache):
+                logits = cache.compiled.run(self._predict, image_tokens, cache)
+            else:
+                logits = self._predict(image_tokens, cache)
         cache.advance()
         return logits
 

@@ -105,7 +105,7 @@ def test_who_joins_and_who_leaves_changes_no_token(
     monkeypatch: pytest.MonkeyPatch, plain: bool
 ) -> None:
     if plain:
-        monkeypatch.setattr(kernels, "_abilities", lambda: 0)
+        monkeypatch.setattr(kernels, "_library", lambda: None)
     transformer = tiny_transformer()
     drawings = kinds()
     expected = {name: alone(transformer, one) for name, one in drawings.items()}
