@@ -6,9 +6,11 @@ defaults, and checks them in `__post_init__`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
+import operator
 import re
 import types
 import typing
@@ -66,7 +68,7 @@ class Config:
             )
             if required and name not in values:
                 raise ConfigError(f"{cls.__name__} needs the field {name!r}, which is missing.")
-        checked = {key: _coerce(cls, key, value, hints[key]) for key, value in values.items()}
+        checked = {key: coerce(cls, key, value, hints[key]) for key, value in values.items()}
         return cls(**checked)
 
     def check_types(self) -> None:
@@ -79,7 +81,7 @@ class Config:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(
-                self, field.name, _coerce(type(self), field.name, value, hints[field.name])
+                self, field.name, coerce(type(self), field.name, value, hints[field.name])
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,12 +213,16 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def _coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
+def coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
     """Check one JSON value against its type hint and give it its own type.
 
-    Lists become tuples, whole numbers floats where those are meant, and objects the
-    configurations that they describe.
+    Lists become tuples, whole numbers floats, numbers of other libraries (numpy's) those of Python,
+    and objects the configurations that they describe.
+
+    Raises:
+        ConfigError: the value has the wrong type.
     """
+    value = [*map(plain_number, value)] if isinstance(value, list | tuple) else plain_number(value)
     nested = _nested_config(hint)
     if nested is not None and isinstance(value, Mapping):
         try:
@@ -243,6 +249,19 @@ def _converted(value: Any, hint: Any) -> Any:
 
 def _is_tuple(hint: Any) -> bool:
     return typing.get_origin(hint) is tuple
+
+
+def plain_number(value: Any) -> Any:
+    """Return a number of any kind, but no truth value, as one of Python; others as they are."""
+    if type(value) in (bool, int, float) or getattr(value, "shape", ()) != ():
+        return value
+    if "bool" in str(getattr(value, "dtype", "")):
+        return value
+    if hasattr(value, "__index__") or hasattr(value, "__float__"):
+        for turn in (operator.index, float):
+            with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
+                return turn(value)
+    return value
 
 
 def _describe(hint: Any) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import hub
 from .errors import ConfigError, InputError, InputTypeError
+from .models._checks import without_autocast
 from .models.clip import CLIP, CLIPConfig
 from .models.precision import Precision
 from .models.pretrained import Loadable, SourceName
@@ -155,8 +156,10 @@ class CLIPScorer(Loadable):
                 f"Every picture needs its prompt: {len(images)} images, {len(prompts)} prompts."
             )
         known = {prompt: row for row, prompt in enumerate(dict.fromkeys(check_prompts(prompts)))}
-        rows = torch.tensor([known[prompt] for prompt in prompts], device=self.clip.device)
-        with torch.no_grad():
+        rows = torch.tensor(
+            [known[prompt] for prompt in prompts], device=self.clip.device, dtype=torch.int64
+        )
+        with torch.no_grad(), without_autocast(self.clip.device):
             texts = self.encode_prompts(list(known))[rows]
             pictures = self.encode_images(images)
             scale = self.clip.logit_scale.float().exp()
@@ -171,9 +174,10 @@ class CLIPScorer(Loadable):
         """
         _check_images(images)
         chunks = torch.split(images.to(self.clip.device), _IMAGES_AT_ONCE)
-        return torch.cat(
-            [self.clip.encode_image(preprocess(chunk, self.clip.config)) for chunk in chunks]
-        )
+        with without_autocast(self.clip.device):
+            return torch.cat(
+                [self.clip.encode_image(preprocess(chunk, self.clip.config)) for chunk in chunks]
+            )
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Return CLIP's features f[B,E], not normalised, of B prompts.
@@ -184,7 +188,8 @@ class CLIPScorer(Loadable):
         """
         input_ids = self.tokenizer(prompts)
         ends = (input_ids == self.tokenizer.end_token_id).int().argmax(dim=-1)
-        return self.clip.encode_text(input_ids[:, : int(ends.max()) + 1].to(self.clip.device))
+        with without_autocast(self.clip.device):
+            return self.clip.encode_text(input_ids[:, : int(ends.max()) + 1].to(self.clip.device))
 
 
 def preprocess(images: Tensor, config: CLIPConfig) -> Tensor:

@@ -1,8 +1,8 @@
-"""Draw with a sampler of one's own: min-p instead of top-k.
+"""Draw with your own sampler: min-p instead of top-k.
 
     python examples/own_sampler.py [FOLDER]
 
-A sampler is any callable from logits and random streams to tokens. Min-p keeps every token that is
+A sampler is any callable from logits and a state to tokens. Min-p keeps every token that is
 at least a given share as likely as the likeliest one: few where the model is sure, many where it
 is not (Nguyen et al. 2024, https://arxiv.org/abs/2407.01082).
 """
@@ -10,7 +10,6 @@ is not (Nguyen et al. 2024, https://arxiv.org/abs/2407.01082).
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dallemini import Pipeline
+from dallemini.generation import SamplerState
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class MinPSampler:
     share: float = 0.1
     temperature: float = 1.0
 
-    def __call__(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def __call__(self, logits: Tensor, state: SamplerState) -> Tensor:
         """Choose i64[N] from f[N,V], drawing for each picture from its own stream."""
         probabilities = (logits.float() / self.temperature).softmax(dim=-1).cpu()
         least = self.share * probabilities.amax(dim=-1, keepdim=True)
         kept = probabilities.where(probabilities >= least, 0.0)
         drawn = [
             torch.multinomial(row, 1, generator=generator)
-            for row, generator in zip(kept, generators, strict=True)
+            for row, generator in zip(kept, state.generators, strict=True)
         ]
         return torch.cat(drawn).to(logits.device)
 

@@ -153,7 +153,7 @@ class _Leaf:
     def _tensor(self, start: int, shape: tuple[int, ...]) -> Tensor:
         size = math.prod(shape) * self.dtype.itemsize
         if not size:
-            return torch.empty(shape, dtype=self.dtype)
+            return torch.empty(shape, dtype=self.dtype, device="cpu")
         parts = list(self._read(start, size))
         content = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return as_tensor(content, self.dtype, shape)

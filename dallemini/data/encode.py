@@ -149,7 +149,7 @@ def _describe_nothing(bad: collections.Counter[str]) -> str:
 def _describe(vqgan: VQGAN, dataset: CaptionedImages) -> dict[str, Any]:
     """Return what all shards of a set have in common, trying the VQGAN on a picture of its size."""
     size = dataset.config.side
-    length = vqgan.encode(torch.zeros(1, 3, size, size)).shape[1]
+    length = vqgan.encode(torch.zeros(1, 3, size, size, dtype=torch.float32, device="cpu")).shape[1]
     data = dataset.config.to_dict()
     data["crop"] = "pad" if data["crop"] == "pad" else "center"  # `read` is never random
     return {

@@ -151,5 +151,7 @@ class EpochOrder:
 
 
 def _permutation(length: int, generator: torch.Generator) -> NDArray[np.int64]:
-    order: NDArray[np.int64] = torch.randperm(length, generator=generator, device="cpu").numpy()
+    order: NDArray[np.int64] = torch.randperm(
+        length, generator=generator, dtype=torch.int64, device="cpu"
+    ).numpy()
     return order

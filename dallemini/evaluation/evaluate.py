@@ -221,7 +221,7 @@ class _Run:
 
     def _try_encoder(self) -> None:
         size, vqgan = self.reader.size, self.pipe.vqgan
-        blank = torch.ones(1, 3, size, size, device=vqgan.device)
+        blank = torch.ones(1, 3, size, size, device=vqgan.device, dtype=torch.float32)
         try:
             found = vqgan.encode(blank).shape[1]
         except UnsupportedOperationError as error:

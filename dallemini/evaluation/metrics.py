@@ -113,11 +113,21 @@ def mean_interval(values: Tensor, *, seed: int = 0) -> Interval:
     at_once = max(1, RESAMPLED_AT_ONCE // len(exact))  # bounds the memory
     means = torch.cat(
         [
-            exact[torch.randint(len(exact), (len(rows), len(exact)), generator=generator)].mean(1)
-            for rows in torch.arange(RESAMPLES).split(at_once)
+            exact[
+                torch.randint(
+                    len(exact),
+                    (len(rows), len(exact)),
+                    generator=generator,
+                    dtype=torch.int64,
+                    device="cpu",
+                )
+            ].mean(1)
+            for rows in torch.arange(RESAMPLES, dtype=torch.int64, device="cpu").split(at_once)
         ]
     )
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(
+        means, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")
+    ).tolist()
     return Interval(value=float(exact.mean()), low=low, high=high, count=len(exact))
 
 

@@ -48,7 +48,7 @@ class Judges:
     def features(self, images: Tensor) -> Tensor:
         """Return f32[N,E], or f32[N,0] without a space."""
         if self.space is None:
-            return torch.empty(len(images), 0)
+            return torch.empty(len(images), 0, dtype=torch.float32, device="cpu")
         return embed(self.space, images)
 
     def scores(self, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -58,8 +58,12 @@ class Judges:
             InputError: the scorer gave something else.
         """
         if self.scorer is None:
-            return torch.zeros(len(images))
-        return torch.tensor(read_scores(self.scorer.score(images, captions), len(images)))
+            return torch.zeros(len(images), dtype=torch.float32, device="cpu")
+        return torch.tensor(
+            read_scores(self.scorer.score(images, captions), len(images)),
+            dtype=torch.float32,
+            device="cpu",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +142,9 @@ class OwnPass:
     @property
     def features(self) -> Tensor:
         """f32[R,E] of every picture."""
-        return torch.cat(self._found.get("real", [torch.empty(0, 0)]))
+        return torch.cat(
+            self._found.get("real", [torch.empty(0, 0, dtype=torch.float32, device="cpu")])
+        )
 
     @property
     def scores(self) -> Tensor | None:
@@ -215,7 +221,7 @@ class DrawnPass:
         self._scores.append(scores)
         self._first.append(self.judges.features(images[:, 0]))
         if each > 1:
-            chosen = images[torch.arange(len(images)), best]
+            chosen = images[torch.arange(len(images), dtype=torch.int64, device="cpu"), best]
             self._best.append(self.judges.features(chosen))
         return best.tolist()
 
@@ -257,12 +263,14 @@ def galleries(asked: Sequence[Asked], *, captions: int, size: int, seed: int) ->
     generator, chosen = torch.Generator().manual_seed(seed), []
     for own, record in enumerate(asked[:captions]):
         rows = [own]
-        for other in torch.randperm(len(asked), generator=generator).tolist():
+        for other in torch.randperm(
+            len(asked), generator=generator, dtype=torch.int64, device="cpu"
+        ).tolist():
             if len(rows) == size:
                 break
             rival = asked[other]
             same = other == own or not record.captions.isdisjoint(rival.captions)
             if not same and rival.group == record.group:
                 rows.append(other)
-        chosen.append(torch.tensor(rows))
+        chosen.append(torch.tensor(rows, dtype=torch.int64, device="cpu"))
     return chosen

@@ -137,7 +137,9 @@ class Reader:
 
     def _choose(self) -> Iterator[CaptionedPicture | str]:
         generator = torch.Generator().manual_seed(self.seed)
-        for index in torch.randperm(len(self.source), generator=generator).tolist():
+        for index in torch.randperm(
+            len(self.source), generator=generator, dtype=torch.int64, device="cpu"
+        ).tolist():
             try:
                 record = self.source[index]
             except BadRecordError as error:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from .config import GenerationConfig, GenerationOverrides
+from .drawing import Drawing
 from .loop import generate_tokens
 from .memory import MemoryPrediction, predict_memory
-from .sampling import Sampler, TopSampler, filter_logits, make_generators
+from .sampling import Sampler, SamplerState, TopSampler, filter_logits, make_generators
+from .slots import Slot, Slots
 
 __all__ = [
+    "Drawing",
     "GenerationConfig",
     "GenerationOverrides",
     "MemoryPrediction",
     "Sampler",
+    "SamplerState",
+    "Slot",
+    "Slots",
     "TopSampler",
     "filter_logits",
     "generate_tokens",

@@ -6,10 +6,11 @@ Knows no model: what the settings do is in `sampling` and `loop`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypedDict, Unpack
 
-from ..config import Config
+from ..config import Config, coerce
 from ..errors import ConfigError
 
 MAX_SEED = 2**63 - 1
@@ -20,13 +21,13 @@ MIN_TEMPERATURE = 1e-6  # logits divided by less leave the range of float32
 class GenerationOverrides(TypedDict, total=False):
     """The fields of `GenerationConfig`, as keywords of one call."""
 
-    num_images_per_prompt: int
-    guidance_scale: float
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    batch_size: int | Literal["auto"] | None
-    seed: int | tuple[int, ...] | list[int] | None
+    num_images_per_prompt: SupportsIndex
+    guidance_scale: SupportsFloat
+    temperature: SupportsFloat
+    top_k: SupportsIndex | None
+    top_p: SupportsFloat | None
+    batch_size: SupportsIndex | Literal["auto"] | None
+    seed: SupportsIndex | Sequence[SupportsIndex] | None
     rank: bool
 
 
@@ -66,11 +67,8 @@ class GenerationConfig(Config):
 
     def __post_init__(self) -> None:
         self.check_types()
-        for name in ("num_images_per_prompt", "top_k", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                hint = "; use None for no limit" if name != "num_images_per_prompt" else ""
-                raise ConfigError(f"{name} must be at least 1, not {value}{hint}.")
+        for name in ("num_images_per_prompt", "batch_size"):
+            _check_count(name, getattr(self, name))
         if self.num_images_per_prompt > MAX_IMAGES:
             raise ConfigError(
                 f"num_images_per_prompt must be at most {MAX_IMAGES}, not "
@@ -80,16 +78,12 @@ class GenerationConfig(Config):
             raise ConfigError(
                 f"guidance_scale must be a finite number from 0, not {self.guidance_scale}."
             )
-        if not (math.isfinite(self.temperature) and self.temperature >= MIN_TEMPERATURE):
-            raise ConfigError(
-                f"temperature must be a finite number from 1e-6, not {self.temperature}; "
-                "use top_k=1 to always take the likeliest token."
-            )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        check_sampling(self.temperature, self.top_k, self.top_p)
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed or 0,):
             if not 0 <= seed <= MAX_SEED:
-                raise ConfigError(f"seed must be from 0 to 2**63 - 1, not {seed}.")
+                raise ConfigError(
+                    f"seed must be from 0 to 2**63 - 1, not {seed}; None chooses one freshly."
+                )
 
     def override(self, **overrides: Unpack[GenerationOverrides]) -> Self:
         """Return a copy with some fields changed.
@@ -97,5 +91,35 @@ class GenerationConfig(Config):
         Raises:
             ConfigError: a keyword is unknown (the nearest is suggested) or a value is refused.
         """
+        if "generator" in overrides:
+            raise ConfigError(
+                "Random numbers come from seeds, one for each picture: give seed=0, or a list of "
+                "seeds, instead of generator."
+            )
         changes: dict[str, Any] = {**overrides}
         return type(self).from_dict({**self.to_dict(), **changes})
+
+
+def check_sampling(temperature: object, top_k: object, top_p: object) -> None:
+    """Check the settings of the default sampler.
+
+    Raises:
+        ConfigError: one has the wrong type or is out of range.
+    """
+    heat = coerce(GenerationConfig, "temperature", temperature, float)
+    if not (math.isfinite(heat) and heat >= MIN_TEMPERATURE):
+        raise ConfigError(
+            f"temperature must be a finite number from 1e-6, not {heat}; "
+            "use top_k=1 to always take the likeliest token."
+        )
+    if top_k is not None:
+        _check_count("top_k", coerce(GenerationConfig, "top_k", top_k, int | None))
+    share = 1.0 if top_p is None else coerce(GenerationConfig, "top_p", top_p, float | None)
+    if not 0 < share <= 1:
+        raise ConfigError(f"top_p must be above 0 and at most 1, not {share}.")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, int) and value < 1:
+        hint = "; use None for no limit" if name != "num_images_per_prompt" else ""
+        raise ConfigError(f"{name} must be at least 1, not {value}{hint}.")

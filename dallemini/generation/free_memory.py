@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
+
+from ..kernels.threads import control_groups
 
 _SHARE_OF_ALL = 0.5  # of the whole memory, where nobody says how much of it is free
 
@@ -54,24 +56,8 @@ def _of_system(root: Path) -> Iterator[int]:
 
 def _of_groups(root: Path) -> Iterator[int]:
     """Yield what is left below the limit of each control group that this process is in."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            yield from _left(root / "sys/fs/cgroup", path, _V2)
-        elif "memory" in controllers.split(","):
-            yield from _left(root / "sys/fs/cgroup/memory", path, _V1)
-
-
-def _left(mount: Path, path: str, files: tuple[str, str, str]) -> Iterator[int]:
-    """Yield what is left in a group and in those around it; in a container, paths may not show."""
-    limit_file, usage_file, cached = files
-    group = PurePosixPath(path)
-    for place in (group, *group.parents):
-        folder = mount / str(place).lstrip("/")
+    for version, folder in control_groups("memory", root):
+        limit_file, usage_file, cached = _FILES[version]
         with contextlib.suppress(OSError, ValueError, KeyError):
             limit = int((folder / limit_file).read_text(encoding="utf-8"))  # not a number: no limit
             used = int((folder / usage_file).read_text(encoding="utf-8"))
@@ -92,5 +78,7 @@ def _part_of_all() -> int | None:
     return int(pages * size * _SHARE_OF_ALL) if min(pages, size) > 0 else None
 
 
-_V2 = ("memory.max", "memory.current", "")
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    2: ("memory.max", "memory.current", ""),
+}

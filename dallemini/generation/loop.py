@@ -1,26 +1,24 @@
-"""The decoding loop: from encoded prompts to image tokens, one position at a time.
+"""The decoding loop: from tokenized prompts to image tokens, one position at a time.
 
-Knows tokens and logits, not pictures. Source of the guidance: "Classifier-Free Diffusion Guidance"
-(Ho & Salimans 2022, section 3.2), as `_sample_super_conditioning` of dalle-mini applies it to
-logits.
+Knows tokens and batches of them, not pictures; `slots` has the steps themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ..models.cache import DecoderCache
+from ..errors import InputError
 from ..models.transformer import Transformer
 from ..text.tokenizer import TextTokens
-from .sampling import Choices, Sampler
+from .drawing import Drawing, split_texts
+from .request import Request
+from .sampling import Sampler
+from .slots import LOOK_EVERY, Slots
 
-# Tokens between two looks at what the sampler chose, by kind of device. On a GPU a look makes the
-# processor wait, so that it cannot prepare the next step meanwhile.
-LOOK_EVERY = {"cpu": 1}
-LOOK_EVERY_ELSEWHERE = 32
+__all__ = ["LOOK_EVERY", "draw_batches", "generate_tokens"]
 
 
 @torch.no_grad()
@@ -35,7 +33,7 @@ def generate_tokens(
     generators: Sequence[torch.Generator],
     num_codes: int | None,
 ) -> Iterator[Tensor]:
-    """Draw the tokens of N images, yielding one position after the other.
+    """Generate the tokens of N images, yielding one position after the other.
 
     Dropping the iterator cancels the drawing and frees its cache. Gradients are off inside and
     as before outside (which is why this is a decorated generator and not a `with` block).
@@ -54,42 +52,55 @@ def generate_tokens(
         i64[N] on the transformer's device, `image_length` times.
 
     Raises:
-        InputTypeError: the sampler did not return a tensor of integers.
+        InputTypeError: the sampler cannot be called with logits and a state, or did not return a
+            tensor of integers.
         InputError: it returned ids that it was not offered, or the logits are not numbers. On a
-            GPU this is told some tokens late, but before the last one is yielded.
+            GPU this is told some tokens late, but before the last one is yielded. Or there is not
+            one generator for each image.
     """
-    images = prompt_of_image.shape[0]
-    guided = guidance_scale != 1.0
-    cache = _start(transformer, prompts, unconditional if guided else None, prompt_of_image)
-    tokens = transformer.start_tokens(images)
-    choices, length = Choices(), transformer.config.image_length
-    every = LOOK_EVERY.get(tokens.device.type, LOOK_EVERY_ELSEWHERE)
-    for position in range(1, length + 1):
-        rows = tokens.repeat(2) if guided else tokens
-        logits = transformer.decode_step(rows, cache)[:, :num_codes].float()
-        if guided:
-            conditional, blank = logits.chunk(2)
-            logits = blank + guidance_scale * (conditional - blank)
-        tokens = choices.take(sampler(logits, generators), logits)
-        if position % every == 0 or position == length:
-            choices.check()
-        yield tokens
-
-
-def _start(
-    transformer: Transformer,
-    prompts: TextTokens,
-    unconditional: TextTokens | None,
-    prompt_of_image: Tensor,
-) -> DecoderCache:
-    """Encode the prompts, the empty one as a last row, in one batch."""
-    rows = prompt_of_image
-    if unconditional is not None:
-        rows = torch.cat([rows, torch.full_like(rows, prompts.input_ids.shape[0])])
-        prompts = TextTokens(
-            torch.cat([prompts.input_ids, unconditional.input_ids]),
-            torch.cat([prompts.attention_mask, unconditional.attention_mask]),
+    texts, slots = split_texts(prompts), Slots(transformer, sampler, num_codes=num_codes)
+    if len(generators) != len(prompt_of_image):
+        raise InputError(
+            f"{len(prompt_of_image)} images need as many generators, not {len(generators)}."
         )
-    if transformer.dtype == torch.float32:
-        prompts = prompts.trim()  # in half precision the padding shows in the rounding
-    return transformer.init_cache(transformer.encode(prompts), rows=rows)
+    for prompt, generator in zip(prompt_of_image.tolist(), generators, strict=True):
+        drawing = Drawing(texts=(texts[prompt],), weights=(guidance_scale,), base=unconditional)
+        slots.add(drawing, generator=generator)
+    for _ in range(transformer.config.image_length):
+        slots.step()
+        yield slots.latest
+
+
+@torch.no_grad()
+def draw_batches(
+    request: Request,
+    transformer: Transformer,
+    *,
+    num_codes: int,
+    every: int | None = None,
+    told: Callable[[int], object] = lambda tokens: None,
+) -> Iterator[tuple[range, Tensor]]:
+    """Generate the tokens of a call, one batch after the other.
+
+    Args:
+        request: what to draw.
+        transformer: in evaluation mode.
+        num_codes: ids from here up are never drawn.
+        every: yield unfinished pictures every so many tokens; None yields finished ones only.
+        told: called with the number of tokens of each step.
+
+    Yields:
+        The images of a batch as a range of their indices, with their tokens i64[n,P].
+    """
+    length = transformer.config.image_length
+    for part in request.batches:
+        slots = Slots(transformer, request.sampler, num_codes=num_codes)
+        for image in part:
+            slots.add(request.drawings[image])
+        drawn: list[Tensor] = []
+        while len(drawn) < length:
+            slots.step()
+            drawn.append(slots.latest)
+            told(len(part))
+            if len(drawn) == length or (every is not None and len(drawn) % every == 0):
+                yield part, torch.stack(drawn, dim=1)

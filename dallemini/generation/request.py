@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from ..errors import InputError, InputTypeError
 from ..models.transformer import Transformer
-from ..text.tokenizer import TextTokens, Tokenizer
+from ..text.tokenizer import Tokenizer
 from .config import MAX_SEED, GenerationConfig
+from .drawing import Drawing, split_texts
 from .memory import choose_batch_size
-from .sampling import Sampler, TopSampler
+from .sampling import Sampler, TopSampler, check_sampler
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Request:
     """One call, checked: what to draw and with which random numbers."""
 
     prompts: tuple[str, ...]
-    tokens: TextTokens
+    drawings: tuple[Drawing, ...]
     config: GenerationConfig
     seeds: tuple[int, ...]
     sampler: Sampler
@@ -66,19 +67,29 @@ def make_request(
     Raises:
         InputError: no prompts, or not one seed for each picture.
         InputTypeError: prompts that are not strings, a sampler that cannot be called, or progress
-            that is none of the three.
+            that is not one of the three.
     """
-    if sampler is not None and (isinstance(sampler, type) or not callable(sampler)):
-        raise InputTypeError(f"sampler must be callable like TopSampler(), not {sampler!r}.")
+    if sampler is not None:
+        check_sampler(sampler)
     if progress is not None and not isinstance(progress, bool):
         raise InputTypeError(f"progress must be True, False or None, not {progress!r}.")
-    tokens = tokenizer(prompts)
+    rows, base = split_texts(tokenizer(prompts)), tokenizer.unconditional()
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     seeds = choose_seeds(config, len(texts) * config.num_images_per_prompt)
+    weights = (config.guidance_scale,)
+    drawings = [
+        Drawing(
+            texts=(rows[image // config.num_images_per_prompt],),
+            weights=weights,
+            base=base,
+            seed=seed,
+        )
+        for image, seed in enumerate(seeds)
+    ]
     top = TopSampler(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     return Request(
         prompts=texts,
-        tokens=tokens,
+        drawings=tuple(drawings),
         config=config,
         seeds=seeds,
         sampler=sampler or top,

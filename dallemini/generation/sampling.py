@@ -1,10 +1,12 @@
 """From logits to tokens: filters, the default sampler, one random stream for each image, checks.
 
-Knows logits only. A sampler of one's own is any callable with the signature of `Sampler`.
+Knows logits only. Your own sampler is any callable with the signature of `Sampler`.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,24 +14,86 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, InputTypeError
 from ..models._checks import check_ids
-from .config import GenerationConfig
+from .config import check_sampling
+
+
+class SamplerState(list[torch.Generator]):
+    """What a sampler may know of the N pictures that it chooses a token for.
+
+    It is the list of their generators, which is all that the first form of samplers asks for.
+
+    Args:
+        generators: one random stream (on the CPU) for each picture.
+        tokens: i64[N,P], the tokens before, on the device of the logits; not to be changed.
+
+    Example:
+        >>> import torch
+        >>> from dallemini.generation import SamplerState, make_generators
+        >>> state = SamplerState(make_generators([0, 1]), torch.tensor([[5, 3, 3], [7, 7, 2]]))
+        >>> len(state.generators), state.position, state.tokens[:, -1].tolist()
+        (2, 3, [3, 2])
+    """
+
+    def __init__(self, generators: Iterable[torch.Generator], tokens: Tensor) -> None:
+        super().__init__(generators)
+        self.tokens = tokens
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """One random stream (on the CPU) for each picture."""
+        return self
+
+    @property
+    def position(self) -> int:
+        """P, which token of the pictures is chosen, from 0 up to L."""
+        return self.tokens.shape[1]
 
 
 class Sampler(Protocol):
-    """Chooses one token for each image."""
+    """Chooses one token for each picture."""
 
-    def __call__(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def __call__(self, logits: Tensor, state: SamplerState, /) -> Tensor:
         """Choose tokens.
 
         Args:
             logits: f[N,V], after guidance; ids without a picture are not among the V columns.
-            generators: one random stream (on the CPU) for each image.
+            state: the pictures' random streams, and their tokens so far. It can be used as a list
+                of the random streams.
 
         Returns:
             i64[N].
         """
+
+
+def check_sampler(sampler: object) -> None:
+    """Look whether a sampler can be called with logits and a state.
+
+    Raises:
+        InputTypeError: it cannot.
+    """
+    if isinstance(sampler, type) or not callable(sampler):
+        raise InputTypeError(f"sampler must be callable like TopSampler(), not {sampler!r}.")
+    try:
+        signature = inspect.signature(sampler)
+    except (TypeError, ValueError):  # of a builtin, which does not say
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise InputTypeError(
+            f"A sampler is called as sampler(logits, state), which this one, with the arguments "
+            f"{signature}, cannot be: {error}."
+        ) from error
+
+
+def sampler_name(sampler: object) -> str:
+    """Return how your own sampler is named in pictures: as its function or its class."""
+    while isinstance(sampler, functools.partial):
+        sampler = sampler.func
+    name: str = getattr(sampler, "__name__", type(sampler).__name__)
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +118,16 @@ class TopSampler:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        _check_settings(self.temperature, self.top_k, self.top_p)
+        check_sampling(self.temperature, self.top_k, self.top_p)
 
     def __call__(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Choose tokens i64[N] from logits f[N,V] with one stream for each row."""
         scores, tokens = _candidates(logits, self.temperature, self.top_k, self.top_p)
         cumulative = scores.softmax(-1).cumsum(-1)
-        drawn = [torch.rand(1, generator=generator) for generator in generators]
+        drawn = [
+            torch.rand(1, generator=generator, dtype=torch.float32, device="cpu")
+            for generator in generators
+        ]
         # CUDA reads ordinary memory before the call returns, so there is nothing to wait for.
         uniform = torch.stack(drawn).to(cumulative.device, non_blocking=cumulative.is_cuda)
         threshold = uniform * cumulative[:, -1:]
@@ -92,16 +159,16 @@ def filter_logits(
     Raises:
         ConfigError: a setting is out of range, as in `GenerationConfig`.
     """
-    _check_settings(temperature, top_k, top_p)
+    check_sampling(temperature, top_k, top_p)
     scores, tokens = _candidates(logits, temperature, top_k, top_p)
     if tokens is None:
         return scores
-    return torch.full(logits.shape, -torch.inf, device=logits.device).scatter(1, tokens, scores)
+    return torch.full_like(logits, -torch.inf, dtype=torch.float32).scatter(1, tokens, scores)
 
 
 def make_generators(seeds: Iterable[int]) -> list[torch.Generator]:
     """Return one random stream on the CPU for each seed."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 class Choices:
@@ -174,10 +241,6 @@ class Choices:
                     "the numbers too large. Load it with dtype=torch.float32 or lower "
                     "guidance_scale."
                 )
-
-
-def _check_settings(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    GenerationConfig(temperature=temperature, top_k=top_k, top_p=top_p)
 
 
 def _candidates(

@@ -11,9 +11,11 @@ Shapes: M rows, I inputs, O outputs; R decoder rows, H heads, T positions, D wid
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.machinery
+import itertools
 import warnings
 from pathlib import Path
 
@@ -23,13 +25,13 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ..errors import DalleMiniWarning, InputError, UnsupportedOperationError
+from .threads import count_threads, keep_torch_alone
 
 MOST_ROWS = 64  # from here on, general products are as fast
 
-_FLOATS, _INT8 = 1, 2  # the bits of dallemini_supports
 _LINE, _BYTES, _OUTPUTS = 16, 64, 4  # the least sizes that a library computes
 _MOST_POSITIONS = 1 << 14  # scores lie on the stack of a thread
-_INTERFACE = 1  # of dallemini_interface
+_INTERFACE = 3  # of dallemini_interface
 _NAMES = ("_cpu_avx512", "_cpu_avx2")  # the faster one first
 _PLAIN = (Tensor, nn.Parameter)
 _is_traced, _is_transformed, _dispatch_modes = (
@@ -74,12 +76,19 @@ def linear(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         rows,
         inputs,
         outputs,
-        torch.get_num_threads(),
+        count_threads(),
     )
     return product
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    mask: Tensor | None = None,
+    counts: Tensor | None = None,
+) -> Tensor:
     """Attend from one position, as `scaled_dot_product_attention` does.
 
     Args:
@@ -87,19 +96,42 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None =
         keys: f[R,H,T,D/H].
         values: f[R,H,T,D/H].
         mask: bool[R,1,1,T], True where a key may be seen.
+        counts: i64[R] from 0 to T, how many of the first keys each row sees; all when None.
 
     Returns:
-        f[R,H,1,D/H].
+        f[R,H,1,D/H]; zeros where a row sees nothing.
+
+    Raises:
+        InputError: `counts` is not such a tensor. On a GPU, its numbers are not looked at.
     """
-    if not _fit(query, keys, values, mask):
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    return _attend(query, None, None, keys, values, mask, count=keys.shape[2])
+    if counts is not None:
+        _check_numbers("counts", counts, query, device=query.device)
+    if _fit(query, keys, values, mask):
+        return _attend(query, None, None, keys, values, mask, counts)
+    if counts is not None:
+        if counts.is_cpu:
+            _check_range("counts", counts, least=0, most=keys.shape[2])
+        seen = (
+            torch.arange(keys.shape[2], device=keys.device, dtype=torch.int64)
+            < counts[:, None, None, None]
+        )
+        mask = seen if mask is None else mask & seen
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
 
 
 def extend_and_attend(
-    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, *, position: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    position: int | Tensor,
 ) -> Tensor:
     """Write the key and the value of a position to the cache, and attend up to there.
+
+    Where the kernels compute, a row has the same bits whatever the positions of the others, and
+    whether `position` is a number or a tensor.
 
     Args:
         query: f[R,H,1,D/H].
@@ -107,23 +139,37 @@ def extend_and_attend(
         value: f[R,H,1,D/H].
         keys: f[R,H,L,D/H], filled before `position`; changed.
         values: f[R,H,L,D/H], changed likewise.
-        position: from 0 up to L.
+        position: from 0 up to L; or i64[R] on the CPU, one for each row.
 
     Returns:
         f[R,H,1,D/H].
 
     Raises:
-        InputError: the cache has no such position.
+        InputError: the cache has no such position, or the tensor is not one of integers, one for
+            each row.
     """
-    end, length = position + 1, keys.shape[2]
-    if not 0 < end <= length:
+    length = keys.shape[2]
+    if isinstance(position, Tensor):
+        _check_numbers("position", position, query, device=torch.device("cpu"))
+    elif not 0 <= position < length:
         raise InputError(f"position must be from 0 to {length - 1}, not {position}.")
     together = query.stride() == key.stride() == value.stride()
     together = together and query.shape == key.shape == value.shape
-    if not (together and _fit(query, keys, values, None, key, value)):
+    if together and _fit(query, keys, values, None, key, value):
+        return _attend(query, key, value, keys, values, None, position + 1)
+    if not isinstance(position, Tensor):
+        end = position + 1
         keys[:, :, position:end], values[:, :, position:end] = key, value
         return attend(query, keys[:, :, :end], values[:, :, :end])
-    return _attend(query, key, value, keys, values, None, count=end)
+    _check_range("position", position, least=0, most=length - 1)
+    attended, first = [], 0
+    for place, group in itertools.groupby(
+        position.tolist()
+    ):  # a row's bits do not depend on others
+        part = slice(first, first := first + sum(1 for _ in group))
+        present = query[part], key[part], value[part]
+        attended.append(extend_and_attend(*present, keys[part], values[part], position=place))
+    return torch.cat(attended)
 
 
 def linear_int8(rows: Tensor, weight: Tensor, scale: Tensor, *, fine: bool) -> Tensor:
@@ -158,7 +204,7 @@ def linear_int8(rows: Tensor, weight: Tensor, scale: Tensor, *, fine: bool) -> T
         inputs,
         outputs,
         fine,
-        torch.get_num_threads(),
+        count_threads(),
     )
     if failed:
         raise MemoryError(f"No memory to round {rows.shape[0]} rows of {inputs} numbers.")
@@ -167,11 +213,11 @@ def linear_int8(rows: Tensor, weight: Tensor, scale: Tensor, *, fine: bool) -> T
 
 def has_int8(inputs: int, outputs: int) -> bool:
     """Tell whether `linear_int8` computes weights of this size here."""
-    return bool(_abilities() & _INT8) and inputs >= _BYTES and outputs >= _OUTPUTS
+    return has_kernels() and inputs >= _BYTES and outputs >= _OUTPUTS
 
 
 def is_watched() -> bool:
-    """Tell whether something follows this computation that does not see our operators.
+    """Tell whether something would miss what the library computes.
 
     That is a compiler, a trace, `torch.func`, forward derivatives or a dispatch mode, all of which
     see the operators of torch only. Backward derivatives are not meant.
@@ -185,9 +231,22 @@ def is_watched() -> bool:
     )
 
 
-def has_float32() -> bool:
-    """Tell whether `linear` and `attend` have something better than torch's functions here."""
-    return bool(_abilities() & _FLOATS)
+def few_rows(
+    rows: int, dtype: torch.dtype, device: torch.device
+) -> contextlib.AbstractContextManager[None]:
+    """Return what to compute small products of so many rows in: `keep_torch_alone` where it helps.
+
+    That is where the products are the library's, and what torch does between them is small.
+    """
+    ours = rows <= MOST_ROWS and dtype is torch.float32 and device.type == "cpu"
+    if ours and has_kernels() and not is_watched():
+        return keep_torch_alone()
+    return contextlib.nullcontext()
+
+
+def has_kernels() -> bool:
+    """Tell whether there is something better than torch's functions here."""
+    return _library() is not None
 
 
 def _fit(
@@ -220,33 +279,58 @@ def _attend(
     keys: Tensor,
     values: Tensor,
     mask: Tensor | None,
-    *,
-    count: int,
+    counts: Tensor | int | None,
 ) -> Tensor:
+    """Call the library; `key` and `value` become the last of as many as `counts` says."""
     rows, heads, capacity, size = keys.shape
     attended = query.new_empty(rows, heads, 1, size)
-    _found().dallemini_attend(
+    numbers = counts.contiguous() if isinstance(counts, Tensor) else None
+    failed = _found().dallemini_attend(
         query.data_ptr(),
         None if key is None else key.data_ptr(),
         None if value is None else value.data_ptr(),
         keys.data_ptr(),
         values.data_ptr(),
         None if mask is None else mask.data_ptr(),
+        None if numbers is None else numbers.data_ptr(),
         attended.data_ptr(),
         rows,
         query.stride(0),
         heads,
-        count,
+        counts if isinstance(counts, int) else capacity,
         capacity,
         size,
-        torch.get_num_threads(),
+        count_threads(),
     )
+    if failed:
+        assert numbers is not None
+        if key is None:
+            _check_range("counts", numbers, least=0, most=capacity)
+        else:
+            _check_range("position", numbers - 1, least=0, most=capacity - 1)
     return attended
+
+
+def _check_numbers(name: str, numbers: Tensor, query: Tensor, *, device: torch.device) -> None:
+    """Refuse what is not i64[R] beside queries f[R, ...]."""
+    shape = query.shape[:1]
+    fits = numbers.dtype == torch.int64 and numbers.shape == shape
+    if not (fits and numbers.device == device):
+        raise InputError(
+            f"{name} must be torch.int64 of shape {list(shape)} on {device}, one for each "
+            f"row, not {numbers.dtype} of shape {list(numbers.shape)} on {numbers.device}."
+        )
+
+
+def _check_range(name: str, numbers: Tensor, *, least: int, most: int) -> None:
+    for number in numbers.tolist():
+        if not least <= number <= most:
+            raise InputError(f"{name} must be from {least} to {most}, not {number}.")
 
 
 def _ready(*tensors: Tensor) -> bool:
     """Tell whether the library may read these tensors: plain ones, and nothing records them."""
-    if is_watched() or not has_float32() or torch.is_autocast_enabled("cpu"):
+    if is_watched() or not has_kernels() or torch.is_autocast_enabled("cpu"):
         return False
     records = torch.is_grad_enabled()
     for tensor in tensors:  # a loop takes half the time of `all`
@@ -254,13 +338,6 @@ def _ready(*tensors: Tensor) -> bool:
         if not plain or tensor.dtype is not torch.float32 or (records and tensor.requires_grad):
             return False
     return True
-
-
-@functools.cache
-def _abilities() -> int:
-    """Return what the library can do on this processor; 0 if there is none for it."""
-    library = _library()
-    return 0 if library is None else int(library.dallemini_supports())
 
 
 @functools.cache
@@ -307,7 +384,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     functions = {
         "dallemini_linear_float": ([*[pointer] * 3, *[number] * 3, flag], None),
         "dallemini_linear_int8": ([*[pointer] * 4, *[number] * 3, flag, flag], flag),
-        "dallemini_attend": ([*[pointer] * 7, *[number] * 6, flag], None),
+        "dallemini_attend": ([*[pointer] * 8, *[number] * 6, flag], flag),
         "dallemini_supports": ([], flag),
     }
     for name, (arguments, result) in functions.items():

@@ -5,10 +5,9 @@
    is lost elsewhere. Weights stay as they lie in the checkpoint, [outputs, inputs], mapped or not:
    nothing is packed or copied.
 
-   This is compiled twice, for vectors of 16 LANES (AVX-512) and of 8 (AVX2): vectors that the
-   processor does not have would go through memory, which is slower than torch. They are an
-   extension of GCC and Clang. OpenMP is the one that torch has loaded: there is no other to link
-   with.
+   This is compiled twice, for vectors of 16 LANES (AVX-512) and of 8 (AVX2), each time by a file
+   that includes this one: vectors that the processor does not have would go through memory, which
+   is slower than torch. They are an extension of GCC and Clang.
 
    For either, every output is summed up in an order that depends on the number of inputs alone, so
    that a row gives the same bits in any batch and with any number of threads. */
@@ -19,23 +18,31 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "_pool.h"
+
 #define UNROLL _Pragma("GCC unroll 8")
 
-/* DOT adds the products of four unsigned bytes with four signed ones to each sum. EACH_SUM goes
-   over a tile in the order in which GCC keeps all of it in registers: 32 of them, or 16. */
+/* EACH_SUM goes over a tile in the order in which GCC keeps all of it in registers: 32 of them, or
+   16. */
 #if LANES == 16
 #define ARCH "x86-64-v4"
 #define VNNI_NAME "avx512vnni"
-#define DOT(sums, bytes, weights)                                                                  \
-    (ints)_mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(bytes), (__m512i)(weights))
+#define DOT_BYTES(sum, x, w) _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(x), _mm512_loadu_si512(w))
+#define WORDS(w) _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)(w)))
+#define DOT_WORDS(sum, x, w)                                                                       \
+    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_loadu_si512(x), WORDS(w)))
+typedef __m512i vector;
 #define EACH_SUM(r, rows, o)                                                                       \
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < OUTPUTS; o++)
 #define TILES TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 #elif LANES == 8
 #define ARCH "x86-64-v3"
 #define VNNI_NAME "avxvnni"
-#define DOT(sums, bytes, weights)                                                                  \
-    (ints)_mm256_dpbusd_avx_epi32((__m256i)(sums), (__m256i)(bytes), (__m256i)(weights))
+#define LOAD(x) _mm256_loadu_si256((const void *)(x))
+#define DOT_BYTES(sum, x, w) _mm256_dpbusd_avx_epi32(sum, LOAD(x), LOAD(w))
+#define WORDS(w) _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(w)))
+#define DOT_WORDS(sum, x, w) _mm256_add_epi32(sum, _mm256_madd_epi16(LOAD(x), WORDS(w)))
+typedef __m256i vector;
 #define EACH_SUM(r, rows, o)                                                                       \
     UNROLL for (int o = 0; o < OUTPUTS; o++) UNROLL for (int r = 0; r < rows; r++)
 #define TILES TILE(1) TILE(2) TILE(3)
@@ -51,29 +58,36 @@ typedef int32_t int_group __attribute__((vector_size(16), aligned(4)));
 #define INLINE static inline __attribute__((always_inline))
 #define WIDE __attribute__((target("arch=" ARCH)))
 #define VNNI __attribute__((target("arch=" ARCH "," VNNI_NAME)))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 /* Inputs are taken a cache line at a time: LINE floats or BYTES bytes. A tile is ROWS rows times
    OUTPUTS outputs: as many sums as there are registers for. */
-enum { LINE = 16, BYTES = 64, OUTPUTS = 4, ROWS = LANES == 16 ? 6 : 3, LEVELS = 127 };
-enum { HAS_FLOATS = 1, HAS_INT8 = 2 };
+enum { LINE = 16, BYTES = 64, OUTPUTS = 4, ROWS = LANES == 16 ? 6 : 3, LEVELS = 127, FEW = 8 };
 
 /* To be raised, here and in __init__.py, with every change of what the functions take: a library
    that was left over from before is then not called. */
-int dallemini_interface(void) { return 1; }
+int dallemini_interface(void) { return 3; }
 
-/* Which of the functions below the processor can run. */
+/* Whether the processor can run the functions below. */
 int dallemini_supports(void) {
     __builtin_cpu_init();
-    int wide = __builtin_cpu_supports(ARCH), vnni = __builtin_cpu_supports(VNNI_NAME);
-    return (wide ? HAS_FLOATS : 0) | (wide && vnni ? HAS_INT8 : 0);
+    return !!__builtin_cpu_supports(ARCH);
 }
 
-/* The first output of a part of a thread; parts are multiples of OUTPUTS. */
-INLINE long part(long outputs, long thread, long threads) {
-    long groups = (outputs + OUTPUTS - 1) / OUTPUTS;
-    return MIN(outputs, groups * thread / threads * OUTPUTS);
+/* How many equal parts of some work make a chunk, so that a chunk takes some microseconds: what is
+   smaller than two of them is done by the caller alone. A part costs what it reads, in bytes, and
+   a row more than the first ones costs arithmetic. */
+INLINE long chunk_size(long bytes, long rows) {
+    const long chunk = 128 << 10;
+    return MAX(1, chunk / MAX(1, bytes + bytes * rows / 8));
+}
+
+INLINE long divide_up(long count, long size) { return (count + size - 1) / size; }
+
+/* Where a chunk of `size` outputs, a multiple of OUTPUTS, ends: the last one takes those that are
+   fewer than OUTPUTS with it, as it computes some of its own twice for them. */
+INLINE long chunk_end(long from, long size, long outputs) {
+    return outputs - from - size < OUTPUTS ? outputs : from + size;
 }
 
 /* Sum up the lanes of four vectors: [a, b, c, d]. */
@@ -148,13 +162,25 @@ WIDE static void float_part(const float *x, const float *w, float *y, long rows,
 #undef TILE
 }
 
+typedef struct {
+    const float *x, *w;
+    float *y;
+    long rows, inputs, outputs, size; /* of a chunk */
+} FloatProduct;
+
+static void float_chunk(void *context, long chunk, long thread) {
+    const FloatProduct *p = context;
+    long from = chunk * p->size, to = chunk_end(from, p->size, p->outputs);
+    (void)thread;
+    float_part(p->x, p->w, p->y, p->rows, p->inputs, p->outputs, from, to);
+}
+
 /* y[rows, outputs] = x[rows, inputs] w[outputs, inputs]^T; inputs >= 16, outputs >= 4. */
 void dallemini_linear_float(const float *x, const float *w, float *y, long rows, long inputs,
                             long outputs, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int t = 0; t < threads; t++)
-        float_part(x, w, y, rows, inputs, outputs, part(outputs, t, threads),
-                   part(outputs, t + 1, threads));
+    long size = OUTPUTS * chunk_size(OUTPUTS * inputs * sizeof(float), rows);
+    FloatProduct product = {x, w, y, rows, inputs, outputs, size};
+    run_chunks(float_chunk, &product, divide_up(outputs / OUTPUTS * OUTPUTS, size), threads);
 }
 
 /* ---- attention ---- */
@@ -222,63 +248,73 @@ typedef struct {
     const float *query, *key, *value; /* of the present position; the last two may be NULL */
     float *keys, *values;
     const uint8_t *mask;
+    const int64_t *counts; /* of each row; or NULL, and `count` is that of all */
     float *out;
-    long stride, heads, count, capacity, size;
+    long rows, stride, heads, count, capacity, size, each; /* heads of a chunk */
 } Attention;
 
 WIDE static void attend_heads(const Attention *a, long from, long to) {
-    float scores[a->count + LANES];
+    float scores[a->capacity + LANES];
     for (long i = from; i < to; i++) {
         long row = i / a->heads, present = row * a->stride + i % a->heads * a->size;
+        long count = a->counts ? a->counts[row] : a->count, last = (count - 1) * a->size;
         float *keys = a->keys + i * a->capacity * a->size;
         float *values = a->values + i * a->capacity * a->size;
         if (a->key) {
-            memcpy(keys + (a->count - 1) * a->size, a->key + present, a->size * sizeof(float));
-            memcpy(values + (a->count - 1) * a->size, a->value + present, a->size * sizeof(float));
+            memcpy(keys + last, a->key + present, a->size * sizeof(float));
+            memcpy(values + last, a->value + present, a->size * sizeof(float));
         }
-        attend_head(a->query + present, keys, values, a->mask ? a->mask + row * a->count : NULL,
-                    scores, a->out + i * a->size, a->count, a->size);
+        attend_head(a->query + present, keys, values, a->mask ? a->mask + row * a->capacity : NULL,
+                    scores, a->out + i * a->size, count, a->size);
     }
 }
 
+static void attend_chunk(void *context, long chunk, long thread) {
+    const Attention *a = context;
+    long from = chunk * a->each, to = MIN(a->rows * a->heads, from + a->each);
+    (void)thread;
+    attend_heads(a, from, to);
+}
+
 /* out[rows, heads, size] for one query [rows, heads, size] a row; rows lie `stride` apart. Keys and
-   values [rows, heads, capacity, size], `count` of them filled: the last by this call, from `key`
-   and `value`, where these are given. mask [rows, count] or NULL; `size` is a multiple of 16. */
-void dallemini_attend(const float *query, const float *key, const float *value, float *keys,
-                      float *values, const uint8_t *mask, float *out, long rows, long stride,
-                      long heads, long count, long capacity, long size, int threads) {
-    Attention a = {query,  key,   value, keys,     values, mask, out,
-                   stride, heads, count, capacity, size};
-    long all = rows * heads;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int t = 0; t < threads; t++) attend_heads(&a, all * t / threads, all * (t + 1) / threads);
+   values [rows, heads, capacity, size], as many of them filled as counts[rows] says, or `count`
+   where that is NULL: the last by this call, from `key` and `value`, where these are given.
+   mask [rows, capacity] or NULL; `size` is a multiple of 16. Returns 0, or 1 and does nothing where
+   the cache has no such position. */
+int dallemini_attend(const float *query, const float *key, const float *value, float *keys,
+                     float *values, const uint8_t *mask, const int64_t *counts, float *out,
+                     long rows, long stride, long heads, long count, long capacity, long size,
+                     int threads) {
+    long least = key ? 1 : 0, most = 1;
+    for (long r = 0; r < rows; r++) {
+        long filled = counts ? counts[r] : count;
+        if (filled < least || filled > capacity) return 1;
+        most = MAX(most, filled);
+    }
+    long each = chunk_size(2 * most * size * sizeof(float), 1);
+    Attention a = {query, key,    value, keys,  values,   mask, counts, out,
+                   rows,  stride, heads, count, capacity, size, each};
+    run_chunks(attend_chunk, &a, divide_up(rows * heads, each), threads);
+    return 0;
 }
 
 /* ---- int8 ---- */
 
-/* Round numbers times `scale` to bytes around 128; what is left over of each goes, enlarged, to
-   `rest` where there is one. Adding 1.5 * 2^23 leaves the integer in the lowest bits. */
-INLINE void round_numbers(const float *restrict x, long count, float scale,
-                          uint8_t *restrict bytes, uint8_t *restrict rest) {
-    const float middle = 12582912 + 128;
-    for (long i = 0; i < count; i++) {
-        float exact = x[i] * scale, shifted = exact + middle, left;
-        uint32_t bits;
-        memcpy(&bits, &shifted, sizeof bits);
-        bytes[i] = (uint8_t)bits;
-        if (!rest) continue;
-        left = (exact - (shifted - middle)) * (2 * LEVELS) + middle;
-        memcpy(&bits, &left, sizeof bits);
-        rest[i] = (uint8_t)bits;
-    }
-}
+/* A first row, of nothing but what stands for 0, and after it one for each, or two with what is
+   left over. `stride` numbers are in a row. */
+typedef struct {
+    const float *x, *scale;
+    const int8_t *w;
+    float *y, *norms;
+    void *numbers;
+    int_group *sums; /* `room` for each thread */
+    long rows, each, all, inputs, outputs, stride, room, size; /* of a chunk */
+} Product;
 
-/* Round a row and return its largest absolute value, or NAN where it has none. As with floats, the
-   last line overlaps the one before it; bytes that were counted there are 0 here. */
-WIDE static float round_row(const float *x, long inputs, uint8_t *bytes, uint8_t *rest) {
-    long tail = inputs % BYTES, whole = inputs - tail;
+/* The largest absolute value, or NAN where there is none. */
+WIDE static float largest(const float *x, long count) {
     int32_t most = 0; /* as bits, among which what is no number is largest */
-    for (long i = 0; i < inputs; i++) {
+    for (long i = 0; i < count; i++) {
         int32_t bits;
         memcpy(&bits, x + i, sizeof bits);
         most = MAX(most, bits & INT32_MAX);
@@ -286,92 +322,43 @@ WIDE static float round_row(const float *x, long inputs, uint8_t *bytes, uint8_t
     float norm;
     memcpy(&norm, &most, sizeof norm);
     if (norm < 1e-30f) norm = 1e-30f;
-    if (!isfinite(norm)) norm = NAN;
-    float scale = LEVELS / norm;
-    round_numbers(x, whole, scale, bytes, rest);
-    if (!tail) return norm;
-    memset(bytes + whole, 0, BYTES);
-    if (rest) memset(rest + whole, 0, BYTES);
-    long place = whole + BYTES - tail;
-    round_numbers(x + whole, tail, scale, bytes + place, rest ? rest + place : NULL);
-    return norm;
+    return isfinite(norm) ? norm : NAN;
 }
 
-/* Integer sums of some rows and OUTPUTS outputs. */
-VNNI INLINE void byte_tile(const uint8_t *x, const int8_t *w, int_group *y, long inputs,
-                           long stride, int rows) {
-    ints sums[ROWS][OUTPUTS] = {{{0}}};
-    for (long i = 0; i < stride; i += BYTES) {
-        long place = MIN(i, inputs - BYTES);
-        UNROLL
-        for (int o = 0; o < OUTPUTS; o++)
-            __builtin_prefetch(w + (OUTPUTS + o) * inputs + place);
-        UNROLL
-        for (int v = 0; v < BYTES; v += 4 * LANES)
-            EACH_SUM(r, rows, o)
-                sums[r][o] = DOT(sums[r][o], *(const ints *)(x + r * stride + i + v),
-                                 *(const ints *)(w + o * inputs + place + v));
-    }
-    UNROLL
-    for (int r = 0; r < rows; r++)
-        sum_ints(sums[r][0], sums[r][1], sums[r][2], sums[r][3], &y[r]);
-}
+/* The processor multiplies unsigned bytes with signed ones, and adds four products to each sum. */
+#define VARIANT(name) name##_vnni
+#define TARGET VNNI
+#define NUMBER uint8_t
+#define ZERO 128
+#define STEP (4 * LANES)
+#define DOT(sum, x, w) DOT_BYTES(sum, x, w)
+#include "_bytes.h"
 
-/* Bytes are unsigned for the processor's sake: the sums of the first of them, a row of nothing but
-   128, are what that adds. After it each row has one, or two with what is left over. */
-typedef struct {
-    const float *scale;
-    const int8_t *w;
-    float *y, *norms;
-    uint8_t *bytes;
-    long rows, each, inputs, outputs, stride;
-} Product;
-
-VNNI static void byte_part(const Product *p, int_group *sums, long from, long to) {
-#define TILE(n)                                                                                    \
-    case n: byte_tile(p->bytes + r * p->stride, w, sums + r, p->inputs, p->stride, n); break;
-    long all = 1 + p->rows * p->each;
-    for (long first = from; first < to; first += OUTPUTS) {
-        long o = MIN(first, p->outputs - OUTPUTS); /* the last ones may be computed twice */
-        const int8_t *w = p->w + o * p->inputs;
-        for (long r = 0; r < all; r += ROWS) switch (MIN(all - r, ROWS)) { TILES }
-        for (long r = 0; r < p->rows; r++) {
-            const int_group *sum = sums + 1 + r * p->each;
-            float_group total = __builtin_convertvector(sum[0] - sums[0], float_group);
-            if (p->each == 2)
-                total += __builtin_convertvector(sum[1] - sums[0], float_group) / (2.0f * LEVELS);
-            total *= *(const float_group *)(p->scale + o) * (p->norms[r] / LEVELS);
-            *(float_group *)(p->y + r * p->outputs + o) = total;
-        }
-    }
-#undef TILE
-}
+/* It multiplies 16 bits, and adds two products. */
+#define VARIANT(name) name##_plain
+#define TARGET WIDE
+#define NUMBER int16_t
+#define ZERO 0
+#define STEP (2 * LANES)
+#define DOT(sum, x, w) DOT_WORDS(sum, x, w)
+#include "_bytes.h"
 
 /* y = x (scale w)^T with rows of x rounded to 8 bits, to 16 where `fine`; inputs >= 64,
    outputs >= 4. Returns 0, or 1 where there is no memory. */
 int dallemini_linear_int8(const float *x, const int8_t *w, const float *scale, float *y, long rows,
                           long inputs, long outputs, int fine, int threads) {
-    long stride = (inputs + BYTES - 1) / BYTES * BYTES, each = fine ? 2 : 1, all = 1 + rows * each;
-    long room = all + 8; /* of a thread: the gap keeps two from writing to one cache line */
-    int_group *sums = malloc(threads * room * sizeof *sums + rows * sizeof(float) + all * stride);
+    __builtin_cpu_init();
+    int vnni = !!__builtin_cpu_supports(VNNI_NAME);
+    long stride = divide_up(inputs, BYTES) * BYTES, each = fine ? 2 : 1, all = 1 + rows * each;
+    long room = all + 8; /* the gap keeps two from writing to one cache line */
+    long bytes = threads * room * sizeof(int_group) + rows * sizeof(float);
+    int_group *sums = malloc(bytes + all * stride * (vnni ? 1 : 2));
     if (!sums) return 1;
     float *norms = (float *)(sums + threads * room);
-    uint8_t *bytes = (uint8_t *)(norms + rows);
-    Product product = {scale, w, y, norms, bytes, rows, each, inputs, outputs, stride};
-    memset(bytes, 128, stride);
-    if (inputs % BYTES) memset(bytes + stride - BYTES, 0, BYTES - inputs % BYTES);
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (long r = 0; r < rows; r++) {
-            uint8_t *row = bytes + (1 + r * each) * stride;
-            norms[r] = round_row(x + r * inputs, inputs, row, fine ? row + stride : NULL);
-        }
-#pragma omp for schedule(static)
-        for (int t = 0; t < threads; t++)
-            byte_part(&product, sums + t * room, part(outputs, t, threads),
-                      part(outputs, t + 1, threads));
-    }
+    long size = OUTPUTS * chunk_size(OUTPUTS * inputs, all);
+    Product product = {x,    scale, w,   y,      norms,   norms + rows, sums, rows,
+                       each, all,   inputs, outputs, stride, room, size};
+    (vnni ? multiply_vnni : multiply_plain)(&product, threads);
     free(sums);
     return 0;
 }

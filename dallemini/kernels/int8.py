@@ -90,7 +90,7 @@ class FbgemmOperator:
 
     def pack(self, weight: Tensor, scale: Tensor) -> object:
         """Copy a weight i8[O,I] into the kernel's layout; nothing keeps the original."""
-        zero = torch.zeros(len(scale), dtype=torch.int64)
+        zero = torch.zeros(len(scale), dtype=torch.int64, device="cpu")
         with _packing():
             quantized = torch._make_per_channel_quantized_tensor(
                 weight.contiguous(), scale.double(), zero, 0
@@ -174,7 +174,11 @@ def _packing() -> Iterator[None]:
 def _sums_exactly(operator: FbgemmOperator) -> bool:
     """Multiply the largest numbers: saturated sums come out too small."""
     inputs = 64
-    weight = torch.full((32, inputs), LARGEST, dtype=torch.int8)
-    packed = operator.pack(weight, torch.ones(len(weight)))
-    product = operator.multiply(torch.ones(2, inputs), packed, fine=False)
-    return torch.allclose(product, torch.tensor(float(LARGEST * inputs)), rtol=1e-4)
+    weight = torch.full((32, inputs), LARGEST, dtype=torch.int8, device="cpu")
+    packed = operator.pack(weight, torch.ones(len(weight), dtype=torch.float32, device="cpu"))
+    product = operator.multiply(
+        torch.ones(2, inputs, dtype=torch.float32, device="cpu"), packed, fine=False
+    )
+    return torch.allclose(
+        product, torch.tensor(float(LARGEST * inputs), dtype=torch.float32, device="cpu"), rtol=1e-4
+    )

@@ -1,9 +1,11 @@
-"""Checks of the tensors that callers hand to a model, each with one clear sentence.
+"""Checks of the tensors that callers hand to a model, each with one clear sentence; autocast.
 
-Private to `models` and `generation`; knows shapes and values, no network.
+Private to the library; knows shapes and values, no network.
 """
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -46,3 +48,10 @@ def check_range(name: str, ids: Tensor, *, limit: int, hint: str) -> None:
     lowest, highest = (int(bound) for bound in torch.aminmax(ids))
     if lowest < 0 or highest >= limit:
         raise InputError(f"{name} {lowest} to {highest} are outside 0 to {limit - 1}: {hint}.")
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Leave the caller's autocast, which would round what a seed draws and what a scorer says."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -26,7 +26,7 @@ class BiasNorm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width, dtype=torch.float32))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normalise f[..., D] over the last axis."""
@@ -81,6 +81,16 @@ class CrossAttention(nn.Module):
         key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
         return key, value
 
+    def project_alone(self, states: Tensor, ends: list[int]) -> tuple[Tensor, Tensor]:
+        """Do the same row by row, so that no row has a part in the rounding of another."""
+        length = states.shape[1]
+        alone = [self.project_states(states[row : row + 1, :end]) for row, end in enumerate(ends)]
+        keys, values = (
+            torch.cat([F.pad(one, (0, 0, 0, length - one.shape[2])) for one in side])
+            for side in zip(*alone, strict=True)
+        )
+        return keys, values
+
     def forward(self, hidden_states: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Attend from f[B,S,D] to projected states; `mask` bool[B,1,1,T] is True on real text."""
         rows, length, width = hidden_states.shape
@@ -103,7 +113,8 @@ class GLU(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map f[B,S,D] to f[B,S,D]."""
         gate, value = self.in_proj(self.norm_in(hidden_states)).chunk(2, dim=-1)
-        hidden: Tensor = self.out_proj(self.norm_mid(F.gelu(gate) * value))
+        # One row's half is contiguous, that of several is not, and torch rounds the two otherwise.
+        hidden: Tensor = self.out_proj(self.norm_mid(F.gelu(gate.contiguous()) * value))
         return hidden
 
 
@@ -134,7 +145,8 @@ def attend(
     # Training on the CPU: the backward of torch's fused attention is the slower one there, four
     # times in bfloat16 at 64 tokens.
     if causal:
-        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+        shape = (query.shape[2], key.shape[2])
+        mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)

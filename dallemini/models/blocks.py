@@ -3,7 +3,7 @@
 Knows hidden states, masks and the cache. Source: `src/dalle_mini/model/modeling.py` of
 github.com/borisdayma/dalle-mini.
 
-Shapes: B prompts, R decoder rows, T text tokens, L image tokens, D width.
+Shapes: B prompts, R decoder rows, S positions, T text tokens, L image tokens, D width.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DecoderLayer(nn.Module):
         return self._attend_text(hidden_states, key, value, mask)
 
     def step(self, hidden_states: Tensor, cache: DecoderCache, layer: int) -> Tensor:
-        """Map one position f[R,1,D], reading and extending the cache of this layer."""
+        """Map the next positions f[R,S,D], reading and extending the cache of this layer."""
         query, key, value = self.self_attn.project(self.self_attn_norm(hidden_states))
         attended = cache.attend(layer, query, key, value)
         attended = self.self_attn_post_norm(self.self_attn.merge(attended))

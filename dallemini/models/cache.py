@@ -1,17 +1,19 @@
 """What passes between the parts of the transformer: tokenized text, encoder states, the cache.
 
-Shapes: B prompts, R decoder rows, T text tokens, L image tokens, D width, H heads.
+Shapes: B prompts, R decoder rows, T text tokens, S positions of one step, L image tokens, D width,
+H heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import InputError
 from ..kernels import extend_and_attend
 
 TEXT_STEP = 16
@@ -44,16 +46,17 @@ class EncoderOutput:
 
 @dataclass(eq=False)
 class DecoderCache:
-    """Keys and values of the tokens decoded so far, and of the text.
+    """Keys and values of the tokens decoded so far, and of the text; rows come and go.
 
-    Made by `Transformer.init_cache`, filled by `decode_step`; it belongs to one decoding loop.
-    This one reads only what is filled, so that shapes grow; `StaticCache` keeps them fixed.
+    Made by `Transformer.init_cache`, filled by `decode_step` and `extend`; it belongs to one
+    decoding loop. This one reads only what is filled, so that shapes grow; `StaticCache` keeps them
+    fixed.
 
     Attributes:
-        self_keys: per layer f[R,H,L,D/H], filled up to `length`; `self_values` likewise.
+        self_keys: per layer f[R,H,L,D/H], filled up to the row's position; `self_values` likewise.
         cross_keys: per layer f[R,H,T,D/H]; `cross_values` likewise.
         cross_mask: bool[R,1,1,T], True on real text.
-        length: number of image positions already decoded.
+        positions: of each row, the number of image positions already decoded.
     """
 
     self_keys: list[Tensor]
@@ -61,28 +64,93 @@ class DecoderCache:
     cross_keys: list[Tensor]
     cross_values: list[Tensor]
     cross_mask: Tensor
-    length: int = 0
+    positions: list[int] = field(default_factory=list)
+    _place: int | Tensor = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._stand(self.positions or [0] * self.rows)
 
     @property
     def rows(self) -> int:
         """Number of rows R decoded together."""
         return self.cross_mask.shape[0]
 
+    @property
+    def length(self) -> int:
+        """Number of image positions decoded in the row that is furthest."""
+        return max(self.positions, default=0)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows stand at one position."""
+        return isinstance(self._place, int)
+
+    def advance(self, count: int = 1) -> None:
+        """Count positions that were decoded; a negative number takes back the last ones."""
+        self._stand([position + count for position in self.positions])
+
+    def append(self, other: DecoderCache) -> None:
+        """Take over the rows of another cache, behind those that are there."""
+        longest = max(self.cross_mask.shape[-1], other.cross_mask.shape[-1])
+        for cache in (self, other):
+            more = longest - cache.cross_mask.shape[-1]
+            cache.cross_mask = F.pad(cache.cross_mask, (0, more), value=False)
+            for tensors in (cache.cross_keys, cache.cross_values) if more else ():
+                tensors[:] = [F.pad(tensor, (0, 0, 0, more)) for tensor in tensors]
+        for mine, others in zip(self._tensors(), other._tensors(), strict=True):
+            for layer, tensor in enumerate(others):
+                mine[layer] = torch.cat([mine[layer], tensor])
+        self.cross_mask = torch.cat([self.cross_mask, other.cross_mask])
+        self._stand([*self.positions, *other.positions])
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep these rows in this order, any of them several times, and forget the others."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.cross_mask.device)
+        for tensors in self._tensors():
+            for layer, tensor in enumerate(tensors):
+                tensors[layer] = tensor.index_select(0, index)
+        self.cross_mask = self.cross_mask.index_select(0, index)
+        self._stand([self.positions[row] for row in rows])
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Write key and value f[R,H,1,D/H] at the current position; attend from `query`."""
+        """Write key and value f[R,H,S,D/H] from the rows' positions on; attend from `query`."""
         keys, values = self.self_keys[layer], self.self_values[layer]
-        return extend_and_attend(query, key, value, keys, values, position=self.length)
+        count = query.shape[2]
+        if count == 1:
+            return extend_and_attend(query, key, value, keys, values, position=self._place)
+        start = self._one_place()
+        end = start + count
+        keys[:, :, start:end], values[:, :, start:end] = key, value
+        seen = torch.ones(count, end, dtype=torch.bool, device=query.device).tril(start)
+        return F.scaled_dot_product_attention(
+            query, keys[:, :, :end], values[:, :, :end], attn_mask=seen
+        )
 
-    def take_position(self, table: Tensor) -> Tensor:
-        """Return the row f[1,D] of f[L,D] for the current position."""
-        return table[self.length : self.length + 1]
+    def take_positions(self, table: Tensor, count: int) -> Tensor:
+        """Return the rows f[S,D] of f[L,D] for the next positions; f[R,1,D] of uneven rows."""
+        if isinstance(self._place, Tensor) and count == 1:
+            return table[self._place.to(table.device)][:, None]
+        start = self._one_place()
+        return table[start : start + count]
 
-    def run(self, step: DecodingStep, image_tokens: Tensor) -> Tensor:
-        """Let `step` decode the current position of tokens i64[R]; return its logits f[R,V]."""
-        return step(image_tokens, self)
+    def _one_place(self) -> int:
+        if isinstance(self._place, Tensor):
+            raise InputError(
+                "Several positions at once are for rows that all stand at one position, not at "
+                f"{sorted(set(self.positions))}."
+            )
+        return self._place
 
+    def _stand(self, positions: list[int]) -> None:
+        """Let each row be at its position; one number stands for all where they are equal."""
+        self.positions = positions
+        if positions and positions.count(positions[0]) == len(positions):
+            self._place = positions[0]
+        else:
+            self._place = torch.tensor(positions, dtype=torch.int64, device="cpu")
 
-DecodingStep: TypeAlias = Callable[[Tensor, DecoderCache], Tensor]
+    def _tensors(self) -> list[list[Tensor]]:
+        return [self.self_keys, self.self_values, self.cross_keys, self.cross_values]
 
 
 def pad_text(input_ids: Tensor, attention_mask: Tensor, *, limit: int) -> tuple[Tensor, Tensor]:
@@ -95,3 +163,10 @@ def pad_text(input_ids: Tensor, attention_mask: Tensor, *, limit: int) -> tuple[
     length = input_ids.shape[1]
     more = max(0, min(-length % TEXT_STEP, limit - length))
     return F.pad(input_ids, (0, more)), F.pad(attention_mask, (0, more), value=False)
+
+
+def text_ends(mask: Tensor) -> list[int]:
+    """Return where the real tokens of each row of bool[B,T] end."""
+    numbers = torch.arange(1, mask.shape[1] + 1, dtype=torch.int64, device=mask.device)
+    ends: list[int] = (mask * numbers).amax(1).tolist()
+    return ends

@@ -144,7 +144,7 @@ class CLIP(PretrainedModule[CLIPConfig]):
         with torch.device("meta"):
             self.text = TextTower(config)
             self.vision = VisionTower(config)
-            self.logit_scale = nn.Parameter(torch.empty(()))
+            self.logit_scale = nn.Parameter(torch.empty((), dtype=torch.float32))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Read sentences.
@@ -166,7 +166,7 @@ class CLIP(PretrainedModule[CLIPConfig]):
         """
         self._check_ids(input_ids, attention_mask)
         hidden_states = self.text(input_ids, attention_mask)
-        rows = torch.arange(len(input_ids), device=input_ids.device)
+        rows = torch.arange(len(input_ids), device=input_ids.device, dtype=torch.int64)
         pooled = hidden_states[rows, self._end_positions(input_ids)]
         features: Tensor = self.text.projection(pooled)
         return features
@@ -300,7 +300,7 @@ class VisionTower(nn.Module):
         super().__init__()
         width, patch, eps = config.vision_width, config.patch_size, config.layer_norm_eps
         self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, bias=False)
-        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.class_embedding = nn.Parameter(torch.empty(width, dtype=torch.float32))
         self.position_embedding = empty_embedding(config.num_patches + 1, width)
         self.pre_norm = nn.LayerNorm(width, eps=eps)
         self.layers = nn.ModuleList(

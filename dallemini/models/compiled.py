@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, InputTypeError, UnsupportedOperationError
-from .cache import DecoderCache, DecodingStep
+from .cache import DecoderCache
 
+DecodingStep: TypeAlias = Callable[[Tensor, DecoderCache], Tensor]
 Runner: TypeAlias = Callable[[DecodingStep, Tensor, DecoderCache], Tensor]
 Replay: TypeAlias = Callable[[], Tensor]
 Capture: TypeAlias = Callable[[Replay, torch.device], Replay]
@@ -32,55 +33,63 @@ WARM_UPS = 3  # runs before a capture, in which libraries allocate what they kee
 
 @dataclass(eq=False, kw_only=True)
 class StaticCache(DecoderCache):
-    """A cache whose tensors never change their shape or address.
+    """A cache whose tensors never change their shape or address while no row comes or goes.
 
     Keys and values are zeros where nothing is written yet, since a mask cannot hide what is not a
-    number. `run` fills `image_tokens`, `position` and `filled`, which are all that differs between
-    two steps.
+    number. `CompiledStep.run` fills `image_tokens`, `position` and `filled`, which are all that
+    differs between two steps. Rows stand at one position, all of them.
 
     Attributes:
-        runner: the compiled step.
+        compiled: what computes its steps.
         image_tokens: i64[R], the tokens that the step reads.
         position: i64[1], where it writes.
         filled: bool[1,1,1,L], which positions it may read, its own included.
         replay: repeats the step on a device that has graphs, once it is captured.
     """
 
-    runner: Runner
+    compiled: CompiledStep
     image_tokens: Tensor
     position: Tensor
     filled: Tensor
     replay: Replay | None = field(default=None, repr=False)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Write key and value f[R,H,1,D/H] at the current position; attend to what is filled."""
+        """Write key and value f[R,H,S,D/H] from the position on; attend to what is filled."""
+        if query.shape[2] > 1:  # a beginning that is known, which is not compiled
+            return super().attend(layer, query, key, value)
         keys, values = self.self_keys[layer], self.self_values[layer]
         keys.index_copy_(2, self.position, key)
         values.index_copy_(2, self.position, value)
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=self.filled)
 
-    def take_position(self, table: Tensor) -> Tensor:
-        """Return the row f[1,D] of f[L,D] for the current position."""
+    def take_positions(self, table: Tensor, count: int) -> Tensor:
+        """Return the rows f[S,D] of f[L,D] for the next positions."""
+        if count > 1:
+            return super().take_positions(table, count)
         return table.index_select(0, self.position)
 
-    @torch.no_grad()
-    def run(self, step: DecodingStep, image_tokens: Tensor) -> Tensor:
-        """Let the compiled `step` decode the current position; return its logits f[R,V].
+    def append(self, other: DecoderCache) -> None:
+        """Take over the rows of another cache; the next step is compiled for their number.
 
         Raises:
-            UnsupportedOperationError: torch cannot compile the step.
+            UnsupportedOperationError: they stand at another position.
         """
-        self.image_tokens.copy_(image_tokens)
-        self.position.fill_(self.length)
-        self.filled[..., self.length] = True
-        if self.replay is not None:
-            return self.replay()
-        once = functools.partial(self.runner, step, self.image_tokens, self)
-        device = self.position.device
-        if device.type not in GRAPHS:
-            return once()
-        self.replay = GRAPHS[device.type](once, device)
-        return self.replay()
+        if {*self.positions, *other.positions} != {self.length}:
+            raise UnsupportedOperationError(
+                "The rows of a compiled Transformer stand at one position, so that no picture can "
+                f"join at {other.length} where others are at {self.length}; draw without compiling."
+            )
+        super().append(other)
+        self._renew()
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep these rows in this order; the next step is compiled for their number."""
+        super().keep(rows)
+        self._renew()
+
+    def _renew(self) -> None:
+        self.image_tokens = self.image_tokens.new_zeros(self.rows)
+        self.replay = None
 
 
 class CompiledStep:
@@ -103,20 +112,43 @@ class CompiledStep:
     def start(self, cache: DecoderCache, *, text_length: int) -> StaticCache:
         """Make a static cache of a fresh one, whose text is padded to `text_length`."""
         keys = cache.self_keys[0]
-        shape = (cache.rows, keys.device, keys.dtype)
-        if shape not in self._runners:
-            self._runners[shape] = _compile(self.backend)
         return StaticCache(
             self_keys=[tensor.zero_() for tensor in cache.self_keys],
             self_values=[tensor.zero_() for tensor in cache.self_values],
             cross_keys=[_widen(tensor, -2, text_length) for tensor in cache.cross_keys],
             cross_values=[_widen(tensor, -2, text_length) for tensor in cache.cross_values],
             cross_mask=_widen(cache.cross_mask, -1, text_length),
-            runner=self._runners[shape],
+            compiled=self,
             image_tokens=keys.new_zeros(cache.rows, dtype=torch.int64),
             position=keys.new_zeros(1, dtype=torch.int64),
             filled=keys.new_zeros(1, 1, 1, keys.shape[2], dtype=torch.bool),
         )
+
+    @torch.no_grad()
+    def run(self, step: DecodingStep, image_tokens: Tensor, cache: StaticCache) -> Tensor:
+        """Decode the current position of tokens i64[R]; return the logits f[R,V] of `step`.
+
+        Raises:
+            UnsupportedOperationError: torch cannot compile the step.
+        """
+        cache.image_tokens.copy_(image_tokens)
+        cache.position.fill_(cache.length)
+        cache.filled[..., : cache.length + 1] = True
+        if cache.replay is not None:
+            return cache.replay()
+        once = functools.partial(self._runner(cache), step, cache.image_tokens, cache)
+        device = cache.position.device
+        if device.type not in GRAPHS:
+            return once()
+        cache.replay = GRAPHS[device.type](once, device)
+        return cache.replay()
+
+    def _runner(self, cache: StaticCache) -> Runner:
+        keys = cache.self_keys[0]
+        shape = (cache.rows, keys.device, keys.dtype)
+        if shape not in self._runners:
+            self._runners[shape] = _compile(self.backend)
+        return self._runners[shape]
 
 
 def capture_cuda_graph(step: Replay, device: torch.device) -> Replay:

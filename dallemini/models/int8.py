@@ -94,7 +94,7 @@ class Int8Linear(nn.Module):
         shape = (self.out_features, self.in_features)
         return {
             "weight": torch.empty(shape, dtype=torch.int8, device="meta"),
-            "weight_scale": torch.empty(self.out_features, device="meta"),
+            "weight_scale": torch.empty(self.out_features, device="meta", dtype=torch.float32),
         }
 
     def train(self, mode: bool = True) -> Int8Linear:
@@ -286,7 +286,10 @@ def quantize_weight(weight: Tensor) -> dict[str, Tensor]:
     Returns:
         `weight` i8[O,I] from -127 to 127 and `weight_scale` f32[O]; their product is near `weight`.
     """
-    rounded, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    rounded, scales = (
+        torch.empty(weight.shape, dtype=torch.int8, device="cpu"),
+        torch.empty(len(weight), dtype=torch.float32, device="cpu"),
+    )
     pieces = (tensor.split(_CHANNELS) for tensor in (weight.detach(), rounded, scales))
     for values, integers, scale in zip(*pieces, strict=True):
         values = values.float()
@@ -335,7 +338,7 @@ def refuse_moving(fn: Any) -> None:
     Raises:
         UnsupportedOperationError: it would change their device or dtype.
     """
-    before = torch.empty(0)
+    before = torch.empty(0, dtype=torch.float32, device="cpu")
     after = fn(before)
     if after.dtype == before.dtype and after.device == before.device:
         return

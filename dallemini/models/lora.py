@@ -10,6 +10,7 @@ Shapes: r rank, I inputs and O outputs of a projection.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -89,7 +90,9 @@ class LoRALinear(nn.Linear):
         self.requires_grad_(False)
         base._parameters.clear()  # or it would keep alive what FSDP replaces by a split weight
         self.config, self._base = config, (base,)  # in a tuple it is no submodule
-        drawn = torch.randn(config.rank, self.in_features, generator=generator, dtype=_DTYPE)
+        drawn = torch.randn(
+            config.rank, self.in_features, generator=generator, dtype=_DTYPE, device="cpu"
+        )
         drawn = (drawn * self.in_features**-0.5).to(self.weight.device)
         self.lora_a = nn.Parameter(drawn)
         self.lora_b = nn.Parameter(drawn.new_zeros(self.out_features, config.rank))
@@ -177,12 +180,35 @@ def merge_lora(model: nn.Module) -> list[str]:
     Raises:
         InputError: the model has no adapters.
     """
-    adapters = _adapters(model)
+    adapters, digests = _adapters(model), adapter_digests(model)
     for name, adapter in adapters.items():
         _fold(adapter.weight, adapter.lora_a, adapter.lora_b, scale=adapter.config.scale)
         model.set_submodule(name, adapter.release())
     model.requires_grad_(True)
+    model._merged_adapters = digests  # type: ignore[assignment]
     return list(adapters)
+
+
+def adapter_digests(model: nn.Module) -> tuple[str, ...]:
+    """Name the adapters that changed a model, merged ones first: 16 digits of a SHA-256 for each.
+
+    Pictures carry them, since adapters change what a seed draws. Of a model that is split over
+    processes, each names its own piece.
+    """
+    merged: tuple[str, ...] = getattr(model, "_merged_adapters", ())
+    attached = {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)
+    }
+    if not attached:
+        return merged
+    digest = hashlib.sha256()
+    for name, layer in sorted(attached.items()):
+        digest.update(f"{name} {layer.config.scale}".encode())
+        for tensor in (layer.lora_a, layer.lora_b):
+            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+            if not local.is_meta:
+                digest.update(local.detach().float().cpu().numpy().tobytes())
+    return (*merged, digest.hexdigest()[:16])
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -184,7 +184,10 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
         wanted, place = check_dtype(dtype), check_device(device)
         model = cls(config)
         # as `to_empty` does, without the compiler that torch imports for it
-        empty = {name: torch.empty(value.shape) for name, value in model.state_dict().items()}
+        empty = {
+            name: torch.empty(value.shape, dtype=torch.float32, device="cpu")
+            for name, value in model.state_dict().items()
+        }
         model.load_state_dict(empty, assign=True)
         model.init_weights(torch.Generator().manual_seed(seed))
         return model.to(device=place, dtype=wanted)
@@ -358,7 +361,9 @@ def empty_embedding(rows: int, width: int) -> nn.Embedding:
     On `meta`, where models are built, drawing them would import torch's compiler: seconds of work
     before the first picture.
     """
-    empty: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    empty: nn.Embedding = nn.Embedding.from_pretrained(
+        torch.empty(rows, width, dtype=torch.float32), freeze=False
+    )
     return empty
 
 
@@ -397,7 +402,7 @@ def check_device(device: object) -> torch.device:
     if not isinstance(device, str | torch.device):
         raise InputTypeError(f"device must be a name such as 'cpu' or 'cuda', not {device!r}.")
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, device=device, dtype=torch.float32).device
     except (RuntimeError, AssertionError) as error:  # as torch says that it lacks CUDA
         reason = re.split(r"\n|\. ", str(error))[0]  # the rest is advice to torch's developers
         raise InputError(

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LARGEST_SIZE, MOST_LAYERS, Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
 from ..foreign import show
-from ..kernels import Linear
+from ..kernels import Linear, few_rows
 from ._checks import check_ids, check_range
 from .attention import LAYER_NORM_EPS, BiasNorm
 from .blocks import DecoderLayer, EncoderLayer
-from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text
-from .compiled import CompiledStep
+from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text, text_ends
+from .compiled import CompiledStep, StaticCache
 from .int8 import QuantizableModule
 from .precision import Quantization
 from .pretrained import empty_embedding
@@ -124,17 +125,17 @@ class Decoder(nn.Module):
         return normed
 
     def step(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Map the tokens i64[R] at the cache's position to f[R,D]; writes that position."""
-        position = cache.take_position(self.embed_positions.weight)
-        hidden_states = self.embed(input_ids[:, None], position)
+        """Map the next tokens i64[R,S] of the cache's rows to f[R,S,D]; writes their positions."""
+        positions = cache.take_positions(self.embed_positions.weight, input_ids.shape[1])
+        hidden_states = self.embed(input_ids, positions)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             hidden_states = layer.step(hidden_states, cache, index)
-        normed: Tensor = self.final_norm(hidden_states[:, 0])
+        normed: Tensor = self.final_norm(hidden_states)
         return normed
 
     def embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Embed i64[B,S] with the rows f[S,D] of their positions, giving f[B,S,D]."""
+        """Embed i64[B,S] with f[S,D] or f[B,S,D] of their positions, giving f[B,S,D]."""
         embedded = self.embed_tokens(input_ids) * self.embed_scale + positions
         normed: Tensor = self.layernorm_embedding(embedded)
         return normed
@@ -183,7 +184,9 @@ class Transformer(QuantizableModule[TransformerConfig]):
             tokens: input_ids i64[B,T] and attention_mask bool[B,T], T at most `max_text_length`.
 
         Returns:
-            hidden_states f[B,T,D] and the mask; T as `pad_text` makes it where quantised.
+            hidden_states f[B,T,D] and the mask; T as `pad_text` makes it where quantised. In
+            float32 on the CPU and without gradients, no other prompt and no padding has a part in
+            the states of a prompt, down to the last digit.
 
         Raises:
             InputTypeError: `tokens` is nothing like `TextTokens`.
@@ -192,9 +195,17 @@ class Transformer(QuantizableModule[TransformerConfig]):
         self._check_text(tokens)
         input_ids = tokens.input_ids.to(self.device)
         mask = tokens.attention_mask.to(self.device).bool()
+        with few_rows(input_ids.numel(), self.dtype, self.device):
+            states: Tensor = self.encoder(input_ids, mask)
+            if self._reads_alone and not (len(mask) == 1 and bool(mask.all())):
+                for row, end in enumerate(text_ends(mask)):
+                    one = slice(row, row + 1)
+                    states[one, :end] = self.encoder(input_ids[one, :end], mask[one, :end])
         if self.quantization is not None:
-            input_ids, mask = pad_text(input_ids, mask, limit=self.config.max_text_length)
-        return EncoderOutput(self.encoder(input_ids, mask), mask)
+            _, padded = pad_text(input_ids, mask, limit=self.config.max_text_length)
+            states = F.pad(states, (0, 0, 0, padded.shape[1] - mask.shape[1]))
+            mask = padded
+        return EncoderOutput(states, mask)
 
     def forward(self, tokens: TokenizedText, image_tokens: Tensor) -> Tensor:
         """Predict every image token from the text and the tokens before it (teacher forcing).
@@ -241,7 +252,8 @@ class Transformer(QuantizableModule[TransformerConfig]):
 
     def start_tokens(self, rows: int) -> Tensor:
         """Return the start token for each row, i64[R]: the input of the first `decode_step`."""
-        return torch.full((rows,), self.config.decoder_start_token_id, device=self.device)
+        start = self.config.decoder_start_token_id
+        return torch.full((rows,), start, dtype=torch.int64, device=self.device)
 
     def init_cache(
         self, encoder_output: EncoderOutput, *, rows: Tensor | None = None
@@ -260,13 +272,14 @@ class Transformer(QuantizableModule[TransformerConfig]):
             InputError: `rows` names a prompt that there is not.
         """
         states, mask = encoder_output.hidden_states, encoder_output.attention_mask
-        index = torch.arange(states.shape[0]) if rows is None else rows
+        everyone = torch.arange(states.shape[0], dtype=torch.int64, device="cpu")
+        index = everyone if rows is None else rows
         check_ids("rows", index, shape="[R]", axes=1)
         check_range("rows", index, limit=states.shape[0], hint="one number for each prompt")
         index = index.to(states.device, torch.int64)
         heads = self.config.decoder_attention_heads
         shape = (index.numel(), heads, self.config.image_length, self.config.d_model // heads)
-        projected = [layer.cross_attn.project_states(states) for layer in self._decoder_layers()]
+        projected = self._project(states, mask)
         cache = DecoderCache(
             self_keys=[states.new_empty(shape) for _ in projected],
             self_values=[states.new_empty(shape) for _ in projected],
@@ -278,8 +291,22 @@ class Transformer(QuantizableModule[TransformerConfig]):
             return cache
         return self._compiled.start(cache, text_length=self.config.max_text_length)
 
-    def _decoder_layers(self) -> list[DecoderLayer]:
-        return cast(list[DecoderLayer], list(self.decoder.layers))
+    def _project(self, states: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's keys and values f[B,H,T,D/H] of the text f[B,T,D]."""
+        attentions = [cast(DecoderLayer, layer).cross_attn for layer in self.decoder.layers]
+        if not self._reads_alone:
+            return [attention.project_states(states) for attention in attentions]
+        ends = text_ends(mask)
+        return [attention.project_alone(states, ends) for attention in attentions]
+
+    @property
+    def _reads_alone(self) -> bool:
+        """Whether each prompt is read by itself, so that others have no part in the rounding.
+
+        On processors it costs little; half precision keeps to the batch and padding it is given.
+        """
+        inference = not torch.is_grad_enabled()
+        return inference and self.device.type == "cpu" and self.dtype == torch.float32
 
     def decode_step(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Decode one position for every row and advance the cache.
@@ -304,18 +331,55 @@ class Transformer(QuantizableModule[TransformerConfig]):
             )
         if image_tokens.device.type == "cpu":  # on a GPU, looking would mean waiting at every step
             self._check_image_ids(image_tokens)
-        if cache.length >= self.config.image_length:
+        self._check_room(cache, 1)
+        with few_rows(cache.rows, self.dtype, self.device):
+            if isinstance(cache, StaticCache):
+                logits = cache.compiled.run(self._predict, image_tokens, cache)
+            else:
+                logits = self._predict(image_tokens, cache)
+        cache.advance()
+        return logits
+
+    def extend(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Decode several positions that are known in one pass, and advance the cache by as many.
+
+        `cache.advance(-n)` takes the last n of them back. Compiled code is not used.
+
+        Args:
+            image_tokens: i64[R,S], 0 <= id < V, S from 1: the inputs of as many `decode_step`s.
+            cache: from `init_cache`, all of whose rows stand at one position.
+
+        Returns:
+            Logits f[R,S,V]; those of position i are of the token that follows `image_tokens[:, i]`.
+
+        Raises:
+            InputTypeError: the tokens are not a tensor of integers.
+            InputError: the number of rows differs from the cache's, the rows stand at several
+                positions, or the picture has not so many left.
+        """
+        check_ids("image_tokens", image_tokens, shape=f"[{cache.rows}, S]", axes=2)
+        rows, count = image_tokens.shape
+        if rows != cache.rows or count < 1:
+            raise InputError(
+                f"extend needs tokens [{cache.rows}, S] with S from 1, one row for each of the "
+                f"cache, not shape {list(image_tokens.shape)}."
+            )
+        self._check_image_ids(image_tokens)
+        self._check_room(cache, count)
+        logits: Tensor = self.lm_head(self.decoder.step(image_tokens, cache))
+        cache.advance(count)
+        return logits
+
+    def _check_room(self, cache: DecoderCache, count: int) -> None:
+        if cache.length + count > self.config.image_length:
             raise InputError(
                 f"The picture is complete after {self.config.image_length} tokens; "
                 "start another with init_cache."
             )
-        logits = cache.run(self._predict, image_tokens)
-        cache.length += 1
-        return logits
 
     def _predict(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Map i64[R] to logits f[R,V], unchecked: what `compile_decoding` compiles."""
-        logits: Tensor = self.lm_head(self.decoder.step(image_tokens, cache))
+        logits: Tensor = self.lm_head(self.decoder.step(image_tokens[:, None], cache)[:, 0])
         return logits
 
     def compile_decoding(self, *, backend: str = "inductor") -> Self:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..config import LARGEST_SIZE, MOST_LAYERS, Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
 from ..foreign import show
-from ._checks import check_ids, check_range
+from ._checks import check_ids, check_range, without_autocast
 from .convolution import GROUPS, Downsample, Level, Middle, Upsample, group_norm
 from .pretrained import PretrainedModule, empty_embedding
 from .vqgan_cpu import LARGE_BYTES, draw_convolved, draw_level
@@ -275,6 +275,10 @@ class VQGAN(PretrainedModule[VQGANConfig]):
             InputTypeError: the tokens are not integers.
         """
         side = self._check_codes(image_tokens)
+        with without_autocast(self.device):
+            return self._decode(image_tokens, side)
+
+    def _decode(self, image_tokens: Tensor, side: int) -> Tensor:
         vectors = self.quantize.embedding(image_tokens.to(self.device, torch.int64))
         vectors = vectors.view(-1, side, side, self.config.embed_dim).permute(0, 3, 1, 2)
         if self._draws_singly(side):

@@ -129,4 +129,9 @@ def _size(hidden_states: Tensor) -> int:
 
 
 def _empty_map(channels: int, height: int, width: int) -> Tensor:
-    return torch.empty((1, channels, height, width), memory_format=torch.channels_last)
+    return torch.empty(
+        (1, channels, height, width),
+        memory_format=torch.channels_last,
+        dtype=torch.float32,
+        device="cpu",
+    )

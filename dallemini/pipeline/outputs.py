@@ -14,8 +14,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,8 @@ class GenerationOutput:
         model: name of the model that drew them.
         sampler: name of the caller's own sampler, if there was one; the settings of sampling in
             `config` then played no part.
+        precision: of each part, the name of its dtype or "int8".
+        adapters: digests of the LoRA adapters that changed the transformer's weights.
     """
 
     prompts: tuple[str, ...]
@@ -58,6 +60,8 @@ class GenerationOutput:
     scores: tuple[float, ...] | None = None
     model: str = ""
     sampler: str | None = None
+    precision: Mapping[str, str] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
 
     @property
     def images_per_prompt(self) -> int:
@@ -110,7 +114,9 @@ class GenerationOutput:
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write every picture as PNG, with what draws it again in its text chunks.
 
-        The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version`, and `score` if ranked.
+        The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version` and `dtype` (a JSON
+        object where parts differ); where there are any, `commit`, `adapters` (JSON), `sampler` and
+        `score`.
 
         Args:
             directory: made if missing; files there are not overwritten but numbered on. `~` is the
@@ -152,6 +158,15 @@ class GenerationOutput:
             "model": self.model,
             "version": __version__,
         }
+        if self.precision:
+            several = len(set(self.precision.values())) > 1
+            chunks["dtype"] = (
+                json.dumps(dict(self.precision)) if several else next(iter(self.precision.values()))
+            )
+        if commit := re.fullmatch(r".+@([0-9a-f]{12,64})", self.model):
+            chunks["commit"] = commit[1]
+        if self.adapters:
+            chunks["adapters"] = json.dumps(self.adapters)
         if self.sampler is not None:
             chunks["sampler"] = self.sampler
         if self.scores is not None:

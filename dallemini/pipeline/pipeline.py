@@ -14,18 +14,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import hub
+from ..config import plain_number
 from ..errors import InputError, InputTypeError
 from ..files import write_text
 from ..generation import GenerationConfig, GenerationOverrides, Sampler
-from ..generation.loop import generate_tokens
+from ..generation.loop import draw_batches
 from ..generation.request import Request, make_request
-from ..generation.sampling import make_generators
+from ..generation.sampling import sampler_name
 from ..images import tensor_to_images
+from ..models.lora import adapter_digests
 from ..models.precision import Precision, Quantization, check_dtype
 from ..models.pretrained import Loadable, SourceName, check_device
 from ..models.transformer import Transformer
 from ..scorer import Scorer
-from ..text.tokenizer import TextTokens, Tokenizer
+from ..text.tokenizer import Tokenizer
+from .moving import move_together, precisions
 from .outputs import GenerationOutput, GenerationStep
 from .parts import (
     GENERATION_CONFIG_NAME,
@@ -196,7 +199,9 @@ class Pipeline(Loadable):
             config=request.config,
             scores=tuple(scores[index] for index in order) if scores else None,
             model=self.name,
-            sampler=getattr(sampler, "__name__", type(sampler).__name__) if sampler else None,
+            sampler=sampler_name(sampler) if sampler is not None else None,
+            precision=precisions(transformer=self.transformer, vqgan=self.vqgan),
+            adapters=adapter_digests(self.transformer),
         )
 
     def stream(
@@ -225,6 +230,7 @@ class Pipeline(Loadable):
             InputTypeError: prompts that are not strings, or a sampler that cannot be called.
         """
         request = self._request(prompts, sampler, progress, overrides)
+        every = plain_number(every)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
         if request.config.rank:
@@ -262,8 +268,10 @@ class Pipeline(Loadable):
     ) -> Self:
         """Move the models, in place, and return the pipeline.
 
+        All are moved or none; a scorer that is loaded later goes to the same place.
+
         Raises:
-            InputTypeError: a part of one's own cannot be moved, or `dtype` is no dtype.
+            InputTypeError: your own part cannot be moved, or `dtype` is not a dtype.
             InputError: the device cannot be used.
         """
         device = None if device is None else check_device(device)
@@ -272,8 +280,7 @@ class Pipeline(Loadable):
         for part in parts:
             if not hasattr(part, "to"):
                 raise InputTypeError(f"{type(part).__name__} has no method `to`; move it alone.")
-        for part in parts:
-            part.to(device=device, dtype=dtype)
+        move_together(parts, device=device, dtype=dtype)
         self._moved |= {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
         return self
 
@@ -296,34 +303,16 @@ class Pipeline(Loadable):
 
     def _draw(self, request: Request, *, every: int | None) -> Iterator[tuple[range, Tensor]]:
         """Yield batches of images with their tokens i64[n,P]: finished, or every so often."""
-        length = self.transformer.config.image_length
-        total = length * len(request.seeds)
+        total = self.transformer.config.image_length * len(request.seeds)
         hidden = None if request.progress is None else not request.progress
         with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
-            for part in request.batches:
-                drawn: list[Tensor] = []
-                for tokens in self._tokens(request, part):
-                    drawn.append(tokens)
-                    bar.update(len(part))
-                    if len(drawn) == length or (every is not None and len(drawn) % every == 0):
-                        yield part, torch.stack(drawn, dim=1)
-
-    def _tokens(self, request: Request, part: range) -> Iterator[Tensor]:
-        owners = [request.prompt_of(image) for image in part]
-        first, last = owners[0], owners[-1] + 1
-        prompts = TextTokens(
-            request.tokens.input_ids[first:last], request.tokens.attention_mask[first:last]
-        )
-        return generate_tokens(
-            self.transformer,
-            prompts,
-            unconditional=self.tokenizer.unconditional(),
-            prompt_of_image=torch.tensor(owners) - first,
-            guidance_scale=request.config.guidance_scale,
-            sampler=request.sampler,
-            generators=make_generators(request.seeds[image] for image in part),
-            num_codes=self.vqgan.codebook_size,
-        )
+            yield from draw_batches(
+                request,
+                self.transformer,
+                num_codes=self.vqgan.codebook_size,
+                every=every,
+                told=bar.update,
+            )
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
@@ -334,7 +323,11 @@ class Pipeline(Loadable):
         padded = torch.cat([tokens, tokens[:, -1:].expand(-1, length - position)], dim=1)
         pixels = self._decode(padded)
         side = round(length**0.5)
-        drawn = (torch.arange(length) < position).view(1, 1, side, side).float()
+        drawn = (
+            (torch.arange(length, dtype=torch.int64, device="cpu") < position)
+            .view(1, 1, side, side)
+            .float()
+        )
         drawn = torch.nn.functional.interpolate(drawn, size=pixels.shape[2:])
         return GenerationStep(
             prompts=tuple(request.prompts[request.prompt_of(image)] for image in part),

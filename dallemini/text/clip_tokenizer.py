@@ -165,7 +165,7 @@ class CLIPTokenizer(Loadable):
             texts = [_clean(text) for text in texts]
         length, pad = self.config.context_length, self.config.pad_token_id
         pad = self.end_token_id if pad is None else pad
-        input_ids = torch.full((len(texts), length), pad, dtype=torch.int64)
+        input_ids = torch.full((len(texts), length), pad, dtype=torch.int64, device="cpu")
         self.backend.encode_special_tokens = self.config.split_special_tokens
         with refusing("The CLIP vocabulary cannot encode a prompt"):
             encodings = self.backend.encode_batch(texts, add_special_tokens=False)
@@ -178,7 +178,7 @@ class CLIPTokenizer(Loadable):
                     stacklevel=2,
                 )
             ids = [self.start_token_id, *encoding.ids[: length - 2], self.end_token_id]
-            input_ids[row, : len(ids)] = torch.tensor(ids)
+            input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64, device="cpu")
         return input_ids
 
     @classmethod

@@ -212,10 +212,12 @@ class Tokenizer(Loadable):
             return list(self.backend.encode(text).ids)
 
     def _pad(self, rows: list[list[int]]) -> TextTokens:
-        input_ids = torch.full((len(rows), self.max_length), self.pad_token_id)
-        attention_mask = torch.zeros(input_ids.shape, dtype=torch.bool)
+        input_ids = torch.full(
+            (len(rows), self.max_length), self.pad_token_id, dtype=torch.int64, device="cpu"
+        )
+        attention_mask = torch.zeros(input_ids.shape, dtype=torch.bool, device="cpu")
         for row, ids in enumerate(rows):
-            input_ids[row, : len(ids)] = torch.tensor(ids)
+            input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64, device="cpu")
             attention_mask[row, : len(ids)] = True
         return TextTokens(input_ids, attention_mask)
 

@@ -29,7 +29,9 @@ class CodebookLearner(nn.Module):
         codes = codebook.embedding.weight.shape[0]
         self.use: Tensor
         self.total: Tensor
-        self.register_buffer("use", torch.ones(codes, dtype=torch.float32, device="cpu"))
+        self.register_buffer(
+            "use", torch.ones(codes, dtype=torch.float32, device=codebook.embedding.weight.device)
+        )
         # as if each code had been used once, so that trained codes stay until their use changes
         self.register_buffer("total", codebook.embedding.weight.detach().float().clone())
 
@@ -37,7 +39,9 @@ class CodebookLearner(nn.Module):
     def start(self, features: Tensor, generator: torch.Generator, *, rounds: int = 15) -> None:
         """Set the codes by k-means over features f[M,E], M at least the number of codes."""
         codes = self.use.numel()
-        chosen = torch.randperm(features.shape[0], generator=generator, device="cpu")[:codes]
+        chosen = torch.randperm(
+            features.shape[0], generator=generator, dtype=torch.int64, device="cpu"
+        )[:codes]
         self._set(torch.ones_like(self.use), features[chosen.to(features.device)])
         for _ in range(rounds):
             nearest = self.codebook.nearest(features)
@@ -66,5 +70,7 @@ class CodebookLearner(nn.Module):
 
 def _draw(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Choose rows at random, alike on every device and process."""
-    chosen = torch.randint(features.shape[0], (count,), generator=generator, device="cpu")
+    chosen = torch.randint(
+        features.shape[0], (count,), generator=generator, dtype=torch.int64, device="cpu"
+    )
     return features[chosen.to(features.device)]

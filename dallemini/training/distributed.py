@@ -49,7 +49,7 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local)
-        torch.empty(0, dtype=torch.float32, device=device).cpu()
+        torch.empty(0, device=device, dtype=torch.float32).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"Cannot compute on {name!r}: {first}. Use device='cpu'.") from error

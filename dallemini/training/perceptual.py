@@ -16,7 +16,7 @@ __all__ = ["BLOCKS", "CHANNELS", "EfficientNetFeatures", "feature_distance"]
 
 def feature_distance(first: list[Tensor], second: list[Tensor]) -> Tensor:
     """Mean squared distance between features normalised over channels, averaged over blocks."""
-    total = torch.zeros((), dtype=torch.float32, device=first[0].device)
+    total = torch.zeros((), device=first[0].device, dtype=torch.float32)
     for left, right in zip(first, second, strict=True):
         difference = nn.functional.normalize(left.float()) - nn.functional.normalize(right.float())
         total = total + difference.square().sum(1).mean()

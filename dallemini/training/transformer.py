@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,9 +132,10 @@ def corrupt(
     """Replace a random share of i64[B,L] by random codes; each row's share is its own."""
     rows, length = image_tokens.shape
     every = rows * world_size()  # each process draws the noise of all, and takes its own rows
-    plain: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
-    share = torch.rand(every, 1, **plain) * highest
-    hit = torch.rand(every, length, **plain) < share
-    noise = torch.randint(codebook_size, (every, length), generator=generator, device="cpu")
+    share = torch.rand(every, 1, generator=generator, dtype=torch.float32, device="cpu") * highest
+    hit = torch.rand(every, length, generator=generator, dtype=torch.float32, device="cpu") < share
+    noise = torch.randint(
+        codebook_size, (every, length), generator=generator, dtype=torch.int64, device="cpu"
+    )
     device = image_tokens.device
     return torch.where(own_rows(hit).to(device), own_rows(noise).to(device), image_tokens)

@@ -301,7 +301,7 @@ class VQGANTask(Task):
             "commitment": self.loss_config.commitment_weight,
             "generator": self.loss_config.adversarial_weight,
         }
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        total = torch.zeros((), device=self.device, dtype=torch.float32)
         for name, value in losses.items():
             if name == "discriminator":  # its gradient, without its value
                 value = value - value.detach()

@@ -65,7 +65,7 @@ class Candidate:
 
 def of_float(function: Callable[[Tensor, Tensor], Tensor], weight: Tensor, rows: Tensor) -> Product:
     """Multiply in float32."""
-    if function is kernels.linear and not kernels.has_float32():
+    if function is kernels.linear and not kernels.has_kernels():
         raise RuntimeError("the kernels were not built, or this processor has no AVX2")
     return partial(function, rows, weight.clone())
 

@@ -6,7 +6,6 @@ Every test runs with each library that the processor can run.
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib.machinery
 import platform
 import shutil
@@ -15,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -42,25 +40,20 @@ built = pytest.mark.skipif(
 int8 = pytest.mark.usefixtures("int8_library")
 
 
-def forget(*functions: functools._lru_cache_wrapper[Any]) -> None:
-    for function in functions:
-        function.cache_clear()
-
-
 @pytest.fixture(autouse=True, params=LIBRARIES or ["none"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Let the package know of one library only."""
-    found, abilities = kernels._library, kernels._abilities
+    found = kernels._library
     monkeypatch.setattr(kernels, "_NAMES", (request.param,))
-    forget(found, abilities)
+    found.cache_clear()
     yield request.param
-    forget(found, abilities)
+    found.cache_clear()
 
 
 @pytest.fixture
 def int8_library(library: str) -> None:
     if not kernels.has_int8(64, 4):
-        pytest.skip(f"library: {library}; it needs AVX-512 VNNI or AVX-VNNI")
+        pytest.skip(f"library: {library}; it needs AVX-512 or AVX2")
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -73,7 +66,7 @@ def draw_int8(outputs: int, inputs: int) -> Tensor:
 
 
 def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_abilities", lambda: 0)
+    monkeypatch.setattr(kernels, "_library", lambda: None)
 
 
 def find_compiler() -> str:
@@ -98,28 +91,33 @@ def test_a_library_that_the_processor_runs_is_used(library: str) -> None:
     found = kernels._library()
     assert found is not None
     assert Path(found._name).name.startswith(f"{library}.")
-    assert kernels.has_float32()
+    assert kernels.has_kernels()
 
 
 @dataclass(frozen=True)
 class Library:
-    abilities: int
+    runs: bool
 
     def dallemini_supports(self) -> int:
-        return self.abilities
+        return self.runs
 
 
 def test_the_first_library_that_the_processor_can_run_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    libraries = {"absent": None, "foreign": Library(0), "first": Library(1), "second": Library(3)}
+    libraries = {
+        "absent": None,
+        "foreign": Library(False),
+        "first": Library(True),
+        "second": Library(True),
+    }
     monkeypatch.setattr(kernels, "_loaded", libraries.get)
     monkeypatch.setattr(kernels, "_NAMES", tuple(libraries))
-    assert kernels._abilities() == 1
-    forget(kernels._library, kernels._abilities)
+    assert kernels._library() is libraries["first"]
+    kernels._library.cache_clear()
     monkeypatch.setattr(kernels, "_NAMES", ("absent", "foreign"))
     assert kernels._library() is None
-    assert kernels._abilities() == 0
+    assert not kernels.has_kernels()
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
@@ -238,7 +236,7 @@ def test_everything_works_without_the_library(monkeypatch: pytest.MonkeyPatch) -
     without_library(monkeypatch)
     torch.testing.assert_close(linear(hidden_states, weight), with_library[0])
     torch.testing.assert_close(attend(query, keys, values), with_library[1])
-    assert not kernels.has_float32()
+    assert not kernels.has_kernels()
     assert not kernels.has_int8(64, 8)
 
 
@@ -327,6 +325,89 @@ def test_extend_and_attend_equals_attention_to_the_filled_part(size: int) -> Non
         assert torch.equal(cache[0][:, :, : position + 1], keys)
         assert torch.equal(cache[1][:, :, : position + 1], values)
     assert not cache[0].isnan().any()
+
+
+@pytest.mark.parametrize("size", [16, 64, 8])
+def test_every_row_has_a_position_of_its_own(size: int) -> None:
+    """Rows far into a picture beside others that begin: each as if it were alone."""
+    rows, heads, length = 5, 3, 20
+    cache = [draw(rows, heads, length, size, seed=seed) for seed in (1, 2)]
+    alone = [tensor.clone() for tensor in cache]
+    query, key, value = draw(rows, 1, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+    positions = torch.tensor([7, 0, 19, 7, 16])
+    found = extend_and_attend(query, key, value, *cache, position=positions)
+    for row, position in enumerate(positions.tolist()):
+        one = slice(row, row + 1)
+        kept = [tensor[one] for tensor in alone]
+        expected = extend_and_attend(query[one], key[one], value[one], *kept, position=position)
+        torch.testing.assert_close(found[one], expected, atol=2e-6, rtol=1e-5)
+    for changed, expected in zip(cache, alone, strict=True):
+        assert torch.equal(changed, expected)
+
+
+@built
+@pytest.mark.parametrize("size", [16, 64, 80])
+def test_positions_of_other_rows_change_no_bit(size: int) -> None:
+    rows, heads, length = 6, 3, 40
+    cache = [draw(rows, heads, length, size, seed=seed) for seed in (1, 2)]
+    query, key, value = draw(rows, 1, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def attended(position: int | Tensor, rows: slice = slice(None)) -> Tensor:
+        copies = (tensor[rows].clone() for tensor in cache)
+        return extend_and_attend(query[rows], key[rows], value[rows], *copies, position=position)
+
+    for position in (0, 15, 16, 39):
+        together = attended(position)
+        assert torch.equal(attended(torch.full((rows,), position)), together)
+        mixed = torch.tensor([position, 3, position, 39, 0, position])
+        same = mixed == position
+        assert torch.equal(attended(mixed)[same], together[same])
+        assert torch.equal(attended(mixed[2:3], slice(2, 3)), together[2:3])
+
+
+@pytest.mark.parametrize("size", [16, 24])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attend_shows_each_row_as_many_keys_as_it_is_told(size: int, masked: bool) -> None:
+    rows, heads, positions = 4, 2, 21
+    query = draw(rows, heads, 1, size)
+    keys, values = (draw(rows, heads, positions, size, seed=seed) for seed in (1, 2))
+    counts = torch.tensor([1, 21, 0, 17])
+    mask = draw(rows, 1, 1, positions, seed=3) > 0 if masked else None
+    found = attend(query, keys, values, mask=mask, counts=counts)
+    assert torch.equal(found[2], torch.zeros(heads, 1, size))
+    for row, count in enumerate(counts.tolist()):
+        one, seen = slice(row, row + 1), slice(count)
+        shown = None if mask is None else mask[one, ..., seen].contiguous()
+        kept = (keys[one, :, seen].contiguous(), values[one, :, seen].contiguous())
+        if count:
+            expected = attend(query[one], *kept, mask=shown)
+            torch.testing.assert_close(found[one], expected, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 8])
+@pytest.mark.parametrize("wrong", [-1, 5, 1 << 40])
+def test_no_row_may_lie_outside_the_cache(size: int, wrong: int) -> None:
+    query, cache = draw(2, 1, 1, size), draw(2, 1, 5, size)
+    before, numbers = cache.clone(), torch.tensor([0, wrong])
+    with pytest.raises(InputError, match=f"position must be from 0 to 4, not {wrong}"):
+        extend_and_attend(query, query, query, cache, cache, position=numbers)
+    assert torch.equal(cache, before)
+    count = wrong + (wrong > 0)
+    with pytest.raises(InputError, match=f"counts must be from 0 to 5, not {count}"):
+        attend(query, cache, cache, counts=torch.tensor([0, count]))
+
+
+@pytest.mark.parametrize(
+    "numbers", [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 1).long()]
+)
+def test_positions_are_integers_one_for_each_row(numbers: Tensor) -> None:
+    query, cache = draw(2, 1, 1, 16), draw(2, 1, 5, 16)
+    with pytest.raises(InputError, match=r"position must be torch.int64 of shape \[2\] on cpu"):
+        extend_and_attend(query, query, query, cache, cache.clone(), position=numbers)
+    with pytest.raises(InputError, match=r"counts must be torch.int64"):
+        attend(query, cache, cache, counts=numbers)
+    with pytest.raises(InputError, match=r"one for each row, not .* on meta"):
+        attend(query, cache, cache, counts=torch.zeros(2, dtype=torch.int64, device="meta"))
 
 
 @int8
@@ -443,14 +524,14 @@ def test_a_library_without_a_version_is_not_used(tmp_path: Path) -> None:
         assert not kernels._is_current(ctypes.CDLL(None), tmp_path)
 
 
-@pytest.mark.parametrize("lanes", [16, 8])
-def test_source_compiles_without_warnings(lanes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", kernels._NAMES)
+def test_source_compiles_without_warnings(name: str, tmp_path: Path) -> None:
     compiler = find_compiler()
-    source = Path(kernels.__file__).with_name("_cpu.c")
-    flags = ["-O1", "-fopenmp", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-c"]
+    source = Path(kernels.__file__).with_name(f"{name}.c")
+    flags = ["-O1", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-c"]
     output = str(tmp_path / "kernels.o")
     done = subprocess.run(
-        [compiler, f"-DLANES={lanes}", *flags, str(source), "-o", output],
+        [compiler, *flags, str(source), "-o", output],
         capture_output=True,
         text=True,
         check=False,

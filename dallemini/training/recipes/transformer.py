@@ -271,7 +271,9 @@ def _encoded(
 def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -> TransformerBatch:
     """Turn captions and codes into what the transformer takes; no caption is the blank one."""
     tokens, blank = tokenizer(list(captions)), tokenizer.unconditional()
-    dropped = torch.tensor([not caption for caption in captions], device="cpu")[:, None]
+    dropped = torch.tensor([not caption for caption in captions], dtype=torch.bool, device="cpu")[
+        :, None
+    ]
     input_ids = torch.where(dropped, blank.input_ids, tokens.input_ids)
     mask = torch.where(dropped, blank.attention_mask, tokens.attention_mask)
     return TransformerBatch(TextTokens(input_ids, mask).trim(), image_tokens)

@@ -9,16 +9,14 @@ from dallemini.errors import InputError
 from dallemini.generation import GenerationConfig, TopSampler
 from dallemini.generation.request import Request, choose_seeds, make_request
 from dallemini.testing import tiny_tokenizer, tiny_transformer, tiny_vqgan
-from dallemini.text.tokenizer import TextTokens
 
 
 def request(count: int, *, batch_size: int = 6) -> Request:
     """A request for so many images of two prompts."""
     config = GenerationConfig(num_images_per_prompt=count // 2, seed=5)
-    tokens = torch.zeros(2, 4, dtype=torch.int64)
     return Request(
         prompts=("first", "second"),
-        tokens=TextTokens(tokens, tokens == 0),
+        drawings=(),
         config=config,
         seeds=choose_seeds(config, count),
         sampler=TopSampler(),
@@ -45,7 +43,11 @@ def test_a_call_is_tokenized_and_gets_seeds_and_batches() -> None:
         progress=False,
     )
     assert (made.prompts, made.seeds) == (("a cat", "a dog"), (3, 4, 5, 6))
-    assert made.tokens.input_ids.shape[0] == 2
+    texts = [drawing.texts[0] for drawing in made.drawings]
+    assert [drawing.seed for drawing in made.drawings] == [3, 4, 5, 6]
+    assert texts[0] is texts[1]
+    assert texts[2] is texts[3]
+    assert torch.equal(texts[2].input_ids, tiny_tokenizer()("a dog").input_ids)
     assert made.sampler == TopSampler(top_k=7)
     assert [len(batch) for batch in made.batches] == [3, 1]
 

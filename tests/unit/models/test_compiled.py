@@ -182,7 +182,7 @@ def test_more_numbers_of_rows_than_torch_keeps_versions_of_one_function() -> Non
     starts = CompiledStep(backend="eager")
     for rows in [*range(1, 13), *range(1, 13)]:
         cache = starts.start(small_cache(rows), text_length=5)
-        logits = cache.run(double, torch.arange(rows))
+        logits = starts.run(double, torch.arange(rows), cache)
         assert logits.tolist() == [2 * row for row in range(rows)]
     assert counters["stats"]["unique_graphs"] == 12
 
@@ -295,7 +295,7 @@ def test_a_recording_tells_a_position_of_python() -> None:
         cache, tokens = transformer.init_cache(encode(transformer)), transformer.start_tokens(1)
         replay = record(lambda: transformer._predict(tokens, cache), torch.device("cpu"))
         torch.testing.assert_close(replay()[:, :64], expected.logits[0], rtol=1e-4, atol=1e-4)
-        cache.length += 1
+        cache.advance()
         tokens.copy_(expected.logits[0].argmax(-1))
         assert not torch.allclose(replay()[:, :64], expected.logits[1], rtol=1e-2, atol=1e-2)
 
@@ -456,10 +456,11 @@ def test_a_step_that_cannot_be_compiled_is_told() -> None:
         torch._dynamo.graph_break()
         return tokens
 
-    cache = CompiledStep(backend="eager").start(small_cache(2), text_length=5)
+    compiled = CompiledStep(backend="eager")
+    cache = compiled.start(small_cache(2), text_length=5)
     message = r"torch\.compile with the backend 'eager' failed: .* install them, or load the model"
     with pytest.raises(UnsupportedOperationError, match=message):
-        cache.run(step, torch.arange(2))
+        compiled.run(step, torch.arange(2), cache)
 
 
 @INDUCTOR
@@ -470,10 +471,11 @@ def test_drawing_tells_that_there_is_no_compiler(
 
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled before
-    cache = CompiledStep(backend="inductor").start(small_cache(2), text_length=5)
+    compiled = CompiledStep(backend="inductor")
+    cache = compiled.start(small_cache(2), text_length=5)
     message = r"with the backend 'inductor' failed: .*'inductor' needs a C\+\+ compiler"
     with pytest.raises(UnsupportedOperationError, match=message):
-        cache.run(double, torch.arange(2))
+        compiled.run(double, torch.arange(2), cache)
 
 
 def test_quantised_weights_are_not_compiled() -> None:
