@@ -302,6 +302,7 @@ class _Run:
             batch_size=self.config.batch_size,
             seed=seed,
             rank=False,
+            candidates=1,
         )
         pixels = torch.stack([image_to_tensor(image) for image in out.images])
         return pixels.view(len(captions), each, *pixels.shape[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .config import GenerationConfig, GenerationOverrides
 from .drawing import Drawing
+from .likelihood import text_likelihood
 from .loop import generate_tokens
 from .memory import MemoryPrediction, predict_memory
 from .sampling import Sampler, SamplerState, TopSampler, filter_logits, make_generators
@@ -23,4 +24,5 @@ __all__ = [
     "generate_tokens",
     "make_generators",
     "predict_memory",
+    "text_likelihood",
 ]

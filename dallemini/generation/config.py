@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypedDict, 
 
 from ..config import Config, coerce
 from ..errors import ConfigError
+from ..foreign import show
 
 MAX_SEED = 2**63 - 1
 MAX_IMAGES = 100_000
@@ -29,6 +30,7 @@ class GenerationOverrides(TypedDict, total=False):
     batch_size: SupportsIndex | Literal["auto"] | None
     seed: SupportsIndex | Sequence[SupportsIndex] | None
     rank: bool
+    candidates: SupportsIndex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class GenerationConfig(Config):
             for all. Changes no token.
         seed: picture n has the seed `seed + n`; a list gives each its own; None chooses freshly.
         rank: sort the pictures of each prompt by how well they fit it.
+        candidates: pictures drawn for each one that is kept, the one that fits its prompt best.
 
     Raises:
         ConfigError: a value has the wrong type, is not finite, or is out of range.
@@ -64,15 +67,16 @@ class GenerationConfig(Config):
     batch_size: int | Literal["auto"] | None = "auto"
     seed: int | tuple[int, ...] | None = None
     rank: bool = False
+    candidates: int = 1
 
     def __post_init__(self) -> None:
         self.check_types()
-        for name in ("num_images_per_prompt", "batch_size"):
+        for name in ("num_images_per_prompt", "batch_size", "candidates"):
             _check_count(name, getattr(self, name))
-        if self.num_images_per_prompt > MAX_IMAGES:
+        if self.num_images_per_prompt * self.candidates > MAX_IMAGES:
             raise ConfigError(
-                f"num_images_per_prompt must be at most {MAX_IMAGES}, not "
-                f"{self.num_images_per_prompt}; make several calls."
+                f"num_images_per_prompt times candidates must be at most {MAX_IMAGES}, not "
+                f"{show(self.num_images_per_prompt * self.candidates)}; make several calls."
             )
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
             raise ConfigError(
@@ -121,5 +125,6 @@ def check_sampling(temperature: object, top_k: object, top_p: object) -> None:
 
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, int) and value < 1:
-        hint = "; use None for no limit" if name != "num_images_per_prompt" else ""
+        limited = name in ("num_images_per_prompt", "candidates")
+        hint = "" if limited else "; use None for no limit"
         raise ConfigError(f"{name} must be at least 1, not {value}{hint}.")

@@ -36,11 +36,19 @@ class Request:
 
     def prompt_of(self, image: int) -> int:
         """Return which prompt an image belongs to."""
-        return image // self.config.num_images_per_prompt
+        return image // (self.config.num_images_per_prompt * self.config.candidates)
 
-    def ranking(self, scores: Sequence[float]) -> list[int]:
-        """Return the images sorted by prompt, then by falling score."""
-        return sorted(range(len(scores)), key=lambda image: (self.prompt_of(image), -scores[image]))
+    def choose(self, scores: Sequence[float]) -> list[int]:
+        """Return the images that are kept: the best of each group of candidates.
+
+        Where ranking is asked for, they are sorted by prompt, then by falling score.
+        """
+        size = self.config.candidates
+        groups = [range(start, start + size) for start in range(0, len(scores), size)]
+        kept = [max(group, key=lambda image: scores[image]) for group in groups]
+        if not self.config.rank:
+            return kept
+        return sorted(kept, key=lambda image: (self.prompt_of(image), -scores[image]))
 
 
 def make_request(
@@ -75,11 +83,12 @@ def make_request(
         raise InputTypeError(f"progress must be True, False or None, not {progress!r}.")
     rows, base = split_texts(tokenizer(prompts)), tokenizer.unconditional()
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    seeds = choose_seeds(config, len(texts) * config.num_images_per_prompt)
+    each = config.num_images_per_prompt * config.candidates
+    seeds = choose_seeds(config, len(texts) * each)
     weights = (config.guidance_scale,)
     drawings = [
         Drawing(
-            texts=(rows[image // config.num_images_per_prompt],),
+            texts=(rows[image // each],),
             weights=weights,
             base=base,
             seed=seed,
@@ -102,7 +111,8 @@ def choose_seeds(config: GenerationConfig, count: int) -> tuple[int, ...]:
     """Return one seed for each image.
 
     Raises:
-        InputError: another number of seeds than images, or no room to count up from the one.
+        InputError: another number of seeds than images, candidates included, or no room to count up
+            from the one.
     """
     if isinstance(config.seed, tuple):
         if len(config.seed) != count:

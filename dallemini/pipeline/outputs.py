@@ -44,7 +44,7 @@ class GenerationOutput:
         image_tokens: i64[N,L], the codes that they were decoded from.
         seeds: N seeds; each draws its picture again, alone.
         config: the settings of the call.
-        scores: N scores if they were ranked, higher is better.
+        scores: N scores if they were ranked or chosen among candidates, higher is better.
         model: name of the model that drew them.
         sampler: name of the caller's own sampler, if there was one; the settings of sampling in
             `config` then played no part.
@@ -148,7 +148,11 @@ class GenerationOutput:
         """
         prompt = self.prompt_of(index)
         alone = self.config.override(
-            seed=self.seeds[index], num_images_per_prompt=1, batch_size="auto", rank=False
+            seed=self.seeds[index],
+            num_images_per_prompt=1,
+            batch_size="auto",
+            rank=False,
+            candidates=1,
         )
         chunks = {
             # a prompt may hold half a surrogate pair, a file cannot

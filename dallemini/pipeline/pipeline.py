@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from .. import hub
 from ..config import plain_number
 from ..errors import InputError, InputTypeError
 from ..files import write_text
-from ..generation import GenerationConfig, GenerationOverrides, Sampler
+from ..generation import GenerationConfig, GenerationOverrides, Sampler, text_likelihood
+from ..generation.drawing import stack_texts
 from ..generation.loop import draw_batches
 from ..generation.request import Request, make_request
 from ..generation.sampling import sampler_name
@@ -44,6 +45,9 @@ from .parts import (
     write_index,
 )
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 PIXEL_BATCH = 16
 UNDRAWN_GRAY = 0.9
 
@@ -55,7 +59,8 @@ class Pipeline(Loadable):
         tokenizer: prompts to ids.
         transformer: ids to image tokens.
         vqgan: image tokens to pixels; any `ImageTokenizer`.
-        scorer: ranks pictures; needed for `rank=True` only.
+        scorer: ranks pictures and chooses among candidates. `rank=True` needs one; without it
+            candidates are chosen by how much likelier their prompt makes their tokens.
         config: settings of a call that gives none of its own.
         name: recorded in the pictures.
 
@@ -178,26 +183,31 @@ class Pipeline(Loadable):
             InputTypeError: prompts that are not strings, or a sampler that cannot be called.
         """
         request = self._request(prompts, sampler, progress, overrides)
-        scorer = self.scorer if request.config.rank else None
+        scorer = self._judge(request.config)
         drawn = [tokens for _, tokens in self._draw(request, every=None)]
         image_tokens = torch.cat(drawn).cpu()
-        images, scores = [], []
-        for start in range(0, len(request.seeds), PIXEL_BATCH):
-            pixels = self._decode(image_tokens[start : start + PIXEL_BATCH])
-            images += tensor_to_images(pixels)
+        kept, scores = [*range(len(image_tokens))], []
+        if scorer is None and request.config.candidates > 1:
+            scores = self._likelihoods(request, image_tokens)
+            kept = request.choose(scores)
+        images: dict[int, PIL.Image.Image] = {}
+        for start in range(0, len(kept), PIXEL_BATCH):
+            part = kept[start : start + PIXEL_BATCH]
+            pixels = self._decode(image_tokens[part])
+            images |= zip(part, tensor_to_images(pixels), strict=True)
             if scorer is not None:
-                part = range(start, start + pixels.shape[0])
                 fitting = [request.prompts[request.prompt_of(index)] for index in part]
                 rounded = (pixels.float() * 255).floor() / 255
                 scores += read_scores(scorer.score(rounded, fitting), len(part))
-        order = request.ranking(scores) if scores else list(range(len(images)))
+        if scorer is not None:
+            kept = request.choose(scores)
         return GenerationOutput(
             prompts=request.prompts,
-            images=[images[index] for index in order],
-            image_tokens=image_tokens[order],
-            seeds=tuple(request.seeds[index] for index in order),
+            images=[images[index] for index in kept],
+            image_tokens=image_tokens[kept],
+            seeds=tuple(request.seeds[index] for index in kept),
             config=request.config,
-            scores=tuple(scores[index] for index in order) if scores else None,
+            scores=tuple(scores[index] for index in kept) if scores else None,
             model=self.name,
             sampler=sampler_name(sampler) if sampler is not None else None,
             precision=precisions(transformer=self.transformer, vqgan=self.vqgan),
@@ -222,14 +232,15 @@ class Pipeline(Loadable):
             every: tokens between two looks; the finished pictures are always shown.
             sampler: chooses the tokens, instead of the settings.
             progress: show a bar; None shows it on a terminal.
-            **overrides: fields of `GenerationConfig` for this call; `rank` is refused.
+            **overrides: fields of `GenerationConfig` for this call; `rank` is refused, and
+                `candidates` plays no part: every picture that is drawn is shown.
 
         Raises:
             ConfigError: an unknown keyword or a setting out of range.
             InputError: no prompts, `every` below 1, or ranking asked for.
             InputTypeError: prompts that are not strings, or a sampler that cannot be called.
         """
-        request = self._request(prompts, sampler, progress, overrides)
+        request = self._request(prompts, sampler, progress, {**overrides, "candidates": 1})
         every = plain_number(every)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
@@ -340,6 +351,24 @@ class Pipeline(Loadable):
             length=length,
             first_image=part.start,
         )
+
+    def _judge(self, config: GenerationConfig) -> Scorer | None:
+        """Return the scorer that ranks or chooses; None where nothing does, or likelihood does."""
+        if config.rank:
+            return self.scorer
+        return self._find_scorer() if config.candidates > 1 else None
+
+    def _likelihoods(self, request: Request, image_tokens: Tensor) -> list[float]:
+        """Score pictures without a scorer: by how much likelier their texts make their tokens."""
+        rows = [drawing.texts[0] for drawing in request.drawings]
+        scores = text_likelihood(
+            self.transformer,
+            stack_texts(rows),
+            self.tokenizer.unconditional(),
+            image_tokens,
+            num_codes=self.vqgan.codebook_size,
+        )
+        return read_scores(scores, len(image_tokens))
 
     def _find_scorer(self) -> Scorer | None:
         if self._scorer is None and self._origin is not None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DalleMiniError
+from ..foreign import check_file
 
 if TYPE_CHECKING:
     import tokenizers
@@ -81,11 +82,21 @@ def read_backend(path: Path) -> tokenizers.Tokenizer:
     import tokenizers
 
     with refusing(f"{path} is not a readable vocabulary; download it again"):
-        if path.stat().st_size > _LARGEST_FILE:
-            raise _RefusedError(f"has more than {_LARGEST_FILE:,} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         _check(json.loads(text))
         return tokenizers.Tokenizer.from_str(text)
+
+
+def read_text(path: Path) -> str:
+    """Read a file of a vocabulary.
+
+    Raises:
+        MissingFileError: it does not exist or cannot be opened.
+        CheckpointError: it is something else, such as a pointer of Git LFS, a web page or a pipe.
+        UnicodeDecodeError: it is not text in UTF-8.
+    """
+    check_file(path, largest=_LARGEST_FILE)
+    return path.read_text(encoding="utf-8")
 
 
 def try_backend(backend: tokenizers.Tokenizer) -> None:

@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..files import write_text
 from ..models.pretrained import Loadable
-from .backend import MAX_LENGTH, read_backend, refusing, try_backend
+from .backend import MAX_LENGTH, read_backend, read_text, refusing, try_backend
 
 # Inside the functions that need it, because importing this library must be quick.
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:
         if {"vocab.json", "merges.txt"} <= names:
             paths = source.fetch(["vocab.json", "merges.txt"])
             vocab = read_json(paths["vocab.json"])
-            merges = _read_merges(paths["merges.txt"].read_text(encoding="utf-8"))
+            merges = _read_merges(read_text(paths["merges.txt"]))
             return _with_rules(tokenizers.models.BPE(vocab, merges, end_of_word_suffix=_WORD_END))
         if _OPENAI_MERGES in names:
             path = source.fetch([_OPENAI_MERGES])[_OPENAI_MERGES]

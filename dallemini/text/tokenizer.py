@@ -25,7 +25,7 @@ from ..errors import CheckpointError, ConfigError, DalleMiniWarning, InputError,
 from ..files import write_text
 from ..hub.source import Source
 from ..models.pretrained import Loadable, write_config
-from .backend import MAX_LENGTH, read_backend, refusing, try_backend
+from .backend import MAX_LENGTH, read_backend, read_text, refusing, try_backend
 from .normalizer import TextNormalizer
 from .vocabulary import TOKENIZER_FILE, WORDS_FILE, find_files, read_text_settings
 
@@ -373,7 +373,7 @@ def _read_backend(paths: Sequence[Path]) -> tokenizers.Tokenizer:
         return read_backend(paths[0])
     names = " and ".join(str(path) for path in paths)
     with refusing(f"{names} are not a readable vocabulary; download them again"):
-        vocabulary, merges = (path.read_text(encoding="utf-8") for path in paths)
+        vocabulary, merges = map(read_text, paths)
         return _build_backend(json.loads(vocabulary), merges.split("\n"))
 
 

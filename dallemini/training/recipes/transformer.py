@@ -322,5 +322,5 @@ def _sample(encoded: EncodedImages, tokenizer: Tokenizer) -> TransformerBatch:
 
 
 def _draw(pipe: Pipeline, prompts: Sequence[str]) -> Tensor:
-    drawn = pipe(prompts, seed=0, num_images_per_prompt=2, rank=False, progress=False)
+    drawn = pipe(prompts, seed=0, num_images_per_prompt=2, candidates=1, progress=False)
     return torch.stack([image_to_tensor(image) for image in drawn.images])

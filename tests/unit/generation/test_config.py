@@ -24,6 +24,7 @@ def test_defaults_are_those_of_the_released_models() -> None:
         "batch_size": "auto",
         "seed": None,
         "rank": False,
+        "candidates": 1,
     }
 
 

@@ -11,9 +11,11 @@ from dallemini.generation.request import Request, choose_seeds, make_request
 from dallemini.testing import tiny_tokenizer, tiny_transformer, tiny_vqgan
 
 
-def request(count: int, *, batch_size: int = 6) -> Request:
+def request(count: int, *, batch_size: int = 6, candidates: int = 1, rank: bool = False) -> Request:
     """A request for so many images of two prompts."""
-    config = GenerationConfig(num_images_per_prompt=count // 2, seed=5)
+    config = GenerationConfig(
+        num_images_per_prompt=count // 2 // candidates, seed=5, candidates=candidates, rank=rank
+    )
     return Request(
         prompts=("first", "second"),
         drawings=(),
@@ -57,7 +59,16 @@ def test_images_belong_to_prompts_in_order() -> None:
 
 
 def test_ranking_sorts_within_a_prompt_and_keeps_ties_in_order() -> None:
-    assert request(6).ranking([1.0, 3.0, 2.0, 5.0, 5.0, 9.0]) == [1, 2, 0, 5, 3, 4]
+    ranked = request(6, rank=True)
+    assert ranked.choose([1.0, 3.0, 2.0, 5.0, 5.0, 9.0]) == [1, 2, 0, 5, 3, 4]
+
+
+def test_the_best_of_each_group_of_candidates_is_kept() -> None:
+    scores = [1.0, 3.0, 2.0, 2.0, 5.0, 4.0, 0.0, 9.0]
+    chosen = request(8, candidates=2)
+    assert [chosen.prompt_of(image) for image in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert chosen.choose(scores) == [1, 2, 4, 7]
+    assert request(8, candidates=2, rank=True).choose(scores) == [1, 2, 7, 4]
 
 
 def test_a_single_seed_counts_up_and_a_list_is_taken_as_it_is() -> None:

@@ -124,11 +124,28 @@ def test_a_panic_while_encoding_is_an_error_of_ours(edited: Callable[[Values], P
         Tokenizer.from_pretrained(edited({"post_processor": template}).parent)
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, "", "<html>", "[1]"])
+@pytest.mark.parametrize("content", ["[" * 100_000, "[1]"])
 def test_what_is_not_a_vocabulary_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content, "utf-8")
     with pytest.raises(CheckpointError, match="is not a readable vocabulary; download it again"):
+        read_backend(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("<!DOCTYPE html>", "is a web page"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer: run git lfs pull"),
+    ],
+)
+def test_what_stands_in_for_a_vocabulary_is_named(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content, "utf-8")
+    with pytest.raises(CheckpointError, match=message):
         read_backend(path)
 
 
