@@ -120,7 +120,7 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"a process failed: {self._process.args}")
+            raise SystemExit(f"a process failed: {self._process.args!r}")
         return json.loads(line)
 
     def measure(self, case: str) -> float:

@@ -113,7 +113,8 @@ def test_the_first_library_that_the_processor_can_run_is_taken(
     }
     monkeypatch.setattr(kernels, "_loaded", libraries.get)
     monkeypatch.setattr(kernels, "_NAMES", tuple(libraries))
-    assert kernels._library() is libraries["first"]
+    found: object = kernels._library()
+    assert found is libraries["first"]
     kernels._library.cache_clear()
     monkeypatch.setattr(kernels, "_NAMES", ("absent", "foreign"))
     assert kernels._library() is None
