@@ -116,10 +116,9 @@ def _cores() -> int:
 @functools.cache
 def _openmp() -> Callable[[int], object] | None:
     """Return what sets the number of OpenMP's threads of a thread; None if torch minds another."""
-    with contextlib.suppress(OSError, TypeError):  # Windows cannot look into the whole process
-        setter: Callable[[int], object] | None
-        setter = getattr(ctypes.PyDLL(None), "omp_set_num_threads", None)
-        if setter is not None and _is_minded(setter):
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # on Windows: TypeError
+        setter = ctypes.PyDLL(None).omp_set_num_threads
+        if _is_minded(setter):
             return setter
     return None
 
