@@ -4,7 +4,8 @@
 
 The script reads nothing of the tests, so that it runs with any checkout of the library, such as the
 commit before a change. The recording names the weights it belongs to: record anew when the bundled
-model is replaced, with the code that drew the old recording.
+model is replaced, with the code that drew the old recording. The int8 cases were recorded on a
+processor for which the library had no int8 kernel, so that torch multiplied.
 """
 
 from __future__ import annotations

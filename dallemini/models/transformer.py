@@ -301,12 +301,9 @@ class Transformer(QuantizableModule[TransformerConfig]):
 
     @property
     def _reads_alone(self) -> bool:
-        """Whether each prompt is read by itself, so that others have no part in the rounding.
-
-        On processors it costs little; half precision keeps to the batch and padding it is given.
-        """
-        inference = not torch.is_grad_enabled()
-        return inference and self.device.type == "cpu" and self.dtype == torch.float32
+        """Whether prompts are read one by one (cheap on a CPU), none in the rounding of another."""
+        plain = self.device.type == "cpu" and self.dtype == torch.float32
+        return plain and not torch.is_grad_enabled()
 
     def decode_step(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Decode one position for every row and advance the cache.
