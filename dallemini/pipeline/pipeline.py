@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -44,9 +44,6 @@ from .parts import (
     read_scores,
     write_index,
 )
-
-if TYPE_CHECKING:
-    import PIL.Image
 
 PIXEL_BATCH = 16
 UNDRAWN_GRAY = 0.9
@@ -190,7 +187,7 @@ class Pipeline(Loadable):
         if scorer is None and request.config.candidates > 1:
             scores = self._likelihoods(request, image_tokens)
             kept = request.choose(scores)
-        images: dict[int, PIL.Image.Image] = {}
+        images: dict[int, Any] = {}
         for start in range(0, len(kept), PIXEL_BATCH):
             part = kept[start : start + PIXEL_BATCH]
             pixels = self._decode(image_tokens[part])
