@@ -7,6 +7,7 @@ Knows no format.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def show(value: object, *, most: int = _MOST) -> str:
     Example:
         >>> from dallemini.foreign import show
         >>> show([1, "two", (3.0,)]), show("a" * 500, most=12), show(10**5000)
-        ("[1, 'two', (3.0,)]", "'aaaaaaaa...", 'a number of about 5000 digits')
+        ("[1, 'two', (3.0,)]", "'aaaaaaaa...", 'a number of about 5001 digits')
     """
     text = _brief(value, most, _DEPTH)
     return text if len(text) <= most else text[: most - 3] + "..."
@@ -50,7 +51,7 @@ def _brief(value: object, most: int, depth: int) -> str:
     if isinstance(value, str | bytes):
         return repr(value[:most]) if len(value) <= most else repr(value[:most])[: most - 3] + "..."
     if isinstance(value, int) and value.bit_length() > _DIGITS * 3:
-        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
+        return f"a number of about {math.ceil(value.bit_length() * 0.30103)} digits"
     if type(value) in (list, tuple, dict, set, frozenset):
         return _entries(value, most, depth)
     try:

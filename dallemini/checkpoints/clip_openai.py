@@ -205,7 +205,7 @@ def _infer(tensors: Mapping[str, LazyTensor], *, origin: str) -> dict[str, Any]:
         layers = count(tensors, rf"{tower}\.layers\.(\d+)\..*", origin=origin)
         inner = shape_of(tensors, f"{tower}.layers.0.mlp.fc1.bias", 1, origin=origin)[0]
         fields |= {f"{tower}_width": width, f"{tower}_layers": layers, f"{tower}_mlp_dim": inner}
-        fields[f"{tower}_heads"] = width // HEAD_WIDTH
+        fields[f"{tower}_heads"] = max(1, width // HEAD_WIDTH)  # narrower only in tests
     return fields
 
 

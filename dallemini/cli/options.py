@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .. import hub
-from ..generation import GenerationConfig, GenerationOverrides
+from ..generation import GenerationConfig
 from ..models.precision import Quantization
 from ..models.transformer import Transformer
 
@@ -103,14 +103,14 @@ def attribute_help(cls: type) -> dict[str, str]:
 def drawing_type(
     name: str, settings: Iterable[str], *, aliases: Mapping[str, tuple[str, ...]] | None = None
 ) -> Any:
-    """Make a type with some fields of `GenerationOverrides`, their help, and other flags for them.
+    """Make a type with some fields of `GenerationConfig`, their help, and other flags for them.
 
     Args:
         name: of the type.
         settings: names of the fields.
         aliases: more flags, by field.
     """
-    help_of, hints = attribute_help(GenerationConfig), typing.get_type_hints(GenerationOverrides)
+    help_of, hints = attribute_help(GenerationConfig), typing.get_type_hints(GenerationConfig)
     make: Any = typing.TypedDict
     fields = {
         setting: Annotated[

@@ -104,9 +104,7 @@ def test_bare_configuration_is_vit_b_32(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     shapes = CLIP(CLIPConfig()).state_dict()
     torch.save({"logit_scale": torch.tensor(1.0)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(
-        CheckpointError, match=r"lacks tensors that its configuration asks for \(30[01]: "
-    ):
+    with pytest.raises(CheckpointError, match="asks for 12 text_layers, but there are only 1 tens"):
         read(tmp_path)
     assert shapes["text.token_embedding.weight"].shape == (49408, 512)
 

@@ -215,7 +215,7 @@ def test_a_bias_is_kept() -> None:
     base = nn.Linear(4, 6)
     model, inputs = nn.Sequential(base), torch.ones(2, 4)
     expected = model(inputs)
-    add_lora(model, LoRAConfig(targets=("0",)))
+    add_lora(model, LoRAConfig(rank=2, targets=("0",)))
     assert torch.equal(model(inputs), expected)
     assert not model[0].bias.requires_grad
     merge_lora(model)

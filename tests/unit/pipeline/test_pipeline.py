@@ -811,5 +811,5 @@ def test_impossible_folder_name_is_refused_and_loses_nothing() -> None:
 
 
 def test_absurd_number_of_pictures_is_refused() -> None:
-    with pytest.raises(ConfigError, match="num_images_per_prompt must be at most 100000"):
+    with pytest.raises(ConfigError, match="times candidates must be at most 100000"):
         tiny_pipeline()("a cat", num_images_per_prompt=10**12)
