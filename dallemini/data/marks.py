@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def _stamp(path: Path) -> bytes:
     return _digest([about.st_size, about.st_mtime_ns], head)
 
 
-def _digest(values: list[object], *contents: bytes) -> bytes:
+def _digest(values: Sequence[object], *contents: bytes) -> bytes:
     text = json.dumps(values, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
     for content in contents:

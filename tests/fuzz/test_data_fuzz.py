@@ -17,7 +17,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def test_footers_of_tokens_give_pictures_or_our_errors(changes: dict[str, Any]) 
         list(EncodedImages.open(folder))
 
 
-_LETTERS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=30)
+_LETTERS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 _CELLS = st.one_of(_LETTERS, st.sampled_from(['"', '""', 'a "b" c', "a\nb", "a,b", "a\tb", "\\"]))
 
 
@@ -248,7 +248,11 @@ def test_no_picture_of_a_folder_vanishes(files: Sequence[tuple[str, str]]) -> No
 @fuzz
 @given(content=st.binary(max_size=200), value=_FOOTER)
 def test_captions_are_texts_without_blanks_around(content: bytes, value: object) -> None:
-    for read_all in (lambda: read_caption_lines(content), lambda: read_captions(value)):
+    readers: list[Callable[[], Sequence[str]]] = [
+        lambda: read_caption_lines(content),
+        lambda: read_captions(value),
+    ]
+    for read_all in readers:
         with contextlib.suppress(NotTextError):
             assert all(caption and caption == caption.strip() for caption in read_all())
 

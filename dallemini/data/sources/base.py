@@ -33,13 +33,11 @@ _LONGEST_KEY = 1000
 
 
 class RowSource(Protocol):
-    """Records that are reached by their number.
+    """Records that are reached by their number."""
 
-    Attributes:
-        skipped: what was found that can be no record, such as broken rows of a table.
-    """
-
-    skipped: Sequence[BadRecord]
+    @property
+    def skipped(self) -> Sequence[BadRecord]:
+        """What was found that can be no record, such as broken rows of a table."""
 
     @property
     def blocks(self) -> Sequence[int] | None:

@@ -79,7 +79,7 @@ def write_tars(folder: Path, *counts: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count()
     for index, count in enumerate(counts):
-        files = {}
+        files: dict[str, bytes] = {}
         for number in itertools.islice(numbers, count):
             files |= {f"{number:03}.png": png(number), f"{number:03}.txt": b"picture %d" % number}
         write_tar_of(folder / f"{index:02}.tar", files)

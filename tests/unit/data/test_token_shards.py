@@ -202,7 +202,8 @@ def test_parquet_of_somebody_else_is_refused(path: Path, footer: bytes | None) -
 def test_footers_of_another_kind_are_refused(path: Path, name: str, value: object) -> None:
     if name == "vqgan" and isinstance(value, str):
         value = 7
-    write_shard(path, random_rows(1), note(**{name: value}))
+    changes: dict[str, Any] = {name: value}
+    write_shard(path, random_rows(1), note(**changes))
     with pytest.raises(InputError, match=rf"says that its {name} is .*; delete it and"):
         TokenShard.read(path)
 
