@@ -75,9 +75,20 @@ _PREPROCESSING = {  # the only values that this library computes; each is also t
     "use_square_size": False,
 }
 _PREPROCESSORS = ("CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPImageProcessorFast")
-_PREPROCESSING_READ = ("image_mean", "image_std", "size", "crop_size", "rescale_factor")
+_PREPROCESSING_READ: tuple[str, ...] = (
+    "image_mean",
+    "image_std",
+    "size",
+    "crop_size",
+    "rescale_factor",
+)
 _PREPROCESSING_READ += ("image_processor_type", "feature_extractor_type")
-_PREPROCESSING_INERT = ("_name_or_path", "_valid_processor_keys", "data_format", "device")
+_PREPROCESSING_INERT: tuple[str, ...] = (
+    "_name_or_path",
+    "_valid_processor_keys",
+    "data_format",
+    "device",
+)
 _PREPROCESSING_INERT += (
     "disable_grouping",
     "input_data_format",

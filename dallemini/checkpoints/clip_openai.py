@@ -43,7 +43,7 @@ _VISION = _NO_VARIANT | {
     "pos_embed_type": "learnable",
 }
 _VISION_READ = ("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size")
-_VISION_INERT = ("patch_dropout", "attn_pooler_queries", "attn_pooler_heads")
+_VISION_INERT: tuple[str, ...] = ("patch_dropout", "attn_pooler_queries", "attn_pooler_heads")
 _VISION_INERT += ("timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias")
 _VISION_INERT += ("timm_drop", "timm_drop_path")  # of a timm model, which is refused
 _TEXT = _NO_VARIANT | {

@@ -51,7 +51,7 @@ class Span:
 
     def checksum(self) -> int:
         """Return the CRC-32 of the bytes, as zip archives note it."""
-        return zlib.crc32(self.read(0, self.size)) if self.size else 0
+        return zlib.crc32(self.read(0, self.size).data) if self.size else 0
 
 
 def as_tensor(content: Bytes, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:

@@ -142,9 +142,9 @@ def assemble(
             groups.setdefault((number, tuple(fields.items())), {})[position] = tensor
     _leave_out(others, table, origin)
     targets: dict[str, LazyTensor] = {}
-    for (number, fields), parts in groups.items():
+    for (number, pairs), parts in groups.items():
         check_weights(parts.values(), origin=origin)
-        _extend(targets, rules[number], dict(fields), parts, origin)
+        _extend(targets, rules[number], dict(pairs), parts, origin)
     return targets
 
 

@@ -325,7 +325,7 @@ def _leaves(values: Any, path: Path) -> Iterator[tuple[str, LazyTensor]]:
         if isinstance(children, Mapping):
             waiting += [
                 (f"{name}.{key}" if name else str(key), child, depth + 1)
-                for key, child in reversed(children.items())
+                for key, child in reversed(list(children.items()))
                 if isinstance(key, str | int) and isinstance(child, _HOLDING)
             ]
 

@@ -52,7 +52,14 @@ _ARCHITECTURE = {  # the only values that this library computes; each is also th
     "attn_type": "vanilla",
     "remap": None,
 }
-_INERT = ("dropout", "num_resolutions", "model_type", "monitor", "ckpt_path", "image_key")
+_INERT: tuple[str, ...] = (
+    "dropout",
+    "num_resolutions",
+    "model_type",
+    "monitor",
+    "ckpt_path",
+    "image_key",
+)
 _INERT += ("colorize_nlabels", "ignore_keys", "sane_index_shape", "lossconfig", "lr_g_factor")
 _TAMING_TARGET = "taming.models.vqgan.VQModel"
 _BLOCK = {"norm1": squeeze, "conv1": convolution, "norm2": squeeze, "conv2": convolution}

@@ -20,7 +20,15 @@ from .lazy import LazyTensor
 _logger = logging.getLogger("dallemini.checkpoints")
 
 # Of two that hold the same names, the earlier is read; basicsr itself prefers "params_ema".
-_WORDS = ("module", "_orig_mod", "state_dict", "model_state_dict", "model", "net", "generator")
+_WORDS: tuple[str, ...] = (
+    "module",
+    "_orig_mod",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "generator",
+)
 _WORDS += ("params_ema", "params", "first_stage_model", "ema")
 _WORD = re.compile(rf"({'|'.join(_WORDS)})[./]")
 _MOST_WORDS = 8

@@ -77,4 +77,5 @@ def _mean_log_probability(
 ) -> Tensor:
     """Map N texts and i64[N,L] to f32[N]."""
     logits = transformer(texts, tokens)[..., :num_codes].float()
-    return logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].mean(-1)
+    means: Tensor = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].mean(-1)
+    return means

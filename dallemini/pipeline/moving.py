@@ -45,7 +45,7 @@ def _way_back(part: Any) -> Callable[[], object]:
     if not modules:
         device = getattr(part, "device", None)
         return lambda: None if device is None else part.to(device=device)
-    kept = [
+    kept: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
         (table, name, tensor, tensor.data)
         for module in modules
         for owner in module.modules()
@@ -55,8 +55,6 @@ def _way_back(part: Any) -> Callable[[], object]:
     ]
 
     def restore() -> None:
-        table: dict[str, Any]
-        tensor: Tensor
         for table, name, tensor, data in kept:
             tensor.data = data
             table[name] = tensor

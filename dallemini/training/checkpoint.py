@@ -210,7 +210,7 @@ def _reason(error: BaseException) -> str:
     return lines[-1].rstrip(".")[:300]
 
 
-def _why(error: Exception, folder: Path, state: Mapping[str, Any]) -> str:
+def _why(error: BaseException, folder: Path, state: Mapping[str, Any]) -> str:
     """Say that a disk is full where PyTorch, which does not notice, says something else."""
     tensors = [state["average"], state["module"], *state["optimizers"]["state"].values()]
     values = (value for of in tensors for value in of.values() if isinstance(value, Tensor))

@@ -100,7 +100,7 @@ class SafeReader(FileSystemReader):
         super().__init__(path)
         self.description = _read(path)
 
-    def read_metadata(self) -> Metadata:  # type: ignore[override]  # no rank: never a file of one
+    def read_metadata(self) -> Metadata:  # no rank: never a file of one
         """Return what was read and checked."""
         return self.description
 

@@ -27,7 +27,7 @@ from dallemini.evaluation import codebook_use, mean_interval, psnr, rank_of, wil
 from dallemini.evaluation.efficientnet import EfficientNetFeatures
 from dallemini.hub.source import BUNDLED_MODEL
 from dallemini.images import image_to_tensor
-from dallemini.models.int8 import QUANTIZATIONS
+from dallemini.models.precision import QUANTIZATIONS
 from dallemini.training import TransformerBatch, TransformerTask
 from dataset import COLORS, SIZE, Emoji, Emojis, caption, color_table, is_held_out, pair_label
 

@@ -171,14 +171,16 @@ def test_other_preprocessing_is_refused(
 
 
 def test_older_and_newer_words_for_the_same_preprocessing_are_read(folder: Path) -> None:
-    words = {"size": 32, "crop_size": 32, "feature_extractor_type": "CLIPFeatureExtractor"}
-    words |= {"do_pad": None, "data_format": "channels_first", "default_to_square": False}
+    words: dict[str, Any] = {"size": 32, "crop_size": 32}
+    words |= {"feature_extractor_type": "CLIPFeatureExtractor", "do_pad": None}
+    words |= {"data_format": "channels_first", "default_to_square": False}
     change(folder, "preprocessor_config.json", **words)
     assert read(folder).config["image_size"] == 32
 
 
 def test_settings_of_every_transformers_model_change_nothing(folder: Path) -> None:
-    everywhere = {"torchscript": False, "id2label": {"0": "LABEL_0"}, "top_k": 50, "dropout": 0.0}
+    everywhere: dict[str, Any] = {"torchscript": False, "id2label": {"0": "LABEL_0"}}
+    everywhere |= {"top_k": 50, "dropout": 0.0}
     change(folder, text_config__pruned_heads={}, text_config__pad_token_id=None)
     for place in ("", "text_config__", "vision_config__"):
         change(folder, **{f"{place}{key}": value for key, value in everywhere.items()})

@@ -99,7 +99,7 @@ def test_object_of_an_unknown_class_keeps_its_tensors_and_is_not_imported(
     module.Settings = kind  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "somebody", module)
     settings = kind()
-    settings.weight = WEIGHT  # type: ignore[attr-defined]
+    settings.weight = WEIGHT
     torch.save({"a": settings}, tmp_path / "a.pt")
     monkeypatch.delitem(sys.modules, "somebody")
     assert torch.equal(values(tmp_path / "a.pt")["a.weight"], WEIGHT)

@@ -335,7 +335,7 @@ def test_what_only_training_needs_is_named_in_the_log(
 ) -> None:
     save_taming(tmp_path, state)
     more = ("model_ema.decay", "quantize.cluster_size", "quantize.embedding.embed_avg")
-    content = {"state_dict": state | {name: torch.ones(2) for name in more}}
+    content: dict[str, Any] = {"state_dict": state | {name: torch.ones(2) for name in more}}
     content["optimizer_states"] = {"state": {"0": torch.ones(2)}}
     torch.save(content, tmp_path / "last.ckpt")
     with caplog.at_level("INFO", "dallemini.checkpoints"):

@@ -147,11 +147,12 @@ def test_a_beginning_is_read_in_one_pass(
 ) -> None:
     sizes: list[int] = []
     step = transformer.decoder.step
-    monkeypatch.setattr(
-        transformer.decoder,
-        "step",
-        lambda ids, cache: sizes.append(ids.shape[1]) or step(ids, cache),
-    )
+
+    def noted(ids: Tensor, cache: DecoderCache) -> Tensor:
+        sizes.append(ids.shape[1])
+        return step(ids, cache)
+
+    monkeypatch.setattr(transformer.decoder, "step", noted)
     fixed = torch.full((LENGTH,), -1)
     fixed[:10] = 7
     alone(transformer, drawing(fixed=fixed))

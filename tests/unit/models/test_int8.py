@@ -38,12 +38,12 @@ from dallemini.kernels.int8 import (
 from dallemini.models.cache import pad_text
 from dallemini.models.int8 import (
     Int8Linear,
-    check_quantization,
     int8_layers,
     linear_names,
     quantize_weight,
 )
 from dallemini.models.lora import LoRAConfig, add_lora
+from dallemini.models.precision import check_quantization
 from dallemini.testing import TINY_TRANSFORMER, tiny_pipeline, tiny_tokenizer, tiny_transformer
 from dallemini.text.tokenizer import TextTokens
 from quantization_quality import Agreement, compare, compare_pipelines

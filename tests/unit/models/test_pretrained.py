@@ -301,7 +301,7 @@ def test_a_model_without_init_weights_cannot_be_made() -> None:
 
 
 def widen(model: Transformer) -> None:
-    model.lm_head = nn.Linear(16, 65, bias=True)
+    model.lm_head = nn.Linear(16, 65, bias=True)  # type: ignore[assignment]
 
 
 def narrow(model: Transformer) -> None:

@@ -72,7 +72,7 @@ def test_numbers_of_numpy_are_taken_and_truth_values_are_not() -> None:
     assert len(list(pipe.stream("a cat", every=np.int64(8), progress=False))) == 2  # type: ignore[arg-type]
     for wrong in (np.bool_(True), True, np.array([1]), np.float64(1.5)):
         with pytest.raises(ConfigError, match="num_images_per_prompt must be int, not"):
-            pipe("a cat", num_images_per_prompt=wrong)
+            pipe("a cat", num_images_per_prompt=wrong)  # type: ignore[arg-type]
 
 
 def test_generator_is_answered_by_naming_the_seed() -> None:

@@ -56,7 +56,7 @@ def test_what_was_moved_before_a_part_refused_is_put_back_to_the_bit() -> None:
     before, drawn = weights(pipe), pipe("a cat", seed=0, progress=False).image_tokens
     for where in ({"dtype": torch.float16}, {"device": "meta"}):
         with pytest.raises(UnsupportedOperationError, match="int8 weights"):
-            pipe.to(**where)  # type: ignore[arg-type]
+            pipe.to(**where)
         after = weights(pipe)
         assert all(torch.equal(after[name], value) for name, value in before.items())
     assert torch.equal(pipe("a cat", seed=0, progress=False).image_tokens, drawn)

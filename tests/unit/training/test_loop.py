@@ -31,8 +31,7 @@ from dallemini.errors import (
 )
 from dallemini.training import Task, TrainingConfig, run
 from dallemini.training.checkpoint import newest, read_progress
-from dallemini.training.log import read_log
-from dallemini.training.monitor import LOG_NAME
+from dallemini.training.log import LOG_NAME, read_log
 from dallemini.training.optimizer import make_optimizers
 
 CONFIG = TrainingConfig(

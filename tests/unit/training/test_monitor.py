@@ -25,8 +25,8 @@ from dallemini.errors import (
     StorageError,
 )
 from dallemini.images import read_image
-from dallemini.training.log import read_log
-from dallemini.training.monitor import LOG_NAME, Monitor
+from dallemini.training.log import LOG_NAME, read_log
+from dallemini.training.monitor import Monitor
 
 
 def monitor(folder: Path, **settings: Any) -> Monitor:
