@@ -186,11 +186,6 @@ class Speaker:
 
 
 def plural(text: str) -> str:
-        """Return a name with the ending of several."""
-        return plural(text)
-
-
-def plural(text: str) -> str:
     """Return the regular plural of a name.
 
     Example:

@@ -25,17 +25,27 @@ HELD_OUT_SHARE = 0.1
 RELATIONS = ("left of", "right of", "above", "below")
 SIZES = {"tiny": 0.4, "huge": 1.0}
 FILTERS = ("pixel art", "pencil sketch", "black and white", "neon outline", "watercolour")
-HUES = {"red": 0.0, "orange": 0.083, "yellow": 0.145, "green": 0.36, "blue": 0.61, "purple": 0.77, "pink": 0.91}
+HUES = {
+    "red": 0.0,
+    "orange": 0.083,
+    "yellow": 0.145,
+    "green": 0.36,
+    "blue": 0.61,
+    "purple": 0.77,
+    "pink": 0.91,
+}
 COLOR_WORDS = re.compile(
     rf"\b({'|'.join(COLORS)}|grey|golden|gold|silver|violet|rainbow|colorful|light|dark)\b"
 )
 NUMBERS = {2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4")}
 FILTER_WORDS = {
     "pixel art": ("pixel art", "pixel art of", "in pixel art style", "8 bit", "pixelated"),
-    "pencil sketch": ("pencil sketch", "a pencil sketch of", "drawn in pencil", "a pencil drawing of"),
-    "black and white": ("black and white", "a black and white picture of", "in black and white", "in grayscale"),
+    "pencil sketch": ("pencil sketch", "a pencil sketch of", "drawn in pencil"),
+    "black and white": (
+        "black and white", "a black and white picture of", "in black and white", "in grayscale",
+    ),
     "neon outline": ("neon outline", "a neon sign of", "a neon outline of", "in neon"),
-    "watercolour": ("watercolour", "a watercolour of", "in watercolor", "a watercolor painting of"),
+    "watercolour": ("watercolour", "a watercolour of", "in watercolor", "a watercolor of"),
 }  # fmt: skip
 RELATION_WORDS = {
     "left of": ("left of", "to the left of", "on the left of"),
@@ -139,7 +149,9 @@ def recolor(layer: Tensor, color: str) -> Tensor:
         family = (value > 0.3).float()
         saturation = torch.full_like(saturation, 0.75)
     else:
-        bins = torch.zeros(24).index_add_(0, (hue * 24).long().clamp(0, 23).flatten(), weight.flatten())
+        bins = torch.zeros(24).index_add_(
+            0, (hue * 24).long().clamp(0, 23).flatten(), weight.flatten()
+        )
         smooth = bins + bins.roll(1) + bins.roll(-1) + bins.roll(2) + bins.roll(-2)
         centre = (float(smooth.argmax()) + 0.5) / 24
         distance = ((hue - centre + 0.5) % 1 - 0.5).abs()
@@ -267,12 +279,12 @@ def describe(
         text = _pair(scene.relation or "and", codes, speaker, rng)
     elif scene.count > 1:
         number = rng.choice(NUMBERS[scene.count])
-        text = f"{number} {plural(_short(codes[0], speaker, rng))}"
+        text = f"{number} {plural(short_name(codes[0], speaker, rng))}"
     elif scene.color:
-        text = colored(_short(codes[0], speaker, rng, plain=True), scene.color)
+        text = colored(short_name(codes[0], speaker, rng, plain=True), scene.color)
         text = text if rng.random() < 0.3 or text.startswith(("a ", "an ")) else with_article(text)
     else:
-        text = _short(codes[0], speaker, rng)
+        text = short_name(codes[0], speaker, rng)
         text = text if rng.random() < 0.3 else with_article(text)
     if scene.size:
         word = rng.choice(("tiny", "very small") if scene.size == "tiny" else ("huge", "giant"))
@@ -285,14 +297,14 @@ def describe(
 
 
 def _pair(relation: str, codes: list[str], speaker: Speaker, rng: random.Random) -> str:
-    first, second = (with_article(_short(code, speaker, rng)) for code in codes)
+    first, second = (with_article(short_name(code, speaker, rng)) for code in codes)
     if relation == "and":
         return f"{first} and {second}"
     word = rng.choice(RELATION_WORDS[relation])
     return f"{first} {word} {second}"
 
 
-def _short(code: str, speaker: Speaker, rng: random.Random, *, plain: bool = False) -> str:
+def short_name(code: str, speaker: Speaker, rng: random.Random, *, plain: bool = False) -> str:
     """Name a concept in up to three words without an article; `plain`: without a colour."""
     names = [speaker.labels[code]] * 3 + [
         re.sub(r"^(an?|the) ", "", text)

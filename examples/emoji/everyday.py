@@ -63,7 +63,10 @@ class Judge:
 
     def ranks(self, images: Sequence[Image.Image], codes: Sequence[str]) -> list[int]:
         """Return how many of 99 other concepts are nearer to each picture than its own."""
-        small = [np.asarray(i.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for i in images]
+        small = [
+            np.asarray(i.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+            for i in images
+        ]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
         found = torch.cat([self.look(part) for part in pixels.split(16)])
         ranks = []
@@ -87,7 +90,9 @@ class Judge:
         return [(self.emojis.rows[self.rows_of[code][0]].label, code) for code in codes]
 
 
-def draw(pipe: Pipeline, prompts: Sequence[str], *, seed: int, **settings: object) -> list[Image.Image]:
+def draw(
+    pipe: Pipeline, prompts: Sequence[str], *, seed: int, **settings: object
+) -> list[Image.Image]:
     """Draw one picture a prompt, the default settings unless told otherwise."""
     images: list[Image.Image] = []
     for start in range(0, len(prompts), 32):

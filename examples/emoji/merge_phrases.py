@@ -36,7 +36,9 @@ def merge(parts: list[str]) -> list[dict[str, object]]:
             if uses[key] == 1 and text.isascii() and text.lower() != row["label"].lower():
                 own.setdefault(key, text)
         if len(own) < FEWEST:
-            raise SystemExit(f"{row['label']} ({row['hex']}) has {len(own)} phrases, not 8 or more.")
+            raise SystemExit(
+                f"{row['label']} ({row['hex']}) has {len(own)} phrases, not 8 or more."
+            )
         merged.append({"hex": row["hex"], "label": row["label"], "phrases": list(own.values())})
     return merged
 
