@@ -28,7 +28,8 @@ _ORDERS = re.compile(
 
 STARTS = (
     "a picture of", "picture of", "an image of", "a drawing of", "draw", "draw me", "please draw",
-    "show me", "can you draw", "can i have", "could you draw", "i want", "i want to see", "i would like",
+    "show me", "can you draw", "can i have", "could you draw", "i want", "i want to see",
+    "i would like",
     "i'd like a picture of", "give me", "make me", "paint", "a painting of", "a sketch of",
     "an illustration of", "create", "generate", "generate an image of", "an emoji of", "an icon of",
     "a simple drawing of", "a nice picture of", "can i have a picture of", "make a picture of",
@@ -61,8 +62,9 @@ AFTER_STYLE = {
     "3d emoji": ("3d emoji", "3d emoji", "in 3d", "3d render", "as a 3d model"),
 }
 GROUNDS = (
-    "on a {} background", "on a {} background", "on a {} background", "on {}", "against a {} background",
-    "with a {} background", "{} background", "on a {} wall", "in front of a {} wall",
+    "on a {} background", "on a {} background", "on a {} background", "on {}",
+    "against a {} background", "with a {} background", "{} background", "on a {} wall",
+    "in front of a {} wall",
 )  # fmt: skip
 
 
