@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-EMOJI = Path(__file__).parents[2] / "examples" / "emoji"
-sys.path.insert(0, str(EMOJI))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "emoji"))
 
 import train_all
+from captions import PHRASES
 from dallemini import Pipeline
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Hand-drawn discs named as emoji that have phrases, in three styles, some held out."""
-    rows = [json.loads(line) for line in (EMOJI / "phrases.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in PHRASES.read_text(encoding="utf-8").splitlines()]
     folder, lines = tmp_path / "pictures", []
     styles = {"noto": "noto emoji", "fluent-emoji-flat": "flat emoji", "noto-v1": "blob emoji"}
     for number, row in enumerate(rows[:104]):
