@@ -1,44 +1,75 @@
-"""Draw the README's grid of ten prompts with the bundled model, best of eight by CLIP.
+"""Draw the README's grid with the bundled model, or a sheet of sentences that nobody trained on.
 
     python examples/emoji/draw_grid.py GRID.png [--model MODEL] [--seed 0]
+    python examples/emoji/draw_grid.py SHEET.png --sentences 40
 
-Two rows of five, each picture with its prompt below it; nothing is picked by hand.
+One picture a prompt with the default settings, prompt n with seed + n; nothing is picked by hand.
+The sentences are chosen by chance among those of the split "test" of `phrases.jsonl`.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
+import textwrap
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from build_dataset import split_of
+from captions import read_phrases
 from dallemini import Pipeline
 
 PROMPTS = (
-    "red apple",
-    "cat face",
-    "rocket",
-    "umbrella",
-    "sunflower",
-    "pizza",
-    "blue heart",
-    "guitar",
-    "snowman",
-    "hamburger",
+    "a slice of pizza",
+    "a kitten",
+    "draw me a snowman",
+    "a pair of scissors",
+    "a fire truck",
+    "an old wooden chair",
+    "a light bulb that is on",
+    "a cat and a red apple",
+    "a rocket on a blue background",
+    "a cup of coffee",
 )
-SIDE = 192
-CAPTION = 30
-GAP = 12
+SIDE = 160
+CAPTION = 40
+GAP = 8
+
+
+def sentences(count: int) -> list[str]:
+    """Choose sentences that no training saw, each of another concept that it did see."""
+    rng, known = random.Random(40), read_phrases("test").items()
+    phrases = [texts for code, texts in known if texts and split_of(code, "") != "test_concept"]
+    return [rng.choice(texts) for texts in rng.sample(phrases, count)]
 
 
 def labelled(image: Image.Image, prompt: str) -> Image.Image:
-    """Return the picture enlarged on a white tile, with its prompt below."""
+    """Return the picture on a white tile, with its prompt below in two lines."""
     tile = Image.new("RGB", (SIDE, SIDE + CAPTION), "white")
     tile.paste(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    place = (SIDE / 2, SIDE + CAPTION / 2)
-    ImageDraw.Draw(tile).text(
-        place, prompt, fill="black", anchor="mm", font=ImageFont.load_default(size=16)
+    ImageDraw.Draw(tile).multiline_text(
+        (SIDE / 2, SIDE + CAPTION / 2),
+        textwrap.fill(prompt, 24),
+        fill="black",
+        anchor="mm",
+        align="center",
+        font=ImageFont.load_default(size=12),
     )
     return tile
+
+
+def sheet(pipe: Pipeline, prompts: Sequence[str], *, seed: int, columns: int) -> Image.Image:
+    """Draw one picture a prompt and put them in rows."""
+    rows = -(-len(prompts) // columns)
+    size = (columns * (SIDE + GAP) + GAP, rows * (SIDE + CAPTION + GAP) + GAP)
+    drawn = Image.new("RGB", size, "white")
+    for number, prompt in enumerate(prompts):
+        image = pipe(prompt, seed=seed + number, progress=False).images[0]
+        row, column = divmod(number, columns)
+        place = (GAP + column * (SIDE + GAP), GAP + row * (SIDE + CAPTION + GAP))
+        drawn.paste(labelled(image, prompt), place)
+    return drawn
 
 
 def main() -> None:
@@ -47,15 +78,12 @@ def main() -> None:
     parser.add_argument("output")
     parser.add_argument("--model")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sentences", type=int, help="draw so many unseen sentences instead")
     arguments = parser.parse_args()
     pipe = Pipeline.from_pretrained(*([arguments.model] if arguments.model else []))
-    out = pipe(PROMPTS, num_images_per_prompt=8, rank=True, seed=arguments.seed)
-    tiles = [labelled(image, text) for image, text in zip(out.best(), PROMPTS, strict=True)]
-    sheet = Image.new("RGB", (5 * (SIDE + GAP) + GAP, 2 * (SIDE + CAPTION + GAP) + GAP), "white")
-    for number, tile in enumerate(tiles):
-        column, row = number % 5, number // 5
-        sheet.paste(tile, (GAP + column * (SIDE + GAP), GAP + row * (SIDE + CAPTION + GAP)))
-    sheet.save(arguments.output)
+    prompts = sentences(arguments.sentences) if arguments.sentences else PROMPTS
+    columns = 8 if arguments.sentences else 5
+    sheet(pipe, prompts, seed=arguments.seed, columns=columns).save(arguments.output)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from controlled import Examiner
 from dallemini import VQGAN, Pipeline
 from dallemini.evaluation import codebook_use, mean_interval, psnr, rank_of, wilson_interval
 from dallemini.evaluation.efficientnet import EfficientNetFeatures
@@ -30,6 +31,7 @@ from dallemini.images import image_to_tensor
 from dallemini.models.precision import QUANTIZATIONS
 from dallemini.training import TransformerBatch, TransformerTask
 from dataset import COLORS, SIZE, Emoji, Emojis, caption, color_table, is_held_out, pair_label
+from everyday import Judge, draw
 
 GALLERY_SIZE = 100
 EYE_SIZE = 224
@@ -85,7 +87,7 @@ class Eye:
 
     def __init__(self, data: Path, pipe: Pipeline, *, count: int) -> None:
         network = EfficientNetFeatures()
-        self.network, self.pipe, self.count = network, pipe, count
+        self.network, self.pipe, self.count, self.data = network, pipe, count, data
         self.train = Gallery(data, network, split="train")
         self.unseen = Gallery(data, network, split="test_style")
 
@@ -269,6 +271,27 @@ def likelihood(eye: Eye) -> Report:
         return {name: round(value, 3) for name, value in task.evaluate(0).items()}
 
 
+def everyday(eye: Eye, *, names: bool = False) -> Report:
+    """Measure one unranked picture each of unseen everyday sentences, or of bare names."""
+    judge = Judge(eye.data)
+    asked = judge.names(eye.count) if names else judge.sentences("test", eye.count)
+    images = draw(eye.pipe, [text for text, _ in asked], seed=9000)
+    return shares(judge.ranks(images, [code for _, code in asked]))
+
+
+def control(eye: Eye, *, held_out: bool) -> Report:
+    """Measure colours, numbers, relations and rendering styles, as trained or held out."""
+    examiner = Examiner(Judge(eye.data), eye.pipe, count=eye.count)
+    both, placed = examiner.relations(held_out=held_out)
+    return {
+        "color": share(examiner.colors(held_out=held_out)),
+        "count": share(examiner.counts(held_out=held_out)),
+        "both_among_five": share(both),
+        "relation": share(placed),
+        "rendering": share(examiner.filters(held_out=held_out)),
+    }
+
+
 MEASURES: dict[str, Callable[[Eye], Report]] = {
     "reconstruction_of_unseen_drawings": reconstruction,
     "likelihood": likelihood,
@@ -279,6 +302,10 @@ MEASURES: dict[str, Callable[[Eye], Report]] = {
     "background_color_never_trained": lambda eye: colors(eye, held_out=True),
     "ceiling_two_objects": lambda eye: pairs(eye, drawn_by_model=False),
     "two_objects": pairs,
+    "everyday_sentences": everyday,
+    "bare_names": lambda eye: everyday(eye, names=True),
+    "control": lambda eye: control(eye, held_out=False),
+    "control_never_trained": lambda eye: control(eye, held_out=True),
 }
 
 

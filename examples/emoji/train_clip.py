@@ -8,18 +8,21 @@ Interrupted, the same command goes on from the last checkpoint in RUN.
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from captions import Look, Speaker
 from dallemini.models.clip import CLIP, CLIPConfig
 from dallemini.scorer import CLIPScorer, CLIPTokenizer, preprocess
 from dallemini.training import CLIPBatch, CLIPTask, TrainingConfig, run
-from dataset import Captioner, Drawing, Emojis, caption, caption_texts, color_table
+from dataset import COLORS, Captioner, Drawing, Emojis, caption, color_table
+from train_transformer import read_synonyms, vocabulary_texts
 
 HERE = Path(__file__).parent
-VOCABULARY = 2000
+VOCABULARY = 4000
 CONFIG = CLIPConfig(
     embed_dim=128,
     image_size=64,
@@ -42,11 +45,12 @@ CONFIG = CLIPConfig(
 
 
 class Pairs:
-    """Makes batches of pictures and captions."""
+    """Makes batches of pictures and captions, everyday ones for single emoji."""
 
     def __init__(self, emojis: Emojis, tokenizer: CLIPTokenizer, *, batch_size: int) -> None:
         self.emojis, self.tokenizer, self.batch_size = emojis, tokenizer, batch_size
         self.table, self.captioner = color_table(), Captioner(emojis, white=0.6)
+        self.speaker = Speaker(emojis.rows, extra=read_synonyms())
         concepts = {row.hex: number for number, row in enumerate(emojis.rows)}
         styles = {row.style: number for number, row in enumerate(emojis.rows)}
         self.concepts = torch.tensor([concepts[row.hex] for row in emojis.rows])
@@ -59,7 +63,7 @@ class Pairs:
         generator = torch.Generator().manual_seed(step)
         rows, columns = torch.randint(-8, 9, (2,), generator=generator).tolist()
         pixels = torch.roll(pixels, (rows, columns), dims=(2, 3))
-        ids = self.tokenizer(drawing.captions)
+        ids = self.tokenizer(self._said(drawing, random.Random(step)))
         longest = int((ids == CONFIG.eos_token_id).int().argmax(dim=1).max()) + 1
         return CLIPBatch(preprocess(pixels, CONFIG), ids[:, :longest], self._same(drawing))
 
@@ -75,6 +79,16 @@ class Pairs:
         pixels = preprocess(self.emojis.draw(indices, white), CONFIG)
         return CLIPBatch(pixels, self.tokenizer(captions), torch.eye(len(rows), dtype=torch.bool))
 
+    def _said(self, drawing: Drawing, rng: random.Random) -> list[str]:
+        """Ask for what is drawn: for single emoji as people do, for two by their names."""
+        said = list(drawing.captions)
+        for number, index in enumerate(drawing.indices.tolist()):
+            if drawing.seconds[number] < 0:
+                row, ground = self.emojis.rows[index], list(COLORS)[int(drawing.colors[number])]
+                style = row.style if drawing.named_style[number] else None
+                said[number] = self.speaker(row.hex, Look(style=style, ground=ground), rng)
+        return said
+
     def _same(self, drawing: Drawing) -> Tensor:
         concepts, styles = self.concepts[drawing.indices], self.styles[drawing.indices]
         style_fits = (styles[:, None] == styles) | ~drawing.named_style[None, :]
@@ -89,11 +103,14 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("run")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--config", default=HERE / "clip.yaml", help="settings of the run")
+    parser.add_argument(
+        "--config", default=HERE / "settings" / "cpu" / "clip.yaml", help="settings of the run"
+    )
     arguments = parser.parse_args()
     config = TrainingConfig.from_file(arguments.config)
     train, unseen = (Emojis(arguments.data, split=name) for name in ("train", "test_style"))
-    tokenizer = CLIPTokenizer.train(caption_texts(train), vocab_size=VOCABULARY, context_length=32)
+    texts = vocabulary_texts(train, Speaker(train.rows, extra=read_synonyms()))
+    tokenizer = CLIPTokenizer.train(texts, vocab_size=VOCABULARY, context_length=32)
     pairs = Pairs(train, tokenizer, batch_size=config.batch_size)
     held_out = Pairs(unseen, tokenizer, batch_size=config.batch_size)
     clip = CLIP.from_config(CONFIG)

@@ -1,48 +1,59 @@
-"""Train the tokenizer and the transformer of the bundled model on the emoji pictures.
+"""Train the transformer of the bundled model on the emoji pictures and everyday captions.
 
-    python examples/emoji/train_transformer.py DATA RUN --vqgan MODEL/vqgan --output MODEL
+    python examples/emoji/train_transformer.py DATA RUN --vqgan MODEL/vqgan --scenes SCENES \
+        --output MODEL [--start MODEL]
 
-Interrupted, the same command goes on from the last checkpoint in RUN. Single emoji are encoded
-once, on every background, into RUN/codes_train.npy; pairs when they are drawn.
+Interrupted, the same command goes on from the last checkpoint in RUN. Pictures on white are encoded
+once, into RUN/codes_*.npy; SCENES are what `scenes.py` composed and encoded. `--start` goes on from
+a trained tokenizer and transformer instead of from nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import scenes
+from captions import Look, Speaker, read_phrases
+from control import describe, main_color
 from dallemini import VQGAN, Pipeline, TextTokens, Tokenizer, Transformer
 from dallemini.images import image_to_tensor
 from dallemini.models import TransformerConfig
 from dallemini.training import TrainingConfig, TransformerBatch, TransformerTask, run
-from dataset import (
-    COLORS,
-    Captioner,
-    Drawing,
-    Emojis,
-    caption,
-    caption_texts,
-    color_table,
-    pair_label,
-)
+from dataset import COLORS, Emojis, caption
 
 HERE = Path(__file__).parent
-VOCABULARY = 2500
-PROMPTS = (  # looked at during training
-    "red apple, noto emoji",
-    "cat face, flat emoji",
-    "rocket, 3d emoji",
-    "fox, blob emoji",
-    "teddy bear, colour emoji",
-    "a sunflower, noto emoji, on a blue background",
-    "a cat and a red apple",
-    "a rocket and a sunflower, noto emoji",
-)
+SYNONYMS = HERE / "synonyms.json"
+VOCABULARY = 6000
 MAX_TEXT_LENGTH = 32
+SCENES_SHARE = 0.4  # of a batch
+STYLE_SHARE = 0.35  # of the captions name the style
+COLOR_SHARE = 0.15  # of the captions name the object's own colour, where it has one
+PROMPTS = (  # looked at during training
+    "a kitten",
+    "draw me a slice of pizza",
+    "a fire truck",
+    "a pair of scissors",
+    "a light bulb that is on",
+    "a green apple",
+    "a blue car",
+    "a purple cat",
+    "three strawberries",
+    "two dogs",
+    "a cat left of a dog",
+    "a star above a house",
+    "a tiny rocket",
+    "a pencil sketch of a rocket",
+    "a sunflower on a blue background",
+    "pixel art of a fish",
+)
 
 
 def transformer_config(vqgan: VQGAN) -> TransformerConfig:
@@ -53,7 +64,7 @@ def transformer_config(vqgan: VQGAN) -> TransformerConfig:
         image_length=vqgan.image_length,
         max_text_length=MAX_TEXT_LENGTH,
         d_model=256,
-        encoder_layers=3,
+        encoder_layers=4,
         decoder_layers=6,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
@@ -63,14 +74,30 @@ def transformer_config(vqgan: VQGAN) -> TransformerConfig:
     )
 
 
-class Captions:
-    """Makes batches of captions and codes.
+class Reader:
+    """Turns captions into tokens; None is the blank caption."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.blank = tokenizer, tokenizer.unconditional()
+
+    def __call__(self, captions: Sequence[str | None]) -> TextTokens:
+        """Return the tokens of N captions, no wider than the longest."""
+        rows = [self.blank if text is None else self.tokenizer(text) for text in captions]
+        return TextTokens(
+            torch.cat([row.input_ids for row in rows]),
+            torch.cat([row.attention_mask for row in rows]),
+        ).trim()
+
+
+class Mixture:
+    """Makes batches: pictures on white and composed scenes, asked for in everyday words.
 
     Args:
         emojis: the pictures.
-        vqgan: encodes pairs, which are too many to keep.
-        codes: i64[M,C,L], every picture on every background.
-        tokenizer: of the captions.
+        codes: i16[M,L] of the pictures on white.
+        composed: scenes and their codes i16[S,L].
+        speaker: says what is shown.
+        reader: tokens of the captions.
         batch_size: rows of a batch.
         dropout: share of captions replaced by the empty one, for guidance.
     """
@@ -78,151 +105,163 @@ class Captions:
     def __init__(
         self,
         emojis: Emojis,
-        vqgan: VQGAN,
         codes: Tensor,
-        tokenizer: Tokenizer,
+        composed: tuple[list[scenes.Scene], Tensor],
+        speaker: Speaker,
+        reader: Reader,
         *,
         batch_size: int,
         dropout: float = 0.1,
     ) -> None:
-        self.emojis, self.vqgan, self.codes, self.tokenizer = emojis, vqgan, codes, tokenizer
+        self.emojis, self.codes, (self.scenes, self.scene_codes) = emojis, codes, composed
+        self.speaker, self.reader = speaker, reader
         self.batch_size, self.dropout = batch_size, dropout
-        self.captioner, self.table = Captioner(emojis), color_table()
-        self.blank = tokenizer.unconditional()
-        self.known: dict[str, TextTokens] = {}
+        self.colors = own_colors(emojis)
 
     def __call__(self, step: int) -> TransformerBatch:
         """Return the batch of a step."""
-        drawing = self.captioner(self.batch_size, seed=step)
-        generator = torch.Generator().manual_seed(step)
-        dropped = torch.rand(self.batch_size, generator=generator) < self.dropout
-        tokens = self._tokens(
-            [None if drop else text for text, drop in zip(drawing.captions, dropped, strict=True)]
-        )
-        return TransformerBatch(tokens, self._codes(drawing))
-
-    def plain(self, count: int, *, seed: int) -> TransformerBatch:
-        """Return pictures on white with captions that name the style, none dropped."""
-        generator = torch.Generator().manual_seed(seed)
-        indices = torch.randperm(len(self.emojis), generator=generator)[:count]
-        rows = [self.emojis.rows[index] for index in indices.tolist()]
-        tokens = self._tokens([caption(row.label, row.style, "white") for row in rows])
-        return TransformerBatch(tokens, self.codes[indices, 0].long())
-
-    def pairs(self, count: int, *, seed: int) -> TransformerBatch:
-        """Return two emoji of one style side by side on white, captions that name the style."""
-        generator = torch.Generator().manual_seed(seed)
-        style = self.emojis.rows[int(torch.randint(len(self.emojis), (1,), generator=generator))]
-        among = self.captioner.of_style[style.style]
-        chosen = among[torch.randint(len(among), (2, count), generator=generator)]
-        white = torch.zeros(count, dtype=torch.long)
-        captions = [
-            caption(pair_label(*(self.emojis.rows[i].label for i in both)), style.style, "white")
-            for both in chosen.T.tolist()
+        rng = random.Random(step)
+        rows = [
+            self._scene(rng) if rng.random() < SCENES_SHARE else self._single(rng)
+            for _ in range(self.batch_size)
         ]
-        drawing = Drawing(chosen[0], chosen[1], white, white.bool(), captions)
-        return TransformerBatch(self._tokens(list(captions)), self._codes(drawing))
+        captions = [None if rng.random() < self.dropout else text for text, _ in rows]
+        return TransformerBatch(self.reader(captions), torch.stack([codes for _, codes in rows]))
 
-    def _codes(self, drawing: Drawing) -> Tensor:
-        codes = self.codes[drawing.indices, drawing.colors].long()
-        paired = drawing.seconds >= 0
-        if paired.any():
-            colors = self.table[drawing.colors[paired]]
-            left, right = drawing.indices[paired], drawing.seconds[paired]
-            with torch.autocast("cpu", enabled=False):
-                codes[paired] = self.vqgan.encode(self.emojis.draw_pairs(left, right, colors))
-        return codes
+    def _single(self, rng: random.Random) -> tuple[str, Tensor]:
+        index = rng.randrange(len(self.emojis))
+        row, color = self.emojis.rows[index], self.colors[index]
+        look = Look(
+            style=row.style if rng.random() < STYLE_SHARE else None,
+            color=color if rng.random() < COLOR_SHARE else None,
+        )
+        return self.speaker(row.hex, look, rng), self.codes[index].long()
 
-    def _tokens(self, captions: list[str | None]) -> TextTokens:
-        rows = [self.blank if text is None else self._read(text) for text in captions]
-        return TextTokens(
-            torch.cat([row.input_ids for row in rows]),
-            torch.cat([row.attention_mask for row in rows]),
-        ).trim()
-
-    def _read(self, text: str) -> TextTokens:
-        if text not in self.known:
-            self.known[text] = self.tokenizer(text)
-        return self.known[text]
+    def _scene(self, rng: random.Random) -> tuple[str, Tensor]:
+        number = rng.randrange(len(self.scenes))
+        scene, rows = self.scenes[number], self.emojis.rows
+        style = rows[scene.indices[0]].style if rng.random() < STYLE_SHARE else None
+        return describe(scene, rows, self.speaker, rng, style=style), self.scene_codes[
+            number
+        ].long()
 
 
-def encode_all(vqgan: VQGAN, emojis: Emojis, path: Path) -> Tensor:
-    """Return the codes i16[M,C,L] of every picture on every background, kept in a file."""
+def own_colors(emojis: Emojis) -> list[str | None]:
+    """Return the colour of each picture's object; people and hands have skins, not colours."""
+    return [
+        None if row.group == "people-body" else main_color(emojis.layers(torch.tensor([index]))[0])
+        for index, row in enumerate(emojis.rows)
+    ]
+
+
+def plain(emojis: Emojis, codes: Tensor, reader: Reader, count: int) -> TransformerBatch:
+    """Return pictures on white with the captions of the evaluation: name and style."""
+    indices = torch.randperm(len(emojis), generator=torch.Generator().manual_seed(1))[:count]
+    rows = [emojis.rows[index] for index in indices.tolist()]
+    texts = [caption(row.label, row.style, "white") for row in rows]
+    return TransformerBatch(reader(texts), codes[indices].long())
+
+
+def sentences(emojis: Emojis, codes: Tensor, reader: Reader, count: int) -> TransformerBatch:
+    """Return pictures on white with sentences of the split "dev"."""
+    rng, phrases = random.Random(1), read_phrases("dev")
+    able = [n for n, row in enumerate(emojis.rows) if phrases.get(row.hex)]
+    chosen = rng.sample(able, min(count, len(able)))
+    texts = [rng.choice(phrases[emojis.rows[index].hex]) for index in chosen]
+    return TransformerBatch(reader(texts), codes[chosen].long())
+
+
+def encode_on_white(vqgan: VQGAN, emojis: Emojis, path: Path) -> Tensor:
+    """Return the codes i16[M,L] of every picture on white, kept in a file."""
     if not path.exists():
-        table, parts = color_table(), []
-        for indices in torch.arange(len(emojis)).split(128):
-            on_each = [
-                vqgan.encode(emojis.draw(indices, color.expand(len(indices), 3))) for color in table
-            ]
-            parts.append(torch.stack(on_each, dim=1))
-        np.save(path, torch.cat(parts).short().numpy())
-    codes = torch.from_numpy(np.load(path))
-    assert codes.shape[:2] == (len(emojis), len(COLORS))
-    return codes
+        white = torch.full((64, 3), 255, dtype=torch.uint8)
+        parts = torch.arange(len(emojis)).split(64)
+        codes = [vqgan.encode(emojis.draw(part, white[: len(part)])) for part in parts]
+        np.save(path, torch.cat(codes).short().numpy())
+    return torch.from_numpy(np.load(path))
+
+
+def vocabulary_texts(emojis: Emojis, speaker: Speaker) -> list[str]:
+    """Return captions to train the vocabulary on: what will be said, and every word once."""
+    rng, names, texts = random.Random(0), list(COLORS), list[str]()
+    for number, row in enumerate(emojis.rows):
+        style = row.style if number % 3 == 0 else None
+        texts.append(speaker(row.hex, Look(style=style, ground=names[number % len(names)]), rng))
+    for code, label in speaker.labels.items():
+        texts += [*speaker.phrases.get(code, []) * 2, *[label] * 3, *speaker.words[code]]
+    return texts + sorted({word for row in emojis.rows for word in row.keywords})
+
+
+def read_synonyms() -> dict[str, list[str]]:
+    """Return WordNet's words for concepts, by code points."""
+    found: dict[str, list[str]] = json.loads(SYNONYMS.read_text(encoding="utf-8"))
+    return found
+
+
+def samples(pipe: Pipeline) -> Tensor:
+    """Draw every prompt, seeds 0.., without guidance."""
+    drawn = pipe(PROMPTS, guidance_scale=1.0, temperature=0.5, top_k=None, seed=0, progress=False)
+    return torch.stack([image_to_tensor(image) for image in drawn.images])
 
 
 def main() -> None:
     """Read the arguments, train, save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
-    parser.add_argument("run")
+    parser.add_argument("run", type=Path)
     parser.add_argument("--vqgan", required=True)
-    parser.add_argument("--output", required=True)
-    parser.add_argument("--config", default=HERE / "transformer.yaml", help="settings of the run")
+    parser.add_argument("--scenes", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="a folder with tokenizer/ and transformer/")
+    parser.add_argument(
+        "--config",
+        default=HERE / "settings" / "cpu" / "transformer.yaml",
+        help="settings of the run",
+    )
     parser.add_argument("--minutes", type=float, help="stop after this time, to go on later")
     arguments = parser.parse_args()
-    config, folder = TrainingConfig.from_file(arguments.config), Path(arguments.run)
+    config, folder = TrainingConfig.from_file(arguments.config), arguments.run
     folder.mkdir(parents=True, exist_ok=True)
-    vqgan = VQGAN.from_pretrained(arguments.vqgan)
+    vqgan = VQGAN.from_pretrained(arguments.vqgan).float()
     train, unseen = (Emojis(arguments.data, split=name) for name in ("train", "test_style"))
-    tokenizer = Tokenizer.train(
-        caption_texts(train),
-        vocab_size=VOCABULARY,
-        max_length=MAX_TEXT_LENGTH,
-        normalize_text=True,
-    )
-    batches, held_out = (
-        Captions(
-            emojis,
-            vqgan,
-            encode_all(vqgan, emojis, folder / f"codes_{name}.npy"),
-            tokenizer,
-            batch_size=config.batch_size,
+    speaker = Speaker(train.rows, extra=read_synonyms())
+    if arguments.start:
+        tokenizer = Tokenizer.from_pretrained(arguments.start / "tokenizer")
+        transformer = Transformer.from_pretrained(arguments.start / "transformer").float()
+        transformer.requires_grad_(True)
+    else:
+        texts = vocabulary_texts(train, speaker)
+        tokenizer = Tokenizer.train(
+            texts, vocab_size=VOCABULARY, max_length=MAX_TEXT_LENGTH, normalize_text=True
         )
-        for name, emojis in (("train", train), ("unseen", unseen))
-    )
-    transformer = Transformer.from_config(transformer_config(vqgan))
+        transformer = Transformer.from_config(transformer_config(vqgan))
+    reader = Reader(tokenizer)
+    codes = encode_on_white(vqgan, train, folder / "codes_train.npy")
+    unseen_codes = encode_on_white(vqgan, unseen, folder / "codes_unseen.npy")
     pipe = Pipeline(tokenizer=tokenizer, transformer=transformer, vqgan=vqgan)
     task = TransformerTask(
         transformer,
-        batches=batches,
+        batches=Mixture(
+            train,
+            codes,
+            scenes.read(arguments.scenes),
+            speaker,
+            reader,
+            batch_size=config.batch_size,
+        ),
         evaluation={
-            "train": batches.plain(256, seed=1),
-            "unseen": held_out.plain(128, seed=1),
-            "pairs": batches.pairs(128, seed=1),
+            "train": plain(train, codes, reader, 256),
+            "dev": sentences(train, codes, reader, 256),
+            "unseen": plain(unseen, unseen_codes, reader, 128),
         },
-        blank=batches.blank,
+        blank=reader.blank,
         codebook_size=vqgan.codebook_size,
         draw=lambda: samples(pipe),
     )
     seconds = None if arguments.minutes is None else 60 * arguments.minutes
     run(task, config, folder=folder, seconds=seconds)
-    tokenizer.save_pretrained(Path(arguments.output) / "tokenizer")
-    transformer.save_pretrained(Path(arguments.output) / "transformer")
-
-
-def samples(pipe: Pipeline) -> Tensor:
-    """Draw every prompt twice, seeds 0 and 1, without guidance."""
-    drawn = pipe(
-        PROMPTS,
-        num_images_per_prompt=2,
-        guidance_scale=1.0,
-        temperature=0.5,
-        top_k=None,
-        seed=0,
-        progress=False,
-    )
-    return torch.stack([image_to_tensor(image) for image in drawn.images])
+    tokenizer.save_pretrained(arguments.output / "tokenizer")
+    transformer.save_pretrained(arguments.output / "transformer")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("run")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--config", default=HERE / "vqgan.yaml", help="settings of the run")
+    parser.add_argument(
+        "--config", default=HERE / "settings" / "cpu" / "vqgan.yaml", help="settings of the run"
+    )
     parser.add_argument("--decoder-of", help="a trained VQGAN: keep its codes, refine its decoder")
     arguments = parser.parse_args()
     config = TrainingConfig.from_file(arguments.config)

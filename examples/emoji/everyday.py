@@ -1,0 +1,101 @@
+"""Does one unranked picture of an everyday sentence show what was asked for?
+
+The sentences are those of `phrases.jsonl` that no training saw. A picture counts by its nearest
+concept among 100, its own and 99 others, each by its nearest style, in the features of
+EfficientNet-Lite0 centred by style, at 64x64 enlarged to 128.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from captions import read_phrases
+from dallemini import Pipeline
+from dallemini.evaluation.efficientnet import EfficientNetFeatures
+from dataset import Emojis
+
+SIDE = 64
+LOOKED_AT = 128
+RIVALS = 99
+FEWEST_STYLES = 3  # of a rival: a concept that is hardly drawn is no rival
+
+
+class Judge:
+    """Finds which concept a picture is nearest to.
+
+    Args:
+        data: what `build_dataset.py` wrote; the features of the pictures are kept there.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self.network = EfficientNetFeatures()
+        self.emojis = Emojis(data, split="train")
+        path = data / f"everyday_features_{SIDE}.npy"
+        if not path.exists():
+            white = torch.full((32, 3), 255, dtype=torch.uint8)
+            parts = torch.arange(len(self.emojis)).split(32)
+            drawn = (self.emojis.draw(part, white[: len(part)]) for part in parts)
+            found = [self.look(F.interpolate(p, size=SIDE, mode="area")) for p in drawn]
+            np.save(path, torch.cat(found).half().numpy())
+        real = torch.from_numpy(np.load(path)).float()
+        styles = sorted({row.style for row in self.emojis.rows})
+        self.style_of = torch.tensor([styles.index(row.style) for row in self.emojis.rows])
+        self.means = torch.stack([real[self.style_of == n].mean(0) for n in range(len(styles))])
+        self.real = F.normalize(real - self.means[self.style_of], dim=1)
+        self.rows_of: dict[str, list[int]] = {}
+        for index, row in enumerate(self.emojis.rows):
+            self.rows_of.setdefault(row.hex, []).append(index)
+        self.rivals = [c for c, rows in sorted(self.rows_of.items()) if len(rows) >= FEWEST_STYLES]
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> Tensor:
+        """Map f[N,3,64,64] in [0, 1] to f[N,1280]."""
+        large = F.interpolate(images, size=LOOKED_AT, mode="bicubic").clamp(0, 1)
+        return self.network.pooled(large)
+
+    def ranks(self, images: Sequence[Image.Image], codes: Sequence[str]) -> list[int]:
+        """Return how many of 99 other concepts are nearer to each picture than its own."""
+        small = [
+            np.asarray(i.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+            for i in images
+        ]
+        pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
+        found = torch.cat([self.look(part) for part in pixels.split(16)])
+        ranks = []
+        for number, (feature, code) in enumerate(zip(found, codes, strict=True)):
+            near = (F.normalize(feature - self.means, dim=1)[self.style_of] * self.real).sum(1)
+            best = float(near[self.rows_of[code]].max())
+            others = random.Random(number).sample([c for c in self.rivals if c != code], RIVALS)
+            ranks.append(sum(float(near[self.rows_of[c]].max()) > best for c in others))
+        return ranks
+
+    def sentences(self, split: str, count: int) -> list[tuple[str, str]]:
+        """Choose sentences of a split with their code points, one a concept, at random."""
+        phrases = read_phrases(split)
+        rng = random.Random(0)
+        codes = [code for code in self.rivals if phrases.get(code)]
+        return [(rng.choice(phrases[code]), code) for code in rng.sample(codes, count)]
+
+    def names(self, count: int) -> list[tuple[str, str]]:
+        """Choose concepts at random, with their names."""
+        codes = random.Random(1).sample(self.rivals, count)
+        return [(self.emojis.rows[self.rows_of[code][0]].label, code) for code in codes]
+
+
+def draw(
+    pipe: Pipeline, prompts: Sequence[str], *, seed: int, **settings: object
+) -> list[Image.Image]:
+    """Draw one picture a prompt, the default settings unless told otherwise."""
+    images: list[Image.Image] = []
+    for start in range(0, len(prompts), 32):
+        part = list(prompts[start : start + 32])
+        images += pipe(part, seed=seed + start, progress=False, **settings).images  # type: ignore[arg-type]
+    return images
