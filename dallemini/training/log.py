@@ -51,6 +51,8 @@ def forget_later_rows(path: Path, start_step: int) -> None:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    if not path.is_file():  # a device has no end
+        return
     with path.open(encoding="utf-8", errors="replace") as log:
         yield from log
 
