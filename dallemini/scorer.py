@@ -22,7 +22,7 @@ from .errors import ConfigError, InputError, InputTypeError
 from .models._checks import without_autocast
 from .models.clip import CLIP, CLIPConfig
 from .models.precision import Precision
-from .models.pretrained import Loadable, SourceName
+from .models.pretrained import Loadable, SourceName, open_model
 from .text.clip_tokenizer import CLIPTokenizer, CLIPTokenizerConfig, check_prompts
 
 __all__ = ["CLIPScorer", "CLIPTokenizer", "CLIPTokenizerConfig", "Scorer", "preprocess"]
@@ -107,7 +107,7 @@ class CLIPScorer(Loadable):
         """
         CLIP.check_precision(device, dtype)
         where = hub.Where(revision, cache_dir, local_files_only, token)
-        opened = hub.open(source, where, subfolder=subfolder)
+        opened = open_model(source, where, subfolder)
         # The small file first: without it the large one would be downloaded for nothing.
         tokenizer = CLIPTokenizer.from_pretrained(opened) if tokenizer is None else tokenizer
         return cls(CLIP.from_pretrained(opened, device=device, dtype=dtype), tokenizer)

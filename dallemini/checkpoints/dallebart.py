@@ -131,18 +131,29 @@ class DalleBart:
         return LazyCheckpoint(config, tensors)
 
 
-def _refuse_older_model(source: Source) -> None:
-    """Refuse the BART models of July 2021 that came before DalleBart, those known by name first.
+def refuse_older_name(name: object) -> None:
+    """Refuse the BART models of July 2021 by their names, before anything is asked for.
 
     Raises:
-        UnsupportedModelError: the source is one of them.
+        UnsupportedModelError: it is the name of one.
     """
-    if source.name in _OLDER_MODELS or (fetch_json(source) or {}).get("model_type") == "bart":
-        raise UnsupportedModelError(
-            f"{source.name} is a BART model (model_type 'bart'), as {' and '.join(_OLDER_MODELS)} "
-            "are: the first DALL-E Mini, of 2021, whose architecture differs from that of "
-            "model_type 'dallebart'. Use dalle-mini/dalle-mini or dalle-mini/dalle-mega."
-        )
+    if name in _OLDER_MODELS:
+        raise _older_model(str(name))
+
+
+def _refuse_older_model(source: Source) -> None:
+    """Refuse a BART model of July 2021, as they were before DalleBart."""
+    refuse_older_name(source.name)
+    if (fetch_json(source) or {}).get("model_type") == "bart":
+        raise _older_model(source.name)
+
+
+def _older_model(name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{name} is a BART model (model_type 'bart'), as {' and '.join(_OLDER_MODELS)} are: the "
+        "first DALL-E Mini, of 2021, whose architecture differs from that of model_type "
+        "'dallebart'. Use dalle-mini/dalle-mini or dalle-mini/dalle-mega."
+    )
 
 
 def translate_config(

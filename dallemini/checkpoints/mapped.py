@@ -57,7 +57,7 @@ class Span:
 def as_tensor(content: Bytes, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """Give bytes a dtype and a shape; they are copied only where they are not aligned."""
     if not content.size:
-        return torch.empty(tuple(shape), dtype=dtype)
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
     if content.ctypes.data % dtype.itemsize:  # neither msgpack nor zip aligns anything
         content = content.copy()
     return torch.from_numpy(content).view(dtype).reshape(tuple(shape))

@@ -101,7 +101,7 @@ class _Storage:
 
         def load() -> Tensor:
             if not numbers:
-                return torch.empty(shape, dtype=dtype)
+                return torch.empty(shape, dtype=dtype, device="cpu")
             content = self._bytes(count * dtype.itemsize)
             return as_tensor(content, dtype, (count,)).as_strided(shape, stride, offset)
 

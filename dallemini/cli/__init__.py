@@ -7,6 +7,7 @@ of their own, which need the `cli` extra and are imported when `main` is called.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -19,6 +20,7 @@ from ..errors import DalleMiniError, DalleMiniWarning
 __all__ = ["main"]
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # of what was printed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain(str(error))
             return FAILED
         except OSError as error:
-            if _can_print():
+            lost = error.errno in _LOST and error.filename is None
+            if not lost and _can_print():
                 raise
             _forget_output()
             _complain(f"the output could not be printed: {error.strerror}")

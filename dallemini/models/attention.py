@@ -114,7 +114,9 @@ class GLU(nn.Module):
         """Map f[B,S,D] to f[B,S,D]."""
         gate, value = self.in_proj(self.norm_in(hidden_states)).chunk(2, dim=-1)
         # One row's half is contiguous, that of several is not, and torch rounds the two otherwise.
-        hidden: Tensor = self.out_proj(self.norm_mid(F.gelu(gate.contiguous()) * value))
+        if not gate.requires_grad:  # in training a copy would be kept for the gradient
+            gate = gate.contiguous()
+        hidden: Tensor = self.out_proj(self.norm_mid(F.gelu(gate) * value))
         return hidden
 
 

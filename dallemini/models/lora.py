@@ -207,7 +207,8 @@ def adapter_digests(model: nn.Module) -> tuple[str, ...]:
         for tensor in (layer.lora_a, layer.lora_b):
             local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
             if not local.is_meta:
-                digest.update(local.detach().float().cpu().numpy().tobytes())
+                # a copy: a storage that numpy has seen cannot be freed by FSDP
+                digest.update(local.detach().float().cpu().clone().numpy().tobytes())
     return (*merged, digest.hexdigest()[:16])
 
 

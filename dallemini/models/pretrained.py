@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .. import checkpoints, hub
 from .._version import __version__
+from ..checkpoints.dallebart import refuse_older_name
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.shapes import check_tensors, find_misfit
 from ..config import CONFIG_NAME, Config
@@ -39,6 +40,19 @@ PART_FILES = (
     "word_frequencies.txt",
 )
 """Names of all the files that parts are saved in."""
+
+
+def open_model(
+    source: SourceName | hub.Source, where: hub.Where, subfolder: str | None
+) -> hub.Source:
+    """Open a source; models that are known by name to be others are refused before.
+
+    Raises:
+        UnsupportedModelError: it is one of the BART models of 2021.
+        As `hub.open`.
+    """
+    refuse_older_name(source)
+    return hub.open(source, where, subfolder=subfolder)
 
 
 class Loadable(metaclass=ABCMeta):  # ABC itself has slots, which FSDP's classes do not have
@@ -78,7 +92,7 @@ class Loadable(metaclass=ABCMeta):  # ABC itself has slots, which FSDP's classes
             CheckpointError: the files are corrupt, unsafe or of another architecture.
         """
         where = hub.Where(revision, cache_dir, local_files_only, token)
-        return cls._load(hub.open(source, where, subfolder=subfolder))
+        return cls._load(open_model(source, where, subfolder))
 
     @classmethod
     @abstractmethod
@@ -236,7 +250,7 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
         """
         place, weights = cls.check_precision(device, dtype, quantization)
         where = hub.Where(revision, cache_dir, local_files_only, token)
-        opened = hub.open(source, where, subfolder=subfolder)
+        opened = open_model(source, where, subfolder)
         return cls._load(opened, weights.quantization).to(device=place, dtype=weights.dtype)
 
     @classmethod

@@ -343,7 +343,7 @@ class Transformer(QuantizableModule[TransformerConfig]):
         `cache.advance(-n)` takes the last n of them back. Compiled code is not used.
 
         Args:
-            image_tokens: i64[R,S], 0 <= id < V, S from 1: the inputs of as many `decode_step`s.
+            image_tokens: i64[R,S], 0 <= id < V, S from 1: the inputs of as many decoding steps.
             cache: from `init_cache`, all of whose rows stand at one position.
 
         Returns:

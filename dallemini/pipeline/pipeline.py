@@ -25,7 +25,7 @@ from ..generation.sampling import sampler_name
 from ..images import tensor_to_images
 from ..models.lora import adapter_digests
 from ..models.precision import Precision, Quantization, check_dtype
-from ..models.pretrained import Loadable, SourceName, check_device
+from ..models.pretrained import Loadable, SourceName, check_device, open_model
 from ..models.transformer import Transformer
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
@@ -145,7 +145,7 @@ class Pipeline(Loadable):
         place = check_device(device)
         weights = choose_weights(dtype, quantization, place)
         where = hub.Where(revision, cache_dir, local_files_only, token)
-        parts = Parts(hub.open(source, where, subfolder=subfolder))
+        parts = Parts(open_model(source, where, subfolder))
         loader = PartsLoader(parts=parts, device=place, weights=weights)
         pipe = cls(
             tokenizer=loader.tokenizer(),

@@ -34,7 +34,9 @@ from ..errors import (
 from ..files import make_folder, replacing, write_text
 from ..images import make_grid, tensor_to_images
 from .curves import plot_curves
-from .log import LOG_NAME, forget_later_rows
+from .log import LOG_NAME as LOG_NAME
+from .log import forget_later_rows
+from .log import read_log as read_log  # its former place
 
 IMAGES_FOLDER = "images"
 TrackerName = Literal["tensorboard", "wandb"]

@@ -287,7 +287,7 @@ def teach(lesson: Lesson, speaker: Speaker, *, folder: Path, steps: int) -> None
         step += 1
         if step % 100 == 0 or step == steps:
             with torch.no_grad():
-                unseen = lesson(*held_out).item()
+                unseen = lesson(*held_out).item() if held_out[1] else float("nan")
             print(f"step {step}: loss {loss.item():.4f}, unseen sentences {unseen:.4f}", flush=True)
         if step == steps or time.monotonic() - saved > 300:
             state = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}

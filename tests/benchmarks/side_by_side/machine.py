@@ -51,7 +51,7 @@ def _median(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def describe(threads: int, packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+def describe(threads: int, packages: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the processor, its abilities, memory, system, threads and versions."""
     information = _read("/proc/cpuinfo")
     flags = information.get("flags", "").split()
@@ -64,7 +64,7 @@ def describe(threads: int, packages: Sequence[str] = PACKAGES) -> dict[str, Any]
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages or PACKAGES},
     }
 
 

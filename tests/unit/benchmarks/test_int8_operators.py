@@ -64,7 +64,8 @@ def test_engines_are_compared() -> None:
     report = run({name: CANDIDATES[name] for name in names}, TINY[:1])
     assert report["left_out"] == {}
     assert torch.backends.quantized.engine == before
-    assert report["layers"][0]["operators"]["torch oneDNN"]["relative_error"] < 0.02
+    # without VNNI, oneDNN sums pairs in 16 bits and saturates
+    assert report["layers"][0]["operators"]["torch oneDNN"]["relative_error"] < 0.1
 
 
 def test_table_has_a_line_for_each_operator() -> None:
