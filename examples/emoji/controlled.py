@@ -132,7 +132,8 @@ class Examiner:
         features, target = self._features(known), F.one_hot(torch.tensor(labels)).double()
         ridge = features.T @ features + 0.1 * torch.eye(features.shape[1], dtype=torch.float64)
         weights = torch.linalg.solve(ridge, features.T @ target)
-        return (self._features(images) @ weights).argmax(1)
+        guessed: Tensor = (self._features(images) @ weights).argmax(1)
+        return guessed
 
     def _features(self, images: Sequence[Tensor]) -> Tensor:
         small = F.interpolate(torch.stack(list(images)), size=SIDE, mode="area")

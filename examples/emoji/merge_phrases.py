@@ -12,13 +12,14 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from captions import key_of
 
 FEWEST = 8
 
 
-def merge(parts: list[str]) -> list[dict[str, object]]:
+def merge(parts: list[str]) -> list[dict[str, Any]]:
     """Return the rows of all parts, sorted by code points, with what is wrong taken out.
 
     Raises:

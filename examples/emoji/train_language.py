@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from captions import Look, Speaker, read_phrases, with_article
 from control import short_name
 from dallemini import Pipeline, TextTokens, Tokenizer, Transformer
 from dallemini.models import TransformerConfig
-from dallemini.models.attention import CrossAttention, attend
+from dallemini.models.attention import attend
+from dallemini.models.blocks import DecoderLayer, EncoderLayer
 from dataset import COLORS, Emojis, caption, color_table, is_held_out, pair_label
 from train_transformer import (
     MAX_TEXT_LENGTH,
@@ -96,7 +98,7 @@ def _record(pipe: Pipeline, emojis: Emojis, items: list[Item], *, seed: int) -> 
     taken = list[Tensor]()
     hooks = [
         layer.cross_attn.q_proj.register_forward_hook(lambda _, __, found: taken.append(found))
-        for layer in pipe.transformer.decoder.layers
+        for layer in decoder_layers(pipe.transformer)
     ]
     generator, table = torch.Generator().manual_seed(seed), color_table()
     firsts, seconds, _, colors = torch.tensor(items).T
@@ -137,6 +139,7 @@ def student_of(teacher: Pipeline, tokenizer: Tokenizer) -> Transformer:
     words = state.pop("encoder.embed_tokens.weight")
     student.load_state_dict(state, strict=False)
     for layer in student.encoder.layers[old.config.encoder_layers :]:
+        assert isinstance(layer, EncoderLayer)
         layer.self_attn_post_norm.weight.mul_(0.05)
         layer.glu.out_proj.weight.mul_(0.05)
     embedding = student.encoder.embed_tokens.weight
@@ -177,13 +180,17 @@ class Lesson:
         return answers(self.teacher.transformer, self.told(names), queries)
 
 
+def decoder_layers(transformer: Transformer) -> list[DecoderLayer]:
+    """Return the layers of a decoder."""
+    return cast(list[DecoderLayer], [*transformer.decoder.layers])
+
+
 def answers(transformer: Transformer, tokens: TextTokens, queries: Tensor) -> list[Tensor]:
     """Return what each layer's cross-attention is told, f[N,P,D], for f[N,layers,P,D]."""
-    read, told = transformer.encode(tokens), []
+    read, told = transformer.encode(tokens), list[Tensor]()
     mask = read.attention_mask[:, None, None, :]
-    for number, layer in enumerate(transformer.decoder.layers):
+    for number, layer in enumerate(decoder_layers(transformer)):
         cross = layer.cross_attn
-        assert isinstance(cross, CrossAttention)
         key, value = cross.project_states(read.hidden_states)
         query = queries[:, number].unflatten(2, (cross.heads, -1)).transpose(1, 2)
         seen = attend(query, key, value, mask=mask).transpose(1, 2).flatten(2)
@@ -223,7 +230,7 @@ def _pair(codes: tuple[str, str], look: Look, speaker: Speaker, rng: random.Rand
 def unseen_sentences(record: Record, emojis: Emojis, count: int) -> tuple[list[str], list[int]]:
     """Choose recorded pictures on white, with sentences of the split "dev"."""
     phrases, rng = read_phrases("dev"), random.Random(5)
-    texts, chosen = [], []
+    texts, chosen = list[str](), list[int]()
     for index, (picture, second, styled, color) in enumerate(record.items.tolist()):
         own = phrases.get(emojis.rows[picture].hex)
         if own and second < 0 and not styled and not color and len(texts) < count:
@@ -281,7 +288,7 @@ def teach(lesson: Lesson, speaker: Speaker, *, folder: Path, steps: int) -> None
         texts, chosen = ask(lesson.record, emojis, speaker, random.Random(step), BATCH)
         loss = lesson(texts, chosen)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         step += 1

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import scenes
 from captions import Look, Speaker, read_phrases
-from control import describe, main_color
+from control import Scene, describe, main_color
 from dallemini import VQGAN, Pipeline, TextTokens, Tokenizer, Transformer
 from dallemini.images import image_to_tensor
 from dallemini.models import TransformerConfig
@@ -106,7 +106,7 @@ class Mixture:
         self,
         emojis: Emojis,
         codes: Tensor,
-        composed: tuple[list[scenes.Scene], Tensor],
+        composed: tuple[list[Scene], Tensor],
         speaker: Speaker,
         reader: Reader,
         *,

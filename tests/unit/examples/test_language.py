@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "emoji"))
 from captions import Speaker
 from dallemini import Pipeline, Tokenizer
 from dataset import SIZE, Emojis, caption
-from train_language import Lesson, Record, answers, ask, named, student_of, teach
+from train_language import Lesson, Record, answers, ask, decoder_layers, named, student_of, teach
 from train_transformer import Reader, vocabulary_texts
 
 NAMES = {"1f355": "pizza", "1f436": "dog face", "1f680": "rocket", "1f431": "cat face"}
@@ -33,7 +33,12 @@ def emojis(tmp_path_factory: pytest.TempPathFactory) -> Emojis:
     for number, (code, name) in enumerate(NAMES.items()):
         picture = Image.new("RGBA", (SIZE, SIZE), (60 * number, 120, 200, 255))
         picture.save(folder / f"{code}.png")
-        line = {"file": f"{code}.png", "set": "noto", "style": "noto emoji", "hex": code}
+        line: dict[str, object] = {
+            "file": f"{code}.png",
+            "set": "noto",
+            "style": "noto emoji",
+            "hex": code,
+        }
         line |= {"label": name, "caption": name, "keywords": [], "group": "x"}
         lines.append(json.dumps(line | {"split": "train", "license": "MIT"}) + "\n")
     (folder / "metadata.jsonl").write_text("".join(lines))
@@ -88,12 +93,12 @@ def test_lessons_lower_the_error_and_go_on_where_they_stopped(
     texts, chosen = ask(record, emojis, speaker, random.Random(0), 16)
     with torch.no_grad():
         before = float(first(texts, chosen))
-    decoder = first.student.decoder.layers[0].cross_attn.kv_proj.weight.clone()
+    decoder = decoder_layers(first.student)[0].cross_attn.kv_proj.weight.clone()
     teach(first, speaker, folder=tmp_path, steps=24)
     with torch.no_grad():
         after = float(first(texts, chosen))
     assert after < 0.8 * before
-    assert torch.equal(decoder, first.student.decoder.layers[0].cross_attn.kv_proj.weight)
+    assert torch.equal(decoder, decoder_layers(first.student)[0].cross_attn.kv_proj.weight)
     second = lesson()
     teach(second, speaker, folder=tmp_path, steps=24)  # done before: nothing is left to do
     with torch.no_grad():
