@@ -13,6 +13,7 @@ from .. import checkpoints, hub
 from ..errors import HubError, MissingFileError
 from ..hub import BUNDLED_MODEL
 from ..pipeline.parts import COMPONENTS, Parts, describe
+from ..text.knowledge import KNOWLEDGE_FILE, Knowledge
 from ..text.tokenizer import Tokenizer
 from .options import Where
 
@@ -26,20 +27,26 @@ class Info:
     Attributes:
         source: Hub id, local folder or file.
         subfolder: of a part inside the source.
+        words: list everything that the model says it was taught, one a line, and nothing else.
         where: of the source.
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")] = BUNDLED_MODEL
     subfolder: str | None = None
+    words: bool = False
     where: Where
 
     def run(self) -> None:
         """Print a block for each part.
 
         Raises:
-            DalleMiniError: the source holds nothing known, or it is damaged.
+            DalleMiniError: the source holds nothing known, it is damaged, or words were asked for
+                and it does not list any.
         """
         source = self.where.open(self.source, self.subfolder)
+        if self.words:
+            _print_words(self.source, source)
+            return
         blocks = {part: _block(part, place) for part, place in Parts(source).all().items()}
         commit = source.revision_key
         print(f"{self.source} at commit {commit}" if commit else self.source)
@@ -53,7 +60,8 @@ def _block(part: str, source: hub.Source) -> list[tuple[str, str]]:
     if part == "tokenizer":
         tokenizer = Tokenizer.from_pretrained(source)
         config = tokenizer.config.to_dict()
-        return [("vocabulary", f"{tokenizer.vocab_size:,} ids"), ("config", _listed(config))]
+        lines = [("vocabulary", f"{tokenizer.vocab_size:,} ids"), ("config", _listed(config))]
+        return lines if tokenizer.knowledge is None else [*lines, *_known(tokenizer.knowledge)]
     component = COMPONENTS[part]
     try:
         name, checkpoint = describe(source.cached(), component)
@@ -71,6 +79,32 @@ def _block(part: str, source: hub.Source) -> list[tuple[str, str]]:
         ("size", f"{_size(sum(t.nbytes for t in tensors))}, {_dtypes(t.dtype for t in tensors)}"),
         ("config", _listed(checkpoint.config)),
     ]
+
+
+def _known(knowledge: Knowledge) -> list[tuple[str, str]]:
+    some = ", ".join(knowledge.concepts[:: max(1, len(knowledge.concepts) // 12)][:12])
+    return [
+        ("concepts", f"{len(knowledge.concepts):,}, such as {some} (--words lists all)"),
+        ("styles", ", ".join(knowledge.styles)),
+        ("control", ", ".join(knowledge.control)),
+    ]
+
+
+def _print_words(name: str, source: hub.Source) -> None:
+    """Print concepts, styles and words of control.
+
+    Raises:
+        MissingFileError: the source lists none.
+    """
+    place = Parts(source).all().get("tokenizer")
+    knowledge = None if place is None else Tokenizer.from_pretrained(place).knowledge
+    if knowledge is None:
+        raise MissingFileError(
+            f"{name} does not list what it was taught; only models with a {KNOWLEDGE_FILE} do, "
+            "such as the bundled one."
+        )
+    for heading in ("concepts", "styles", "control"):
+        print("\n".join([f"# {heading}", *getattr(knowledge, heading)]))
 
 
 def _listed(config: dict[str, object]) -> str:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from .knowledge import Knowledge
 from .normalizer import HashtagSplitter, TextNormalizer
 from .tokenizer import TextTokens, Tokenizer, TokenizerConfig
 
-__all__ = ["HashtagSplitter", "TextNormalizer", "TextTokens", "Tokenizer", "TokenizerConfig"]
+__all__ = [
+    "HashtagSplitter",
+    "Knowledge",
+    "TextNormalizer",
+    "TextTokens",
+    "Tokenizer",
+    "TokenizerConfig",
+]

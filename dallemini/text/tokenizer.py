@@ -26,6 +26,7 @@ from ..files import write_text
 from ..hub.source import Source
 from ..models.pretrained import Loadable, write_config
 from .backend import MAX_LENGTH, read_backend, read_text, refusing, try_backend
+from .knowledge import KNOWLEDGE_FILE, Knowledge
 from .normalizer import TextNormalizer
 from .vocabulary import TOKENIZER_FILE, WORDS_FILE, find_files, read_text_settings
 
@@ -103,6 +104,7 @@ class Tokenizer(Loadable):
             padding are switched off.
         config: length and clean-up.
         word_frequencies: for hashtags, see `TextNormalizer`.
+        knowledge: what the model was taught; a prompt of strange words alone is then warned about.
 
     Raises:
         CheckpointError: `backend` lacks `<s>`, `<pad>` or `</s>`, does not add them, or cannot
@@ -118,7 +120,7 @@ class Tokenizer(Loadable):
         torch.Size([1, 9])
     """
 
-    _optional_files = (WORDS_FILE,)
+    _optional_files = (WORDS_FILE, KNOWLEDGE_FILE)
 
     def __init__(
         self,
@@ -126,12 +128,14 @@ class Tokenizer(Loadable):
         *,
         config: TokenizerConfig | None = None,
         word_frequencies: Mapping[str, int] | str | os.PathLike[str] | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
         self.config = TokenizerConfig() if config is None else config
         self.normalizer = TextNormalizer(word_frequencies)
+        self.knowledge = knowledge
         self.bos_token_id, self.pad_token_id, self.eos_token_id = _special_ids(backend)
         try_backend(backend)
         empty, expected = self._encode(""), [self.bos_token_id, self.eos_token_id]
@@ -155,7 +159,8 @@ class Tokenizer(Loadable):
         """Return the ids of one or more prompts, padded to `max_length`.
 
         A prompt that is too long loses its last tokens, but not its `</s>`; a `DalleMiniWarning`
-        names it. Another names a prompt of which the clean-up leaves nothing.
+        names it. Others name a prompt of which the clean-up leaves nothing, and one without a word
+        that the model knows, as far as `knowledge` says what it knows.
 
         Raises:
             InputTypeError: `prompts` is neither a string nor a sequence of strings.
@@ -191,6 +196,15 @@ class Tokenizer(Loadable):
             warnings.warn(
                 f"prompts[{position}] ({reprlib.repr(prompt)}) has no word in it: nothing is left "
                 "after the clean-up, so the model is asked for nothing. Write it in words.",
+                DalleMiniWarning,
+                stacklevel=3,
+            )
+        elif text.strip(" ,") and self.knowledge is not None and not self.knowledge.knows(text):
+            near = ", ".join(map(repr, self.knowledge.near(text)))
+            warnings.warn(
+                f"prompts[{position}] ({reprlib.repr(prompt)}) has no word that this model was "
+                f"taught{f'; near ones are {near}' if near else ''}. See what it knows with "
+                "`dallemini info --words`.",
                 DalleMiniWarning,
                 stacklevel=3,
             )
@@ -275,13 +289,16 @@ class Tokenizer(Loadable):
                 raise ConfigError(f"{path}: {error}") from error
         backend = _read_backend([paths[name] for name in names.vocabulary])
         words = None if names.words is None else paths[names.words]
-        return cls(backend, config=config, word_frequencies=words)
+        known = None if names.knowledge is None else Knowledge.read(paths[names.knowledge])
+        return cls(backend, config=config, word_frequencies=words, knowledge=known)
 
     def _save(self, directory: Path) -> None:
         write_config(directory, self.config, component="tokenizer")
         with refusing("This vocabulary cannot be saved, so it could not be loaded again"):
             text = self.backend.to_str(pretty=True)
         write_text(directory / TOKENIZER_FILE, text)
+        if self.knowledge is not None:
+            self.knowledge.save(directory / KNOWLEDGE_FILE)
         words = self.normalizer.word_frequencies
         target = directory / WORDS_FILE
         if isinstance(words, Mapping):

@@ -15,6 +15,7 @@ from typing import Any
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, MissingFileError, UnsupportedModelError
 from ..hub.source import Source, list_files
+from .knowledge import KNOWLEDGE_FILE
 
 TOKENIZER_FILE = "tokenizer.json"
 WORDS_FILE = "word_frequencies.txt"
@@ -34,15 +35,18 @@ class TokenizerFiles:
         vocabulary: `tokenizer.json`, or the vocabulary and its merges.
         config: None where the model has no configuration.
         words: word frequencies for hashtags, None where there are none.
+        knowledge: what the model was taught, None where nobody says.
     """
 
     vocabulary: tuple[str, ...]
     config: str | None
     words: str | None
+    knowledge: str | None = None
 
     def all(self) -> list[str]:
         """Return every name."""
-        return [name for name in (*self.vocabulary, self.config, self.words) if name is not None]
+        names = (*self.vocabulary, self.config, self.words, self.knowledge)
+        return [name for name in names if name is not None]
 
 
 def find_files(source: Source) -> TokenizerFiles:
@@ -57,7 +61,10 @@ def find_files(source: Source) -> TokenizerFiles:
     for choice in choices:
         if all(name in files for name in choice):
             configs = [_MINI_CONFIG, CONFIG_NAME] if choice == _MINI_PAIR else [CONFIG_NAME]
-            return TokenizerFiles(choice, _first(configs, files), _first(_WORDS_FILES, files))
+            optional = (
+                _first(names, files) for names in (configs, _WORDS_FILES, (KNOWLEDGE_FILE,))
+            )
+            return TokenizerFiles(choice, *optional)
     wanted = ", or ".join(" and ".join(choice) for choice in choices)
     nested = f"tokenizer/{TOKENIZER_FILE}" in files
     hint = 'Pass subfolder="tokenizer".' if nested else "Check that it is the tokenizer's folder."

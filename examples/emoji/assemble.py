@@ -1,6 +1,6 @@
 """Put the trained parts together into one pipeline folder, in half precision.
 
-    python examples/emoji/assemble.py MODEL OUTPUT --card CARD --notice DATA/NOTICE
+    python examples/emoji/assemble.py DATA MODEL OUTPUT --card CARD
 
 MODEL holds tokenizer/, transformer/, vqgan/ and scorer/ as the training scripts left them.
 """
@@ -13,7 +13,11 @@ from pathlib import Path
 
 import torch
 
+from captions import Speaker
 from dallemini import VQGAN, CLIPScorer, GenerationConfig, Pipeline, Tokenizer, Transformer
+from dataset import Emojis
+from knowledge import knowledge_of
+from train_transformer import read_synonyms
 
 # Chosen on captions that the evaluation does not use; guidance blurs what is known by heart.
 SETTINGS = GenerationConfig(guidance_scale=1.0, temperature=0.5, top_k=None)
@@ -23,14 +27,17 @@ LIMIT = 60_000_000
 def main() -> None:
     """Read the arguments, load, save, check the size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("output")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("output", type=Path)
     parser.add_argument("--card", required=True)
-    parser.add_argument("--notice", required=True)
     arguments = parser.parse_args()
-    model, output = Path(arguments.model), Path(arguments.output)
+    model, output = arguments.model, arguments.output
+    emojis = Emojis(arguments.data, split="train")
+    tokenizer = Tokenizer.from_pretrained(model / "tokenizer")
+    tokenizer.knowledge = knowledge_of(emojis, Speaker(emojis.rows, extra=read_synonyms()))
     pipe = Pipeline(
-        tokenizer=Tokenizer.from_pretrained(model / "tokenizer"),
+        tokenizer=tokenizer,
         transformer=Transformer.from_pretrained(model / "transformer"),
         vqgan=VQGAN.from_pretrained(model / "vqgan"),
         scorer=CLIPScorer.from_pretrained(model / "scorer"),
@@ -39,7 +46,7 @@ def main() -> None:
     )
     pipe.to(dtype=torch.float16).save_pretrained(output)
     shutil.copyfile(arguments.card, output / "README.md")
-    shutil.copyfile(arguments.notice, output / "NOTICE")
+    shutil.copyfile(arguments.data / "NOTICE", output / "NOTICE")
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print(f"{output}: {size / 1e6:.2f} MB")
     if size > LIMIT:

@@ -46,8 +46,7 @@ def steps(work: Path, data: Path, settings: str) -> dict[str, list[str]]:
         ),  # type: ignore[dict-item]
         "clip": [*train("clip", "--output", model / "scorer")],
         "assemble": [
-            "assemble.py", model, bundle, "--card", HERE / "model_card.md",
-            "--notice", data / "NOTICE",
+            "assemble.py", data, model, bundle, "--card", HERE / "model_card.md",
         ],
         "evaluate": [
             "evaluate.py", data, "--model", bundle, "--captions", CAPTIONS[settings],

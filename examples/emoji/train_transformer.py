@@ -34,6 +34,7 @@ SYNONYMS = HERE / "synonyms.json"
 VOCABULARY = 6000
 MAX_TEXT_LENGTH = 32
 SCENES_SHARE = 0.4  # of a batch
+NAMES_SHARE = 0.25  # of the captions of single pictures are the emoji's name, as in the evaluation
 STYLE_SHARE = 0.35  # of the captions name the style
 COLOR_SHARE = 0.15  # of the captions name the object's own colour, where it has one
 PROMPTS = (  # looked at during training
@@ -131,6 +132,9 @@ class Mixture:
     def _single(self, rng: random.Random) -> tuple[str, Tensor]:
         index = rng.randrange(len(self.emojis))
         row, color = self.emojis.rows[index], self.colors[index]
+        if rng.random() < NAMES_SHARE:
+            style = row.style if rng.random() < STYLE_SHARE else None
+            return caption(row.label, style, "white"), self.codes[index].long()
         look = Look(
             style=row.style if rng.random() < STYLE_SHARE else None,
             color=color if rng.random() < COLOR_SHARE else None,

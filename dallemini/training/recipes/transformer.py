@@ -137,6 +137,7 @@ def train_transformer(
     """
     with opened(config, can_split=True):
         pipe = _start(config)
+        pipe.tokenizer.knowledge = None  # a trained model knows other words than it came with
         own_weights(pipe.transformer)
         pipe.to(device=pick_device(config.device))
         if config.lora is not None:

@@ -128,3 +128,19 @@ def test_model_on_the_hub_is_told_without_its_weights(
     assert block(run("info", "someone/native").out, "vqgan")["format"] == "native"
     fetched = [request for request in hub.requests if request.startswith("GET")]
     assert not [request for request in fetched if "msgpack" in request or "safetensors" in request]
+
+
+def test_words_that_a_model_was_taught_are_listed(run: Any, tiny: Path) -> None:
+    knowledge = {"concepts": ["kite", "fire engine"], "styles": ["flat"], "words": ["kite"]}
+    copy = tiny.parent / "knowing"
+    shutil.copytree(tiny, copy, dirs_exist_ok=True)
+    (copy / "tokenizer" / "knowledge.json").write_text(json.dumps(knowledge), encoding="utf-8")
+    assert "2, such as kite, fire engine" in block(run("info", copy).out, "tokenizer")["concepts"]
+    told = run("info", copy, "--words")
+    assert told.lines == ["# concepts", "kite", "fire engine", "# styles", "flat", "# control"]
+
+
+def test_a_model_that_lists_no_words_says_so(run: Any, tiny: Path) -> None:
+    result = run("info", tiny, "--words")
+    assert result.code == 1
+    assert "does not list what it was taught" in result.err
