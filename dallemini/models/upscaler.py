@@ -1,0 +1,270 @@
+"""Pictures made larger: the two networks of Real-ESRGAN.
+
+Knows pixels, not files. Sources: "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
+Synthetic Data" (Wang et al. 2021) and github.com/xinntao/Real-ESRGAN for the compact network;
+"ESRGAN" (Wang et al. 2018, section 3.1) and github.com/XPixelGroup/BasicSR for the one of residual
+dense blocks. Parameters have the names of the released files.
+
+Shapes: N images, H/W pixels, s the factor of the enlargement, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Config
+from ..errors import ConfigError, InputError, InputTypeError
+from .pretrained import PretrainedModule
+
+CONTEXT = 10
+"""Pixels that the original adds below and right of a picture, and around each tile."""
+
+_RESIDUAL = 0.2  # ESRGAN, section 3.1: residuals are scaled down, which keeps training stable
+_SLOPE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalerConfig(Config):
+    """Sizes of an upscaler; the defaults are those of realesr-animevideov3.
+
+    Attributes:
+        architecture: "compact", a chain of convolutions; "rrdb", residual dense blocks.
+        scale: how many times larger a picture becomes.
+        width: channels between the convolutions.
+        blocks: convolutions of the chain between the first and the last, or residual blocks.
+        growth: channels that each convolution of a dense block adds; of "rrdb" only.
+
+    Raises:
+        ConfigError: a size is out of range, or no such architecture or scale is computed here.
+    """
+
+    architecture: Literal["compact", "rrdb"] = "compact"
+    scale: int = 4
+    width: int = 64
+    blocks: int = 16
+    growth: int = 32
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        scales = range(1, 9) if self.architecture == "compact" else (1, 2, 4)
+        if self.scale not in scales:
+            raise ConfigError(
+                f"scale of {self.architecture!r} must be one of {', '.join(map(str, scales))}, not "
+                f"{self.scale:.3g}."
+            )
+        for name, most in (("width", 1024), ("blocks", 1000), ("growth", 1024)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} must be from 1 to {most}.")
+
+
+class Compact(nn.Module):
+    """A chain of convolutions at the size of the input; what it adds is shuffled into pixels."""
+
+    def __init__(self, config: UpscalerConfig) -> None:
+        super().__init__()
+        self.scale = config.scale
+        width = config.width
+        self.body = nn.ModuleList([_convolution(3, width), nn.PReLU(width)])
+        for _ in range(config.blocks):
+            self.body.extend([_convolution(width, width), nn.PReLU(width)])
+        self.body.append(_convolution(width, 3 * config.scale**2))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map f[N,3,H,W] to f[N,3,sH,sW]."""
+        hidden_states = pixels
+        for layer in self.body:
+            hidden_states = layer(hidden_states)
+        enlarged = F.interpolate(pixels, scale_factor=self.scale, mode="nearest")
+        return F.pixel_shuffle(hidden_states, self.scale) + enlarged
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of which sees what all before it saw and made."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        for number in range(1, 5):
+            self.add_module(f"conv{number}", _convolution(width + (number - 1) * growth, growth))
+        self.conv5 = _convolution(width + 4 * growth, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map f[N,C,H,W] to f[N,C,H,W]."""
+        seen = features
+        for number in range(1, 5):
+            made = F.leaky_relu(self.get_submodule(f"conv{number}")(seen), _SLOPE)
+            seen = torch.cat([seen, made], dim=1)
+        added: Tensor = self.conv5(seen)
+        return features + _RESIDUAL * added
+
+
+class ResidualBlock(nn.Module):
+    """Three dense blocks in a row, with a residual around them."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(width, growth) for _ in range(3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map f[N,C,H,W] to f[N,C,H,W]."""
+        added: Tensor = self.rdb3(self.rdb2(self.rdb1(features)))
+        return features + _RESIDUAL * added
+
+
+class RRDB(nn.Module):
+    """Residual dense blocks; features are enlarged four times, from smaller ones for less."""
+
+    def __init__(self, config: UpscalerConfig) -> None:
+        super().__init__()
+        self.fold = 4 // config.scale  # pixels along each side that become channels first
+        width = config.width
+        self.conv_first = _convolution(3 * self.fold**2, width)
+        self.body = nn.ModuleList(
+            [ResidualBlock(width, config.growth) for _ in range(config.blocks)]
+        )
+        self.conv_body = _convolution(width, width)
+        self.conv_up1, self.conv_up2 = _convolution(width, width), _convolution(width, width)
+        self.conv_hr, self.conv_last = _convolution(width, width), _convolution(width, 3)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map f[N,3,H,W], a multiple of `fold` each way, to f[N,3,sH,sW]."""
+        features = self.conv_first(F.pixel_unshuffle(pixels, self.fold))
+        hidden_states = features
+        for block in self.body:
+            hidden_states = block(hidden_states)
+        hidden_states = features + self.conv_body(hidden_states)
+        for layer in (self.conv_up1, self.conv_up2):
+            hidden_states = F.interpolate(hidden_states, scale_factor=2, mode="nearest")
+            hidden_states = F.leaky_relu(layer(hidden_states), _SLOPE)
+        enlarged: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(hidden_states), _SLOPE))
+        return enlarged
+
+
+class Upscaler(PretrainedModule[UpscalerConfig]):
+    """Makes pictures larger, `config.scale` times along each side.
+
+    Example:
+        >>> import torch
+        >>> from dallemini.models.upscaler import Upscaler, UpscalerConfig
+        >>> config = UpscalerConfig(scale=2, width=8, blocks=1)
+        >>> Upscaler.from_config(config).upscale(torch.rand(1, 3, 16, 24)).shape
+        torch.Size([1, 3, 32, 48])
+    """
+
+    config_class = UpscalerConfig
+    component: ClassVar[Literal["upscaler"]] = "upscaler"  # type: ignore[assignment]
+
+    def __init__(self, config: UpscalerConfig) -> None:
+        super().__init__(config)
+        with torch.device("meta"):
+            self.network = Compact(config) if config.architecture == "compact" else RRDB(config)
+
+    @property
+    def scale(self) -> int:
+        """How many times larger a picture becomes along each side."""
+        return self.config.scale
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Fill every parameter: He's normal for what is followed by a rectifier, small at the end.
+
+        "Delving Deep into Rectifiers" (He et al. 2015, section 2.2).
+        """
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_in = module.weight[0].numel()
+                nn.init.normal_(module.weight, 0.0, 0.1 * (2 / fan_in) ** 0.5, generator)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.PReLU):
+                nn.init.constant_(module.weight, 0.25)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map f[N,3,H,W] to f[N,3,sH,sW], as the network does, not clipped."""
+        enlarged: Tensor = self.network(pixels)
+        return enlarged
+
+    @torch.no_grad()
+    def upscale(self, images: Tensor, *, tile: int | None = 512, context: int = CONTEXT) -> Tensor:
+        """Enlarge pictures, one at a time, so that a picture is the same in any batch.
+
+        Args:
+            images: f[N,3,H,W] in [0, 1].
+            tile: side in pixels of the squares that larger pictures are cut into, which bounds the
+                memory; None never cuts.
+            context: pixels that a square sees around it, and that are mirrored below and right of
+                a picture, as the original does.
+
+        Returns:
+            f[N,3,sH,sW] in [0, 1], of the dtype of the weights.
+
+        Raises:
+            InputTypeError: `images` is not a tensor of floats.
+            InputError: it has another shape, or values that are not numbers; or `tile` or
+                `context` is out of range.
+        """
+        _check(images, tile, context)
+        weight = next(self.parameters())
+        images = images.to(weight.device, weight.dtype)
+        return torch.cat([self._enlarge(image[None], tile, context) for image in images])
+
+    def _enlarge(self, image: Tensor, tile: int | None, context: int) -> Tensor:
+        height, width = image.shape[2:]
+        fold = max(1, 4 // self.scale)  # the original asks it of both networks
+        padded = _mirror(image, bottom=context, right=context)
+        padded = _mirror(padded, bottom=-padded.shape[2] % fold, right=-padded.shape[3] % fold)
+        if tile is None or max(height, width) <= tile:
+            enlarged = self(padded)
+        else:
+            enlarged = self._by_tiles(padded, -(-tile // fold) * fold, context)
+        enlarged = enlarged[:, :, : height * self.scale, : width * self.scale]
+        finite: Tensor = enlarged.clamp(0, 1)
+        return finite
+
+    def _by_tiles(self, image: Tensor, tile: int, context: int) -> Tensor:
+        """Enlarge squares with what lies around them, and keep their inside."""
+        fold, scale = max(1, 4 // self.scale), self.scale
+        around = -(-context // fold) * fold
+        rows, columns = image.shape[2:]
+        enlarged = image.new_empty(1, 3, rows * scale, columns * scale)
+        for top in range(0, rows, tile):
+            for left in range(0, columns, tile):
+                bottom, right = min(top + tile, rows), min(left + tile, columns)
+                above, before = max(top - around, 0), max(left - around, 0)
+                seen = image[:, :, above : bottom + around, before : right + around]
+                made = self(seen)[
+                    :,
+                    :,
+                    (top - above) * scale : (bottom - above) * scale,
+                    (left - before) * scale : (right - before) * scale,
+                ]
+                enlarged[:, :, top * scale : bottom * scale, left * scale : right * scale] = made
+        return enlarged
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, device="meta")
+
+
+def _mirror(image: Tensor, *, bottom: int, right: int) -> Tensor:
+    """Mirror pixels below and right; a picture with fewer repeats its last ones."""
+    height, width = image.shape[2:]
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(image, (0, right, 0, bottom), mode) if bottom or right else image
+
+
+def _check(images: object, tile: int | None, context: int) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise InputTypeError(f"images must be a tensor of floats in [0, 1], not {found}.")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise InputError(f"images must have shape [N, 3, H, W], not {list(images.shape)}.")
+    if not bool(images.isfinite().all()):
+        raise InputError("images must be finite numbers in [0, 1].")
+    if tile is not None and tile < 16:
+        raise InputError(f"tile must be at least 16 pixels, not {tile}; None never cuts.")
+    if not 0 <= context <= 256:
+        raise InputError(f"context must be from 0 to 256 pixels, not {context}.")
