@@ -13,6 +13,7 @@ from ._version import __version__
 from .generation.config import GenerationConfig
 from .models.clip import CLIP
 from .models.transformer import Transformer
+from .models.upscaler import Upscaler
 from .models.vqgan import VQGAN
 from .pipeline.outputs import GenerationOutput, GenerationStep
 from .pipeline.pipeline import Pipeline
@@ -30,5 +31,6 @@ __all__ = [
     "TextTokens",
     "Tokenizer",
     "Transformer",
+    "Upscaler",
     "__version__",
 ]

@@ -80,6 +80,17 @@ def _entries(value: Any, most: int, depth: int) -> str:
     return f"{opening}{', '.join(shown).rstrip(' ')}{closing}"
 
 
+def with_article(name: str) -> str:
+    """Return a name with "a" or "an" before it.
+
+    Example:
+        >>> from dallemini.foreign import with_article
+        >>> with_article("VQGAN"), with_article("Upscaler")
+        ('a VQGAN', 'an Upscaler')
+    """
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
 def show_names(names: Sequence[object], *, most: int = 3) -> str:
     """Name the first few of several things: "'a', 'b', 'c' and 7 more"."""
     text = ", ".join(show(name) for name in names[:most])

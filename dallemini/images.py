@@ -94,7 +94,7 @@ def tensor_to_images(pixels: Tensor) -> list[PIL.Image.Image]:
             "The decoded pixels are not finite numbers: the VQGAN's weights are broken, or too "
             "large for its dtype. Load it with dtype=torch.float32."
         )
-    levels = (pixels.detach().float().clamp(0, 1) * 255).to(torch.uint8)
+    levels = pixels.detach().float().clamp(0, 1).mul_(255).to(torch.uint8)
     array = levels.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in array]
 

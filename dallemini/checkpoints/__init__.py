@@ -26,6 +26,7 @@ from ..errors import (
     UnsupportedModelError,
 )
 from ..files import as_path, replacing_folder
+from ..foreign import with_article
 from ..hub.source import Source, conversion_cache_dir, list_files, source_key
 from .cache import convert_once
 from .clip import HuggingFaceCLIP
@@ -52,6 +53,7 @@ from .safetensors_file import (
     write_tensors,
 )
 from .shapes import Shapes, check_tensors
+from .upscaler import NCNN, RealESRGAN
 from .vqgan import Taming, VQGANJax
 from .wrappers import common_prefix
 
@@ -79,6 +81,7 @@ _BUILT_IN: tuple[Format, ...] = (
     *(MinDalle(), DalleBart()),
     *(Taming(), Detokenizer(), VQGANJax()),
     *(OpenAICLIP(), OpenCLIP(), HuggingFaceCLIP()),
+    *(NCNN(), RealESRGAN()),
 )
 for _format in _BUILT_IN:
     register_format(_format)
@@ -264,8 +267,9 @@ def _nothing_found(source: Source, component: Component) -> Exception:
     what = f"{source.selected} of {source.name}" if source.selected else source.name
     formats = ", ".join(entry.name for entry in known_formats(component))
     return MissingFileError(
-        f"{what} is not a {CLASS_NAMES[component]} in a known format (native: config.json with the "
-        f"mark 'dallemini' and {WEIGHTS_FILE}; or {formats}). There lie: {list_files(files)}."
+        f"{what} is not {with_article(CLASS_NAMES[component])} in a known format (native: "
+        f"config.json with the mark 'dallemini' and {WEIGHTS_FILE}; or {formats}). There lie: "
+        f"{list_files(files)}."
     )
 
 

@@ -19,9 +19,10 @@ from .lazy import LazyTensor
 from .safetensors_file import read_safetensors
 from .torch_file import read_torch
 
-Component = Literal["transformer", "vqgan", "clip"]
-COMPONENTS: tuple[Component, ...] = ("transformer", "vqgan", "clip")
+Component = Literal["transformer", "vqgan", "clip", "upscaler"]
+COMPONENTS: tuple[Component, ...] = ("transformer", "vqgan", "clip", "upscaler")
 CLASS_NAMES = {"transformer": "Transformer", "vqgan": "VQGAN", "clip": "CLIP"}
+CLASS_NAMES["upscaler"] = "Upscaler"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .._version import __version__
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, MissingFileError
 from ..files import write_text
-from ..foreign import show
+from ..foreign import show, with_article
 from ..hub.source import Source
 from .formats import CLASS_NAMES, Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor
@@ -42,8 +42,8 @@ class Native:
         holds = config[MARK].get("component")
         if holds != self.component:
             raise CheckpointError(
-                f"{source.name} holds a {_class_name(holds)}, not a "
-                f"{CLASS_NAMES[self.component]}. Load it with its own class."
+                f"{source.name} holds {_class_name(holds)}, not "
+                f"{with_article(CLASS_NAMES[self.component])}. Load it with its own class."
             )
         if WEIGHTS_FILE not in source.files():
             raise MissingFileError(
@@ -61,7 +61,7 @@ class Native:
 
 def _class_name(component: object) -> str:
     known = isinstance(component, str) and component in CLASS_NAMES
-    return CLASS_NAMES[str(component)] if known else f"part called {show(component)}"
+    return with_article(CLASS_NAMES[str(component)] if known else f"part called {show(component)}")
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import LARGEST_SIZE, MOST_LAYERS
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
-from ..foreign import show, show_names
+from ..foreign import show, show_names, with_article
 from .formats import CLASS_NAMES, Component
 
 # What PretrainedConfig of transformers writes into every config.json: labels, generation, training.
@@ -151,7 +151,8 @@ def refuse_other_component(config: Mapping[str, Any], component: Component, orig
         holds = "clip"
     if holds not in (None, component):
         raise CheckpointError(
-            f"{origin} holds a {CLASS_NAMES[holds]}, not a {CLASS_NAMES[component]}. Load it with "
+            f"{origin} holds {with_article(CLASS_NAMES[holds])}, not "
+            f"{with_article(CLASS_NAMES[component])}. Load it with "
             f"{CLASS_NAMES[holds]}.from_pretrained."
         )
 

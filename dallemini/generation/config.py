@@ -31,6 +31,7 @@ class GenerationOverrides(TypedDict, total=False):
     seed: SupportsIndex | Sequence[SupportsIndex] | None
     rank: bool
     candidates: SupportsIndex
+    upscale: SupportsIndex | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class GenerationConfig(Config):
         seed: picture n has the seed `seed + n`; a list gives each its own; None chooses freshly.
         rank: sort the pictures of each prompt by how well they fit it.
         candidates: pictures drawn for each one that is kept, the one that fits its prompt best.
+        upscale: how many times larger the finished pictures are made by the upscaler, such as 2
+            or 4; None leaves them as they are.
 
     Raises:
         ConfigError: a value has the wrong type, is not finite, or is out of range.
@@ -68,6 +71,7 @@ class GenerationConfig(Config):
     seed: int | tuple[int, ...] | None = None
     rank: bool = False
     candidates: int = 1
+    upscale: int | None = None
 
     def __post_init__(self) -> None:
         self.check_types()
@@ -81,6 +85,10 @@ class GenerationConfig(Config):
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
             raise ConfigError(
                 f"guidance_scale must be a finite number from 0, not {self.guidance_scale}."
+            )
+        if self.upscale is not None and self.upscale < 2:
+            raise ConfigError(
+                f"upscale must be at least 2, not {self.upscale}; None leaves pictures as they are."
             )
         check_sampling(self.temperature, self.top_k, self.top_p)
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed or 0,):

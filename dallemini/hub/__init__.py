@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .card import model_card, upload_folder
+from .packaged import PACKAGED, find_packaged
 from .source import (
     BUNDLED_MODEL,
     HubSource,
@@ -20,9 +21,11 @@ __all__ = [
     "BUNDLED_MODEL",
     "HubSource",
     "LocalSource",
+    "PACKAGED",
     "Source",
     "Where",
     "conversion_cache_dir",
+    "find_packaged",
     "list_files",
     "model_card",
     "open",

@@ -31,6 +31,7 @@ from ..errors import (
 )
 from ..files import finish_folder
 from .blobs import with_right_bytes
+from .packaged import find_packaged
 
 # Inside the functions that need the Hub, because its client is slow to import and what lies on
 # this machine does without.
@@ -42,7 +43,7 @@ BUNDLED_MODEL = "dallemini/emoji"
 
 _CONVERSIONS = Path("dallemini", "v1")  # raise the version when the layout of conversions changes
 _SUBFOLDER = re.compile(r"(?!.*(^|/)\.\.?(/|$))[\w.][^\\:\0]*(?<!/)")
-_FILE_ENDING = re.compile(r".*\.(pt|pth|ckpt|bin|safetensors|msgpack|json)")
+_FILE_ENDING = re.compile(r".*\.(pt|pth|ckpt|bin|param|safetensors|msgpack|json)")
 
 
 @dataclass(frozen=True)
@@ -247,9 +248,9 @@ def open(
     """Find the files of a model: the bundled one, then a local folder or file, then the Hub.
 
     Args:
-        name: `BUNDLED_MODEL`, a folder, a single weight file, a Hub id "owner/name", or one
-            file of it, "owner/name/encoder_mini.pt". A source that was opened already is taken as
-            it is.
+        name: `BUNDLED_MODEL`, a folder, a single weight file, a name in `PACKAGED`, a Hub id
+            "owner/name", or one file of it, "owner/name/encoder_mini.pt". A source that was opened
+            already is taken as it is.
         where: how to look for it.
         subfolder: folder of the component inside the model, such as "transformer".
 
@@ -257,6 +258,7 @@ def open(
         InputTypeError: an argument is of the wrong type.
         InputError: one is malformed, or they do not go together.
         MissingFileError: a path, or the subfolder, does not exist.
+        MissingDependencyError: the package of a name in `PACKAGED` is not installed.
         HubError: the Hub cannot be reached, refuses, or has no such model or revision; or offline,
             the model is not in the cache.
 
@@ -325,6 +327,8 @@ def _find(asked: str | os.PathLike[str], where: Where) -> Source:
         raise InputTypeError(f"A model is named by a string or a path, not {asked!r}.")
     name = os.fspath(asked)
     path = _bundled_folder() if name == BUNDLED_MODEL else Path(os.path.expanduser(name))
+    if not os.path.exists(path):
+        path = find_packaged(name) or path
     if name == BUNDLED_MODEL or (name and os.path.exists(path)):
         if where.revision is not None:
             raise InputError(f"{name} is not on the Hub: leave out revision={where.revision!r}.")

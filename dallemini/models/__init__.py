@@ -9,6 +9,7 @@ from .cache import DecoderCache, EncoderOutput
 from .clip import CLIP, CLIPConfig
 from .compiled import StaticCache
 from .transformer import Transformer, TransformerConfig
+from .upscaler import Upscaler, UpscalerConfig
 from .vqgan import VQGAN, VQGANConfig
 
 __all__ = [
@@ -20,5 +21,7 @@ __all__ = [
     "StaticCache",
     "Transformer",
     "TransformerConfig",
+    "Upscaler",
+    "UpscalerConfig",
     "VQGANConfig",
 ]

@@ -14,7 +14,7 @@ import tempfile
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from ..checkpoints.shapes import check_tensors, find_misfit
 from ..config import CONFIG_NAME, Config
 from ..errors import CheckpointError, InputError, InputTypeError, UnsupportedOperationError
 from ..files import replacing_folder, write_text
-from ..foreign import show
+from ..foreign import show, with_article
 from .precision import FLOATS, Precision, Quantization, Weights, check_dtype, read_precision
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -157,7 +157,7 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
     """
 
     config_class: ClassVar[type[Config]]
-    component: ClassVar[Literal["transformer", "vqgan", "clip"]]
+    component: ClassVar[checkpoints.Component]
 
     def __init__(self, config: ConfigT) -> None:
         super().__init__()
@@ -298,8 +298,9 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
             UnsupportedOperationError: int8 weights, where there are none or not on this device.
         """
         if weights.quantization is not None:
+            a_model = with_article(cls.__name__)
             raise UnsupportedOperationError(
-                f"A {cls.__name__} has no {weights.quantization} weights; choose one of "
+                f"A{a_model[1:]} has no {weights.quantization} weights; choose one of "
                 f"{', '.join(FLOATS)} for it."
             )
 
@@ -322,8 +323,8 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
     ) -> Self:
         if (kind := checkpoint.mark.get("quantization")) is not None:
             raise CheckpointError(
-                f"{checkpoint.path} is quantised as {show(kind)}, which a {cls.__name__} cannot "
-                "be. Save the original model again."
+                f"{checkpoint.path} is quantised as {show(kind)}, which "
+                f"{with_article(cls.__name__)} cannot be. Save the original model again."
             )
         model = cls._outline(checkpoint.config)
         model._check_tensors(checkpoint)

@@ -19,13 +19,18 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigError, InputError, InputTypeError
+from ..foreign import show
+from ._checks import without_autocast
 from .pretrained import PretrainedModule
 
-CONTEXT = 10
-"""Pixels that the original adds below and right of a picture, and around each tile."""
+PRE_PAD = 10
+"""Pixels that the original mirrors below and right of a picture."""
+TILE = 256
+SMALLEST_TILE = 8
 
 _RESIDUAL = 0.2  # ESRGAN, section 3.1: residuals are scaled down, which keeps training stable
 _SLOPE = 0.2
+_BLENDED = 32  # pixels of context from which tiles of dense blocks differ by less than a level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,9 @@ class UpscalerConfig(Config):
         architecture: "compact", a chain of convolutions; "rrdb", residual dense blocks.
         scale: how many times larger a picture becomes.
         width: channels between the convolutions.
-        blocks: convolutions of the chain between the first and the last, or residual blocks.
+        num_blocks: convolutions of the chain between the first and the last, or residual blocks.
         growth: channels that each convolution of a dense block adds; of "rrdb" only.
+        name: what pictures record that were made larger by it.
 
     Raises:
         ConfigError: a size is out of range, or no such architecture or scale is computed here.
@@ -46,8 +52,9 @@ class UpscalerConfig(Config):
     architecture: Literal["compact", "rrdb"] = "compact"
     scale: int = 4
     width: int = 64
-    blocks: int = 16
+    num_blocks: int = 16
     growth: int = 32
+    name: str = "custom"
 
     def __post_init__(self) -> None:
         self.check_types()
@@ -57,7 +64,7 @@ class UpscalerConfig(Config):
                 f"scale of {self.architecture!r} must be one of {', '.join(map(str, scales))}, not "
                 f"{self.scale:.3g}."
             )
-        for name, most in (("width", 1024), ("blocks", 1000), ("growth", 1024)):
+        for name, most in (("width", 1024), ("num_blocks", 1000), ("growth", 1024)):
             if not 1 <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} must be from 1 to {most}.")
 
@@ -70,7 +77,7 @@ class Compact(nn.Module):
         self.scale = config.scale
         width = config.width
         self.body = nn.ModuleList([_convolution(3, width), nn.PReLU(width)])
-        for _ in range(config.blocks):
+        for _ in range(config.num_blocks):
             self.body.extend([_convolution(width, width), nn.PReLU(width)])
         self.body.append(_convolution(width, 3 * config.scale**2))
 
@@ -124,7 +131,7 @@ class RRDB(nn.Module):
         width = config.width
         self.conv_first = _convolution(3 * self.fold**2, width)
         self.body = nn.ModuleList(
-            [ResidualBlock(width, config.growth) for _ in range(config.blocks)]
+            [ResidualBlock(width, config.growth) for _ in range(config.num_blocks)]
         )
         self.conv_body = _convolution(width, width)
         self.conv_up1, self.conv_up2 = _convolution(width, width), _convolution(width, width)
@@ -150,13 +157,13 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
     Example:
         >>> import torch
         >>> from dallemini.models.upscaler import Upscaler, UpscalerConfig
-        >>> config = UpscalerConfig(scale=2, width=8, blocks=1)
+        >>> config = UpscalerConfig(scale=2, width=8, num_blocks=1)
         >>> Upscaler.from_config(config).upscale(torch.rand(1, 3, 16, 24)).shape
         torch.Size([1, 3, 32, 48])
     """
 
     config_class = UpscalerConfig
-    component: ClassVar[Literal["upscaler"]] = "upscaler"  # type: ignore[assignment]
+    component: ClassVar[Literal["upscaler"]] = "upscaler"
 
     def __init__(self, config: UpscalerConfig) -> None:
         super().__init__(config)
@@ -187,62 +194,89 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
         enlarged: Tensor = self.network(pixels)
         return enlarged
 
+    @property
+    def name(self) -> str:
+        """What pictures record that were made larger by it."""
+        return self.config.name
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away a pixel still changes the result, along each side."""
+        config = self.config
+        if config.architecture == "compact":
+            return config.num_blocks + 2
+        return self._fold * (15 * config.num_blocks + 4)  # the last three see enlarged pixels
+
     @torch.no_grad()
-    def upscale(self, images: Tensor, *, tile: int | None = 512, context: int = CONTEXT) -> Tensor:
+    def upscale(
+        self,
+        images: Tensor,
+        *,
+        tile: int | None = TILE,
+        tile_pad: int | None = None,
+        pre_pad: int = PRE_PAD,
+    ) -> Tensor:
         """Enlarge pictures, one at a time, so that a picture is the same in any batch.
 
         Args:
             images: f[N,3,H,W] in [0, 1].
             tile: side in pixels of the squares that larger pictures are cut into, which bounds the
                 memory; None never cuts.
-            context: pixels that a square sees around it, and that are mirrored below and right of
-                a picture, as the original does.
+            tile_pad: pixels that a square sees around it. None is `reach` for the compact network,
+                which gives what no cutting gives but for the rounding of float32, and 32 for the
+                other, which differs by less than a level of 255 from it.
+            pre_pad: pixels that are mirrored below and right of a picture, as in the original.
 
         Returns:
-            f[N,3,sH,sW] in [0, 1], of the dtype of the weights.
+            f[N,3,sH,sW] in [0, 1], of the dtype and on the device of the weights.
 
         Raises:
             InputTypeError: `images` is not a tensor of floats.
-            InputError: it has another shape, or values that are not numbers; or `tile` or
-                `context` is out of range.
+            InputError: it has another shape, or values that are not numbers; or `tile`,
+                `tile_pad` or `pre_pad` is out of range.
         """
-        _check(images, tile, context)
-        weight = next(self.parameters())
-        images = images.to(weight.device, weight.dtype)
-        return torch.cat([self._enlarge(image[None], tile, context) for image in images])
+        _check(images, tile, tile_pad, pre_pad)
+        if tile_pad is None:
+            tile_pad = self.reach if self.config.architecture == "compact" else _BLENDED
+        made = images.new_empty(
+            len(images),
+            3,
+            *(side * self.scale for side in images.shape[2:]),
+            dtype=self.dtype,
+            device=self.device,
+        )
+        with without_autocast(self.device):
+            for image, place in zip(images, made, strict=True):
+                own = image[None].to(self.device, self.dtype)
+                self._enlarge(own, place, tile, tile_pad, pre_pad)
+        return made.clamp_(0, 1)
 
-    def _enlarge(self, image: Tensor, tile: int | None, context: int) -> Tensor:
-        height, width = image.shape[2:]
-        fold = max(1, 4 // self.scale)  # the original asks it of both networks
-        padded = _mirror(image, bottom=context, right=context)
+    @property
+    def _fold(self) -> int:
+        """What the sides of a picture must be multiples of; the original asks it of both."""
+        return max(1, 4 // self.scale)
+
+    def _enlarge(
+        self, image: Tensor, made: Tensor, tile: int | None, tile_pad: int, pre_pad: int
+    ) -> None:
+        """Enlarge f[1,3,H,W], square by square with what lies around each, into f[3,sH,sW]."""
+        (rows, columns), fold, scale = image.shape[2:], self._fold, self.scale
+        padded = _mirror(image, bottom=pre_pad, right=pre_pad)
         padded = _mirror(padded, bottom=-padded.shape[2] % fold, right=-padded.shape[3] % fold)
-        if tile is None or max(height, width) <= tile:
-            enlarged = self(padded)
+        if tile is None or max(rows, columns) <= tile:
+            step, around = max(padded.shape[2:]), 0
         else:
-            enlarged = self._by_tiles(padded, -(-tile // fold) * fold, context)
-        enlarged = enlarged[:, :, : height * self.scale, : width * self.scale]
-        finite: Tensor = enlarged.clamp(0, 1)
-        return finite
-
-    def _by_tiles(self, image: Tensor, tile: int, context: int) -> Tensor:
-        """Enlarge squares with what lies around them, and keep their inside."""
-        fold, scale = max(1, 4 // self.scale), self.scale
-        around = -(-context // fold) * fold
-        rows, columns = image.shape[2:]
-        enlarged = image.new_empty(1, 3, rows * scale, columns * scale)
-        for top in range(0, rows, tile):
-            for left in range(0, columns, tile):
-                bottom, right = min(top + tile, rows), min(left + tile, columns)
+            step, around = (-(-size // fold) * fold for size in (tile, tile_pad))
+        for top in range(0, rows, step):
+            for left in range(0, columns, step):
                 above, before = max(top - around, 0), max(left - around, 0)
-                seen = image[:, :, above : bottom + around, before : right + around]
-                made = self(seen)[
-                    :,
-                    :,
-                    (top - above) * scale : (bottom - above) * scale,
-                    (left - before) * scale : (right - before) * scale,
+                seen = padded[:, :, above : top + step + around, before : left + step + around]
+                place = made[
+                    :, top * scale : (top + step) * scale, left * scale : (left + step) * scale
                 ]
-                enlarged[:, :, top * scale : bottom * scale, left * scale : right * scale] = made
-        return enlarged
+                height, width = place.shape[1:]
+                first, second = (top - above) * scale, (left - before) * scale
+                place[:] = self(seen)[0, :, first : first + height, second : second + width]
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
@@ -256,7 +290,7 @@ def _mirror(image: Tensor, *, bottom: int, right: int) -> Tensor:
     return F.pad(image, (0, right, 0, bottom), mode) if bottom or right else image
 
 
-def _check(images: object, tile: int | None, context: int) -> None:
+def _check(images: object, tile: object, tile_pad: object, pre_pad: object) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         found = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise InputTypeError(f"images must be a tensor of floats in [0, 1], not {found}.")
@@ -264,7 +298,11 @@ def _check(images: object, tile: int | None, context: int) -> None:
         raise InputError(f"images must have shape [N, 3, H, W], not {list(images.shape)}.")
     if not bool(images.isfinite().all()):
         raise InputError("images must be finite numbers in [0, 1].")
-    if tile is not None and tile < 16:
-        raise InputError(f"tile must be at least 16 pixels, not {tile}; None never cuts.")
-    if not 0 <= context <= 256:
-        raise InputError(f"context must be from 0 to 256 pixels, not {context}.")
+    if tile is not None and not (type(tile) is int and tile >= SMALLEST_TILE):
+        raise InputError(
+            f"tile must be a whole number from {SMALLEST_TILE} pixels, not {show(tile)}; None "
+            "never cuts."
+        )
+    for name, pad in (("tile_pad", 0 if tile_pad is None else tile_pad), ("pre_pad", pre_pad)):
+        if not (type(pad) is int and 0 <= pad <= 1024):
+            raise InputError(f"{name} must be from 0 to 1024 pixels, not {show(pad)}.")

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from .enlarging import ImageUpscaler, enlarge
 from .outputs import GenerationOutput, GenerationStep
 from .parts import ImageTokenizer
 from .pipeline import Pipeline
 
-__all__ = ["GenerationOutput", "GenerationStep", "ImageTokenizer", "Pipeline"]
+__all__ = [
+    "GenerationOutput",
+    "GenerationStep",
+    "ImageTokenizer",
+    "ImageUpscaler",
+    "Pipeline",
+    "enlarge",
+]

@@ -50,6 +50,7 @@ class GenerationOutput:
             `config` then played no part.
         precision: of each part, the name of its dtype or "int8".
         adapters: digests of the LoRA adapters that changed the transformer's weights.
+        upscaler: name of what made the pictures `config.upscale` times larger, if anything did.
     """
 
     prompts: tuple[str, ...]
@@ -62,6 +63,7 @@ class GenerationOutput:
     sampler: str | None = None
     precision: Mapping[str, str] = field(default_factory=dict)
     adapters: tuple[str, ...] = ()
+    upscaler: str | None = None
 
     @property
     def images_per_prompt(self) -> int:
@@ -115,8 +117,8 @@ class GenerationOutput:
         """Write every picture as PNG, with what draws it again in its text chunks.
 
         The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version` and `dtype` (a JSON
-        object where parts differ); where there are any, `commit`, `adapters` (JSON), `sampler` and
-        `score`.
+        object where parts differ); where there are any, `commit`, `adapters` (JSON), `sampler`,
+        `score`, and `upscale` with `upscaler`, the factor and the name.
 
         Args:
             directory: made if missing; files there are not overwritten but numbered on. `~` is the
@@ -173,6 +175,8 @@ class GenerationOutput:
             chunks["adapters"] = json.dumps(self.adapters)
         if self.sampler is not None:
             chunks["sampler"] = self.sampler
+        if self.upscaler is not None:
+            chunks |= {"upscale": str(self.config.upscale), "upscaler": self.upscaler}
         if self.scores is not None:
             chunks["score"] = f"{self.scores[index]:.4f}"
         return chunks

@@ -37,6 +37,7 @@ from ..models.clip import CLIP
 from ..models.precision import Weights, read_precisions
 from ..models.pretrained import PART_FILES, Loadable, PretrainedModule
 from ..models.transformer import Transformer
+from ..models.upscaler import Upscaler
 from ..models.vqgan import VQGAN
 from ..scorer import CLIPScorer, Scorer
 from ..text.tokenizer import Tokenizer
@@ -53,13 +54,16 @@ CLASSES = {
     "transformer": Transformer,
     "vqgan": VQGAN,
     "scorer": CLIPScorer,
+    "upscaler": Upscaler,
 }
+OPTIONAL = ("scorer", "upscaler")
 COMPONENTS: dict[str, Component] = {"transformer": "transformer", "vqgan": "vqgan"}
-COMPONENTS["scorer"] = "clip"
+COMPONENTS |= {"scorer": "clip", "upscaler": "upscaler"}
 MODELS: dict[Component, type[PretrainedModule[Any]]] = {
     "transformer": Transformer,
     "vqgan": VQGAN,
     "clip": CLIP,
+    "upscaler": Upscaler,
 }
 
 
@@ -123,7 +127,7 @@ class Parts:
         index = read_json(self.source.fetch([INDEX_NAME])[INDEX_NAME])
         for part, known in CLASSES.items():
             found = index.get(part)
-            if found != known.__name__ and not (part == "scorer" and found is None):
+            if found != known.__name__ and not (part in OPTIONAL and found is None):
                 raise CheckpointError(
                     f"{INDEX_NAME} of {self.source.name} names {found!r} as {part}, "
                     f"but it must be {known.__name__!r}; use the version that wrote it."
@@ -152,7 +156,7 @@ class Parts:
             source = self.source
             raise MissingFileError(
                 f"{source.selected or source.name} is not a pipeline, transformer, tokenizer, "
-                f"VQGAN or CLIP in a known format. There lie: {hub.list_files(source.files())}."
+                f"VQGAN, CLIP or upscaler in a known format. There lie: {hub.list_files(source.files())}."
             )
         return found
 
@@ -269,26 +273,31 @@ class PartsLoader:
     def transformer(self) -> Transformer:
         """Load the transformer."""
         source = self.parts.find("transformer") or self.parts.source
-        return Transformer.from_pretrained(source, **self._precision("transformer"))
+        return Transformer.from_pretrained(source, **self.precision("transformer"))
 
     def vqgan(self) -> VQGAN:
         """Load the source's VQGAN, or the one that the released models were trained with."""
         source = self._beside("vqgan") or hub.open(DEFAULT_VQGAN, self._elsewhere)
-        return VQGAN.from_pretrained(source, **self._precision("vqgan"))
+        return VQGAN.from_pretrained(source, **self.precision("vqgan"))
 
     def scorer(self) -> CLIPScorer | None:
         """Load the source's scorer, None if a native source has none; else CLIP ViT-B/32."""
         source = self._beside("scorer")
         if source is None:
             return self._default_scorer() if self.parts.index is None else None
-        return CLIPScorer.from_pretrained(source, **self._precision("scorer"))
+        return CLIPScorer.from_pretrained(source, **self.precision("scorer"))
+
+    def upscaler(self) -> Upscaler | None:
+        """Load the source's upscaler, None if it has none."""
+        source = self._beside("upscaler")
+        return source and Upscaler.from_pretrained(source, **self.precision("upscaler"))
 
     def _default_scorer(self) -> CLIPScorer:
         first: DalleMiniError | None = None
         for name in DEFAULT_SCORERS:
             try:
                 source = hub.open(name, self._elsewhere)
-                return CLIPScorer.from_pretrained(source, **self._precision("scorer"))
+                return CLIPScorer.from_pretrained(source, **self.precision("scorer"))
             except (HubError, MissingFileError) as error:
                 first = first or error
         assert first is not None
@@ -304,7 +313,8 @@ class PartsLoader:
     def _elsewhere(self) -> hub.Where:
         return replace(self.parts.source.where, revision=None)
 
-    def _precision(self, part: str) -> dict[str, Any]:
+    def precision(self, part: str) -> dict[str, Any]:
+        """Return the keywords of `from_pretrained` for a part."""
         weights = self.weights[part]
         return {"device": self.device, "dtype": weights.quantization or weights.dtype}
 

@@ -27,8 +27,11 @@ from ..models.lora import adapter_digests
 from ..models.precision import Precision, Quantization, check_dtype
 from ..models.pretrained import Loadable, SourceName, check_device, open_model
 from ..models.transformer import Transformer
+from ..models.upscaler import Upscaler
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
+from . import enlarging
+from .enlarging import ImageUpscaler
 from .moving import move_together, precisions
 from .outputs import GenerationOutput, GenerationStep
 from .parts import (
@@ -58,6 +61,8 @@ class Pipeline(Loadable):
         vqgan: image tokens to pixels; any `ImageTokenizer`.
         scorer: ranks pictures and chooses among candidates. `rank=True` needs one; without it
             candidates are chosen by how much likelier their prompt makes their tokens.
+        upscaler: makes the finished pictures larger where `upscale=` asks for it; any
+            `ImageUpscaler`. Without it that is realesr-animevideov3, of the extra `upscale`.
         config: settings of a call that gives none of its own.
         name: recorded in the pictures.
 
@@ -82,15 +87,19 @@ class Pipeline(Loadable):
         transformer: Transformer,
         vqgan: ImageTokenizer,
         scorer: Scorer | None = None,
+        upscaler: ImageUpscaler | None = None,
         config: GenerationConfig | None = None,
         name: str = "custom",
     ) -> None:
         check_kinds(tokenizer, transformer, vqgan, scorer, config)
         check_parts(tokenizer, transformer, vqgan)
+        if upscaler is not None:
+            enlarging.check_upscaler(upscaler)
         self.tokenizer, self.transformer, self.vqgan = tokenizer, transformer, vqgan
         self.config = config or GenerationConfig()
         self.name = name
-        self._scorer = scorer
+        self._scorer, self._upscaler = scorer, upscaler
+        self._default_upscaler: Upscaler | None = None
         self._moved: dict[str, Any] = {}
         self._origin: PartsLoader | None = None
 
@@ -109,6 +118,7 @@ class Pipeline(Loadable):
         quantization: Quantization | None = None,
         vqgan: ImageTokenizer | None = None,
         scorer: Scorer | None = None,
+        upscaler: ImageUpscaler | None = None,
     ) -> Self:
         """Load every part from one source.
 
@@ -131,6 +141,7 @@ class Pipeline(Loadable):
             quantization: an older spelling of `dtype="int8"`.
             vqgan: used instead of the source's or the default.
             scorer: used instead of the source's or the default.
+            upscaler: used instead of the source's or the default.
 
         Raises:
             MissingFileError: the source or one of its files does not exist.
@@ -152,6 +163,7 @@ class Pipeline(Loadable):
             transformer=loader.transformer(),
             vqgan=loader.vqgan() if vqgan is None else vqgan,
             scorer=scorer,
+            upscaler=upscaler,
             config=parts.generation_config(),
             name=parts.source.label,
         )
@@ -176,10 +188,13 @@ class Pipeline(Loadable):
 
         Raises:
             ConfigError: an unknown keyword or a setting out of range.
-            InputError: no prompts, or not one seed for each picture.
+            InputError: no prompts, not one seed for each picture, or a factor of `upscale` that
+                the upscaler does not have.
             InputTypeError: prompts that are not strings, or a sampler that cannot be called.
+            MissingDependencyError: `upscale` without an upscaler, and the extra is not installed.
         """
         request = self._request(prompts, sampler, progress, overrides)
+        upscaler = self._enlarger(request.config)
         scorer = self._judge(request.config)
         drawn = [tokens for _, tokens in self._draw(request, every=None)]
         image_tokens = torch.cat(drawn).cpu()
@@ -200,14 +215,15 @@ class Pipeline(Loadable):
             kept = request.choose(scores)
         return GenerationOutput(
             prompts=request.prompts,
-            images=[images[index] for index in kept],
+            images=self._enlarged([images[index] for index in kept], request.config),
             image_tokens=image_tokens[kept],
             seeds=tuple(request.seeds[index] for index in kept),
             config=request.config,
             scores=tuple(scores[index] for index in kept) if scores else None,
             model=self.name,
             sampler=sampler_name(sampler) if sampler is not None else None,
-            precision=precisions(transformer=self.transformer, vqgan=self.vqgan),
+            precision=precisions(transformer=self.transformer, vqgan=self.vqgan, upscaler=upscaler),
+            upscaler=upscaler and enlarging.upscaler_name(upscaler),
             adapters=adapter_digests(self.transformer),
         )
 
@@ -230,11 +246,13 @@ class Pipeline(Loadable):
             sampler: chooses the tokens, instead of the settings.
             progress: show a bar; None shows it on a terminal.
             **overrides: fields of `GenerationConfig` for this call; `rank` is refused, and
-                `candidates` plays no part: every picture that is drawn is shown.
+                `candidates` plays no part: every picture that is drawn is shown. `upscale` makes
+                the finished pictures larger, not the previews.
 
         Raises:
             ConfigError: an unknown keyword or a setting out of range.
-            InputError: no prompts, `every` below 1, or ranking asked for.
+            InputError: no prompts, `every` below 1, ranking asked for, or a factor of `upscale`
+                that the upscaler does not have.
             InputTypeError: prompts that are not strings, or a sampler that cannot be called.
         """
         request = self._request(prompts, sampler, progress, {**overrides, "candidates": 1})
@@ -243,6 +261,7 @@ class Pipeline(Loadable):
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
         if request.config.rank:
             raise InputError("stream cannot rank unfinished pictures; call the pipeline.")
+        self._enlarger(request.config)
         steps = self._draw(request, every=every)
         return (self._look(request, part, tokens) for part, tokens in steps)
 
@@ -261,6 +280,22 @@ class Pipeline(Loadable):
             )
         return scorer
 
+    @property
+    def upscaler(self) -> ImageUpscaler:
+        """What makes pictures larger, loaded when it is first asked for.
+
+        Raises:
+            MissingDependencyError: this pipeline has none, and the extra `upscale` is missing.
+        """
+        if (found := self._find_upscaler()) is not None:
+            return found
+        if self._default_upscaler is None:
+            precision = {} if self._origin is None else self._origin.precision("upscaler")
+            place = {"device": self.transformer.device}
+            upscaler = Upscaler.from_pretrained(enlarging.DEFAULT_UPSCALER, **precision | place)
+            self._default_upscaler = self._follow(upscaler)
+        return self._default_upscaler
+
     def quantize(self, quantization: Quantization = "int8") -> Self:
         """Make the transformer's weights smaller, in place; see `Transformer.quantize`."""
         self.transformer.quantize(quantization)
@@ -276,7 +311,7 @@ class Pipeline(Loadable):
     ) -> Self:
         """Move the models, in place, and return the pipeline.
 
-        All are moved or none; a scorer that is loaded later goes to the same place.
+        All are moved or none; a scorer or upscaler that is loaded later goes to the same place.
 
         Raises:
             InputTypeError: your own part cannot be moved, or `dtype` is not a dtype.
@@ -284,7 +319,8 @@ class Pipeline(Loadable):
         """
         device = None if device is None else check_device(device)
         dtype = None if dtype is None else check_dtype(dtype)
-        parts: list[Any] = [self.transformer, self.vqgan, *filter(None, [self._scorer])]
+        others = (self._scorer, self._upscaler, self._default_upscaler)
+        parts: list[Any] = [self.transformer, self.vqgan, *filter(None, others)]
         for part in parts:
             if not hasattr(part, "to"):
                 raise InputTypeError(f"{type(part).__name__} has no method `to`; move it alone.")
@@ -337,11 +373,12 @@ class Pipeline(Loadable):
             .float()
         )
         drawn = torch.nn.functional.interpolate(drawn, size=pixels.shape[2:])
+        images = tensor_to_images(pixels.float().lerp(pixels.new_tensor(UNDRAWN_GRAY), 1 - drawn))
+        if position == length:
+            images = self._enlarged(images, request.config)
         return GenerationStep(
             prompts=tuple(request.prompts[request.prompt_of(image)] for image in part),
-            images=tensor_to_images(
-                pixels.float().lerp(pixels.new_tensor(UNDRAWN_GRAY), 1 - drawn)
-            ),
+            images=images,
             image_tokens=tokens.cpu(),
             seeds=tuple(request.seeds[image] for image in part),
             position=position,
@@ -369,11 +406,29 @@ class Pipeline(Loadable):
 
     def _find_scorer(self) -> Scorer | None:
         if self._scorer is None and self._origin is not None:
-            scorer: Any = self._origin.scorer()
-            if scorer is not None and self._moved:  # to where the others went meanwhile
-                scorer.to(**self._moved)
-            self._scorer = scorer
+            self._scorer = self._follow(self._origin.scorer())
         return self._scorer
+
+    def _find_upscaler(self) -> ImageUpscaler | None:
+        if self._upscaler is None and self._origin is not None:
+            self._upscaler = self._follow(self._origin.upscaler())
+        return self._upscaler
+
+    def _follow(self, part: Any) -> Any:
+        """Move a part that was loaded late to where the others went meanwhile."""
+        return part.to(**self._moved) if part is not None and self._moved else part
+
+    def _enlarger(self, config: GenerationConfig) -> ImageUpscaler | None:
+        """Return the upscaler of a call that asks for larger pictures, having checked it."""
+        if config.upscale is None:
+            return None
+        enlarging.check_factor(self.upscaler, config.upscale)
+        return self.upscaler
+
+    def _enlarged(self, images: list[Any], config: GenerationConfig) -> list[Any]:
+        if config.upscale is None:
+            return images
+        return [enlarging.enlarge(image, self.upscaler, config.upscale) for image in images]
 
     @classmethod
     def _load(cls, source: hub.Source) -> Self:
@@ -387,6 +442,7 @@ class Pipeline(Loadable):
             "transformer": self.transformer,
             "vqgan": self.vqgan,
             "scorer": self._scorer if completed else self._find_scorer(),
+            "upscaler": self._upscaler if completed else self._find_upscaler(),
         }
 
     def _check_savable(self) -> None:

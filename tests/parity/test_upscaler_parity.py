@@ -9,18 +9,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
-from dallemini.checkpoints.torch_file import read_torch
-from dallemini.checkpoints.upscaler import PREFIX, infer_config
-from dallemini.models.upscaler import Upscaler, UpscalerConfig
+from dallemini import Upscaler
+from dallemini.pipeline.enlarging import enlarge
 
 Arrays = dict[str, NDArray[Any]]
-NAMES = {
-    "realesr-general-x4v3": ("realesr_general_x4v3", "params"),
-    "realesr-compact-x2": ("realesr_compact_x2", "params"),
-    "RealESRGAN_x4plus": ("RealESRGAN_x4plus", "params_ema"),
-    "RealESRGAN_x2plus": ("RealESRGAN_x2plus", "params_ema"),
-}
+NAMES = ("realesr-general-x4v3", "realesr-compact-x2", "RealESRGAN_x4plus", "RealESRGAN_x2plus")
 
 
 @pytest.fixture(scope="module")
@@ -34,42 +29,59 @@ def arrays(folder: Path) -> Arrays:
         return dict(loaded)
 
 
-def load(folder: Path, name: str) -> Upscaler:
-    key = NAMES[name][1] + "."
-    tensors = {
-        key_of.removeprefix(key): tensor
-        for key_of, tensor in read_torch(folder / f"{name}.pth").items()
-        if key_of.startswith(key)
-    }
-    config = UpscalerConfig.from_dict(infer_config(tensors, origin=name))
-    upscaler = Upscaler.from_config(config)
-    state = {PREFIX + key: tensor.load() for key, tensor in tensors.items()}
-    upscaler.load_state_dict(state, strict=True)
-    return upscaler
+@pytest.fixture(scope="module")
+def upscalers(folder: Path) -> dict[str, Upscaler]:
+    return {name: Upscaler.from_pretrained(folder / f"{name}.pth") for name in NAMES}
+
+
+def recorded(arrays: Arrays, name: str, case: str) -> NDArray[Any]:
+    return arrays[f"{name.replace('realesr-', 'realesr_').replace('-x', '_x')}_{case}"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_network_gives_the_recorded_numbers(folder: Path, arrays: Arrays, name: str) -> None:
+def test_network_gives_the_recorded_numbers(
+    upscalers: dict[str, Upscaler], arrays: Arrays, name: str
+) -> None:
+    assert upscalers[name].name == name
     with torch.no_grad():
-        enlarged = load(folder, name)(torch.from_numpy(arrays["input"]))
-    recorded = torch.from_numpy(arrays[f"{NAMES[name][0]}_output"])
-    assert (enlarged - recorded).abs().max() < 2e-5
+        enlarged = upscalers[name](torch.from_numpy(arrays["input"]))
+    assert (enlarged - torch.from_numpy(recorded(arrays, name, "output"))).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize(
     ("case", "settings"),
     [
         ("pre10", {}),
-        ("pre0", {"context": 0}),
+        ("pre0", {"pre_pad": 0}),
+        ("tile12_pad4_pre0", {"pre_pad": 0, "tile": 12, "tile_pad": 4}),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_of_odd_sizes_are_enlarged_as_by_the_original(
-    folder: Path, arrays: Arrays, name: str, case: str, settings: dict[str, int]
+    upscalers: dict[str, Upscaler], arrays: Arrays, name: str, case: str, settings: dict[str, int]
 ) -> None:
     picture = torch.from_numpy(arrays["rgb_uint8"]).permute(2, 0, 1)[None].float() / 255
-    enlarged = load(folder, name).upscale(picture, **settings)
+    enlarged = upscalers[name].upscale(picture, **settings)
     levels = (enlarged[0].permute(1, 2, 0) * 255).round().int()
-    difference = (levels - torch.from_numpy(arrays[f"{NAMES[name][0]}_enhance_{case}"]).int()).abs()
+    difference = (levels - torch.from_numpy(recorded(arrays, name, f"enhance_{case}")).int()).abs()
     assert difference.max() <= 1
     assert (difference > 0).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transparent_pictures_are_enlarged_as_by_the_original(
+    upscalers: dict[str, Upscaler], arrays: Arrays, name: str
+) -> None:
+    picture = Image.fromarray(arrays["rgba_uint8"], "RGBA")
+
+    class Unpadded:
+        scale = upscalers[name].scale
+
+        def upscale(self, images: torch.Tensor) -> torch.Tensor:
+            return upscalers[name].upscale(images, pre_pad=0)
+
+    expected = recorded(arrays, name, "enhance_rgba_pre0").astype(int)
+    alpha = np.asarray(enlarge(picture, Unpadded(), Unpadded.scale))[..., 3]
+    assert np.abs(alpha - expected[..., 3]).max() <= 1
+    colours = enlarge(picture.convert("RGB"), Unpadded(), Unpadded.scale)  # none are spread
+    assert np.abs(np.asarray(colours) - expected[..., :3]).max() <= 1

@@ -1,0 +1,155 @@
+"""Pictures made larger by an upscaler: the one here, or any object with `scale` and `upscale`.
+
+Holds what a pipeline asks of an upscaler, and the way of a picture through it. Knows no network. PIL
+is imported inside the functions that need it, because importing this library must be quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from ..config import plain_number
+from ..errors import InputError, InputTypeError
+from ..foreign import show
+from ..images import MAX_PIXELS, image_to_tensor, tensor_to_images
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+DEFAULT_UPSCALER = "realesr-animevideov3"
+_BLEED = 8  # pixels over which colours spread into what is transparent
+
+
+class ImageUpscaler(Protocol):
+    """What the pipeline asks of a part that makes pictures larger; `Upscaler` is one."""
+
+    @property
+    def scale(self) -> int:
+        """How many times larger a picture becomes along each side."""
+
+    def upscale(self, images: Tensor) -> Tensor:
+        """Map f[N,3,H,W] in [0, 1] to f[N,3,sH,sW] in [0, 1]."""
+
+
+def check_upscaler(upscaler: object) -> None:
+    """Look whether an object is an upscaler.
+
+    Raises:
+        InputTypeError: it is not; the message says what it lacks.
+    """
+    if isinstance(upscaler, type):
+        raise InputTypeError(
+            f"upscaler is the class {upscaler.__name__} itself; pass a loaded one, such as "
+            f"Upscaler.from_pretrained({DEFAULT_UPSCALER!r})."
+        )
+    if lacking := [name for name in ("scale", "upscale") if not hasattr(upscaler, name)]:
+        raise InputTypeError(
+            f"upscaler must be an Upscaler or have its members `scale` and `upscale`; "
+            f"{type(upscaler).__name__} lacks {' and '.join(lacking)}."
+        )
+
+
+def check_factor(upscaler: ImageUpscaler, factor: int) -> None:
+    """Look whether pictures can be made so many times larger.
+
+    Raises:
+        InputError: they cannot; the message names the factors that can be had.
+        InputTypeError: the upscaler's own factor is not a whole number.
+    """
+    scale = plain_number(upscaler.scale)
+    if isinstance(scale, bool) or not isinstance(scale, int):
+        raise InputTypeError(
+            f"scale of a {type(upscaler).__name__} must be a whole number, not {show(scale)}."
+        )
+    if not 2 <= factor <= scale:
+        own = ", ".join(map(str, range(2, min(scale, 16) + 1)))
+        raise InputError(
+            f"{upscaler_name(upscaler)} cannot make pictures {show(factor)} times larger, only "
+            f"{own} times; choose one of these, or another upscaler."
+            if scale >= 2
+            else f"{upscaler_name(upscaler)} has the factor {scale} and enlarges nothing; choose "
+            "another upscaler."
+        )
+
+
+def upscaler_name(upscaler: object) -> str:
+    """Return what pictures record: the upscaler's name, or that of its class."""
+    name = getattr(upscaler, "name", None)
+    return name if isinstance(name, str) and name else type(upscaler).__name__
+
+
+def enlarge(picture: PIL.Image.Image, upscaler: ImageUpscaler, factor: int) -> PIL.Image.Image:
+    """Make a picture larger; by less than the upscaler's own factor it is shrunk afterwards.
+
+    Transparency goes through the upscaler as a gray picture, as in Real-ESRGAN's own program;
+    before that, colours spread into what cannot be seen, so that no dark rim grows around them.
+
+    Args:
+        picture: RGB or RGBA.
+        upscaler: any `ImageUpscaler`.
+        factor: from 2 to the upscaler's own.
+
+    Returns:
+        A picture of the same mode, `factor` times as wide and high. A factor below the upscaler's
+        own is reached by Lanczos' filter.
+
+    Raises:
+        InputError: the factor cannot be had, the upscaler's result would have more than 89,478,485
+            pixels, or it is of another shape or not of finite numbers.
+        InputTypeError: the upscaler's own factor is not a whole number, or it returns no tensor.
+
+    Example:
+        >>> from PIL import Image
+        >>> from dallemini.models import Upscaler, UpscalerConfig
+        >>> from dallemini.pipeline import enlarge
+        >>> upscaler = Upscaler.from_config(UpscalerConfig(width=4, num_blocks=1))
+        >>> enlarge(Image.new("RGB", (6, 5)), upscaler, 2).size
+        (12, 10)
+    """
+    from PIL import Image
+
+    check_factor(upscaler, factor)
+    scale = int(upscaler.scale)
+    pixels = picture.width * picture.height * scale**2
+    if pixels > MAX_PIXELS:
+        raise InputError(
+            f"A picture of {picture.width}x{picture.height} pixels would have {pixels:,} after "
+            f"{upscaler_name(upscaler)}, more than the {MAX_PIXELS:,} that a picture can be opened "
+            "with; make it smaller first."
+        )
+    if picture.mode == "RGBA":
+        alpha = picture.getchannel("A")
+        large = _through(upscaler, _spread(picture))
+        large.putalpha(_through(upscaler, alpha.convert("RGB")).convert("L"))
+    else:
+        large = _through(upscaler, picture)
+    size = (picture.width * factor, picture.height * factor)
+    return large if large.size == size else large.resize(size, Image.Resampling.LANCZOS)
+
+
+def _through(upscaler: ImageUpscaler, picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Return what an upscaler makes of an RGB picture, rounded to the nearest level."""
+    made = upscaler.upscale(image_to_tensor(picture)[None])
+    name = upscaler_name(upscaler)
+    if not isinstance(made, Tensor) or not made.is_floating_point():
+        found = made.dtype if isinstance(made, Tensor) else type(made).__name__
+        raise InputTypeError(f"{name} must return a tensor of floats in [0, 1], not {found}.")
+    wanted = [1, 3, picture.height * upscaler.scale, picture.width * upscaler.scale]
+    if list(made.shape) != wanted:
+        raise InputError(f"{name} must return the shape {wanted}, not {list(made.shape)}.")
+    if not bool(made.isfinite().all()):
+        raise InputError(f"{name} made numbers that are not finite; load it with dtype='float32'.")
+    return tensor_to_images(made.detach().float() + 0.5 / 255)[0]
+
+
+def _spread(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Return RGBA without its transparency; what cannot be seen takes the colours around it."""
+    from PIL import ImageFilter
+
+    hidden = picture.getchannel("A").point([255] + [0] * 255)
+    around = picture.convert("RGBa").filter(ImageFilter.GaussianBlur(_BLEED)).convert("RGBA")
+    colours = picture.convert("RGB")
+    colours.paste(around.convert("RGB"), mask=hidden)
+    return colours
