@@ -116,6 +116,7 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     still: bool = False,
     draft_side: int | None = None,
+    keep_alpha: bool = False,
 ) -> PIL.Image.Image:
     """Open a picture as RGB: upright as its camera was held, on white where it is transparent.
 
@@ -132,6 +133,7 @@ def open_image(
         max_pixels: a picture with more pixels is refused, before it is decoded.
         still: refuse a picture that moves, instead of taking its first frame.
         draft_side: a JPEG much larger than this is decoded at a fraction of its size.
+        keep_alpha: a picture with transparency becomes RGBA, not RGB on white.
 
     Raises:
         MissingFileError: there is no such file.
@@ -149,7 +151,7 @@ def open_image(
         if draft_side is not None:
             picture.draft(None, (draft_side, draft_side))
         picture.load()
-        return _to_rgb(_upright(picture), name)
+        return _to_rgb(_upright(picture), name, keep_alpha)
     except PictureError:
         raise
     except Exception as error:  # decoders raise anything at all on broken files
@@ -266,7 +268,7 @@ def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture
 
 
-def _to_rgb(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
+def _to_rgb(picture: PIL.Image.Image, name: str, keep_alpha: bool) -> PIL.Image.Image:
     from PIL import Image
 
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
@@ -275,6 +277,8 @@ def _to_rgb(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
         picture = picture.convert("RGBA" if picture.mode == "RGBa" else "LA")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
+        if keep_alpha:
+            return rgba
         picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return picture.convert("RGB")
 

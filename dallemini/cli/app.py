@@ -15,12 +15,14 @@ from .evaluate import Evaluate
 from .generate import Generate
 from .info import Info
 from .score import Score
+from .upscale import Upscale
 
 _COMMANDS: dict[str, Any] = {
     "generate": Generate,
     "convert": Convert,
     "info": Info,
     "score": Score,
+    "upscale": Upscale,
     "encode": Encode,
     "evaluate": Evaluate,
 }

@@ -44,6 +44,7 @@ class Convert:
         output: folder to write, new or empty.
         vqgan: source of the VQGAN, to make a pipeline of a transformer that came without.
         scorer: source of a CLIP model, for ranking.
+        upscaler: source of a model that makes pictures larger.
         subfolder: of a part inside the source.
         dtype: floating-point type to store, as in the source when not given; int8 for smaller
             weights of the transformer.
@@ -55,6 +56,7 @@ class Convert:
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
     vqgan: str | None = None
     scorer: str | None = None
+    upscaler: str | None = None
     subfolder: str | None = None
     dtype: PrecisionName | None = None
     quantization: Quantization | None = None
@@ -92,7 +94,8 @@ class Convert:
 
     def _with_others(self, parts: Mapping[str, hub.Source]) -> dict[str, hub.Source]:
         parts = dict(parts)
-        for part, name in (("vqgan", self.vqgan), ("scorer", self.scorer)):
+        for part in ("vqgan", "scorer", "upscaler"):
+            name: str | None = getattr(self, part)
             if name is not None:
                 found = Parts(self.where.elsewhere().open(name)).all()
                 if part not in found:

@@ -12,9 +12,11 @@ from ..errors import InputError
 from ..files import as_path, make_folder, replacing
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
+from ..models.upscaler import Upscaler
 from ..pipeline.outputs import PICTURE_ENDINGS, GenerationOutput
 from ..pipeline.pipeline import Pipeline
 from .options import Drawing, Where, drawing_type
+from .upscale import load_upscaler
 
 _GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 _ALIASES = {"num_images_per_prompt": ("--num-images",)}
@@ -34,6 +36,8 @@ class Generate:
     Attributes:
         prompts: one or more prompts, each in quotes.
         model: Hub id or local folder of a pipeline.
+        upscaler: model for --upscale, instead of the pipeline's or realesr-animevideov3: the name
+            of a released one, a Hub id, a local folder or file.
         output: folder for the PNG files; the current one unless --grid is given.
         grid: also lay all pictures out in this PNG or JPEG file.
         seed: of the first picture, the next ones count up; repeated, one for each picture.
@@ -46,6 +50,7 @@ class Generate:
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")
     ]
     model: str = BUNDLED_MODEL
+    upscaler: str | None = None
     output: Path | None = None
     grid: Path | None = None
     seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
@@ -67,7 +72,9 @@ class Generate:
         for place in (folder, grid and grid.parent):
             if place is not None:
                 make_folder(place)
-        pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
+        upscaler = None if self.upscaler is None else self._load_upscaler(self.upscaler)
+        source = self.where.open(self.model)
+        pipe = Pipeline.from_pretrained(source, upscaler=upscaler, **self.drawing.keywords)
         drawn = pipe(self.prompts, **settings)
         paths = [] if folder is None else drawn.save(folder)
         if grid is not None:
@@ -75,6 +82,9 @@ class Generate:
             paths.append(grid)
         for path in paths:
             print(path)
+
+    def _load_upscaler(self, name: str) -> Upscaler:
+        return load_upscaler(name, self.where.elsewhere(), device=self.drawing.device)
 
     def _checked_settings(self) -> GenerationOverrides:
         """Return the settings that were given, having checked them without the model."""

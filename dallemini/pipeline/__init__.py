@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .enlarging import ImageUpscaler, enlarge
+from .enlarging import ImageUpscaler, enlarge, enlarge_file
 from .outputs import GenerationOutput, GenerationStep
 from .parts import ImageTokenizer
 from .pipeline import Pipeline
@@ -14,4 +14,5 @@ __all__ = [
     "ImageUpscaler",
     "Pipeline",
     "enlarge",
+    "enlarge_file",
 ]

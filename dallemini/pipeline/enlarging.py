@@ -1,24 +1,32 @@
 """Pictures made larger by an upscaler: the one here, or any object with `scale` and `upscale`.
 
-Holds what a pipeline asks of an upscaler, and the way of a picture through it. Knows no network. PIL
-is imported inside the functions that need it, because importing this library must be quick.
+Holds what a pipeline asks of an upscaler, and the way of a picture through it. Knows no network.
+PIL is imported inside the functions that need it, because importing this library must be quick.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import io
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from ..config import plain_number
 from ..errors import InputError, InputTypeError
+from ..files import PathName, as_path, make_folder, write_beside
 from ..foreign import show
-from ..images import MAX_PIXELS, image_to_tensor, tensor_to_images
+from ..images import MAX_PIXELS, image_to_tensor, open_image, tensor_to_images
 
 if TYPE_CHECKING:
     import PIL.Image
 
 DEFAULT_UPSCALER = "realesr-animevideov3"
+_REDRAWING = {"prompt", "seed", "config"}  # chunks without which a picture cannot be drawn again
+_CARRIED = (*_REDRAWING, "model", "version", "dtype", "commit", "adapters", "sampler", "score")
 _BLEED = 8  # pixels over which colours spread into what is transparent
 
 
@@ -127,6 +135,56 @@ def enlarge(picture: PIL.Image.Image, upscaler: ImageUpscaler, factor: int) -> P
         large = _through(upscaler, picture)
     size = (picture.width * factor, picture.height * factor)
     return large if large.size == size else large.resize(size, Image.Resampling.LANCZOS)
+
+
+def enlarge_file(
+    name: PathName, upscaler: ImageUpscaler, factor: int, directory: PathName = "."
+) -> Path:
+    """Make the picture in a file larger and write it as PNG, `apple.png` as `apple-4x.png`.
+
+    Text chunks that draw a picture again go with it, and say how much larger it was made; not where
+    it was made larger before, which no single call does.
+
+    Args:
+        name: a file that `open_image` opens; transparency stays.
+        upscaler: any `ImageUpscaler`.
+        factor: from 2 to the upscaler's own.
+        directory: made if missing; files there are not overwritten but numbered on.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        MissingFileError: there is no such file.
+        PictureError: an InputError: it is not a picture.
+        StorageError: the folder or the file cannot be written.
+        As `enlarge`.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    picture = open_image(name, keep_alpha=True)
+    large, content, chunks = enlarge(picture, upscaler, factor), io.BytesIO(), PngInfo()
+    for key, text in _chunks(picture.info, factor, upscaler_name(upscaler)).items():
+        chunks.add_itxt(key, text)
+    large.save(content, format="PNG", pnginfo=chunks)
+    folder, stem = make_folder(directory), f"{as_path(name).stem}-{factor}x"
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    return write_beside((folder / f"{stem}{end}.png" for end in endings), content.getvalue())
+
+
+def _chunks(info: Mapping[Any, Any], factor: int, name: str) -> dict[str, str]:
+    """Return the text chunks of an enlarged picture, with those that draw it again."""
+    made = {"upscale": str(factor), "upscaler": name}
+    known = {key: info[key] for key in _CARRIED if isinstance(info.get(key), str)}
+    if not known.keys() >= _REDRAWING:
+        return made
+    try:
+        config = json.loads(known["config"])
+    except (ValueError, RecursionError):
+        return made
+    if not isinstance(config, dict) or config.get("upscale") is not None:
+        return made
+    return known | {"config": json.dumps(config | {"upscale": factor})} | made
 
 
 def _through(upscaler: ImageUpscaler, picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -156,7 +156,8 @@ class Parts:
             source = self.source
             raise MissingFileError(
                 f"{source.selected or source.name} is not a pipeline, transformer, tokenizer, "
-                f"VQGAN, CLIP or upscaler in a known format. There lie: {hub.list_files(source.files())}."
+                "VQGAN, CLIP or upscaler in a known format. There lie: "
+                f"{hub.list_files(source.files())}."
             )
         return found
 

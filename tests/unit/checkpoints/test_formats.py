@@ -70,6 +70,7 @@ def test_every_component_has_its_formats() -> None:
         "transformer": ["DalleBart (Flax)", "min-dalle"],
         "vqgan": ["vqgan-jax (Flax)", "min-dalle detokenizer", "taming-transformers"],
         "clip": ["CLIP (transformers)", "open_clip", "CLIP (OpenAI)"],
+        "upscaler": ["Real-ESRGAN", "Real-ESRGAN (ncnn)"],
     }
 
 
