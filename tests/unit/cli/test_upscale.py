@@ -1,0 +1,59 @@
+"""`dallemini upscale` and `generate --upscale`: files in, larger ones out, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dallemini import Upscaler
+from dallemini.models import UpscalerConfig
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "upscaler"
+    Upscaler.from_config(UpscalerConfig(width=4, num_blocks=1)).save_pretrained(folder)
+    return folder
+
+
+def test_files_are_enlarged_into_a_folder(run: Any, model: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (20, 10), "red").save(tmp_path / name)
+    files, out = (tmp_path / "a.png", tmp_path / "b.jpg"), tmp_path / "out"
+    result = run("upscale", *files, "--model", model, "--output", out, "--tile", 8)
+    assert result.lines == [str(out / "a-4x.png"), str(out / "b-4x.png")]
+    assert {Image.open(line).size for line in result.lines} == {(80, 40)}
+    half = run("upscale", files[0], "--model", model, "--output", out, "--factor", 2)
+    assert Image.open(half.lines[0]).size == (40, 20)
+
+
+def test_what_cannot_be_enlarged_is_one_sentence(
+    run: Any, model: Path, tiny: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    picture = tmp_path / "a.png"
+    for words, message in (
+        ((), "There is no picture; try"),
+        ((tmp_path / "b.png", "--model", model), "cannot be read as a picture"),
+        ((picture, "--model", model, "--factor", 8), "cannot make pictures 8 times larger"),
+        ((picture, "--model", tiny), "has no upscaler; name one"),
+    ):
+        result = run("upscale", *words)
+        assert (result.code, result.lines) == (1, [])
+        assert message in result.err
+
+
+def test_generate_enlarges_and_convert_adds_the_part(
+    run: Any, model: Path, tiny: Path, tmp_path: Path
+) -> None:
+    words = ("generate", "a cat", "--seed", 0, "--output", tmp_path, "--upscale", 2)
+    result = run(*words, "--model", tiny, "--upscaler", model)
+    assert Image.open(result.lines[0]).size == (32, 32)
+    assert run("convert", tiny, tmp_path / "whole", "--upscaler", model).code == 0
+    result = run(*words, "--model", tmp_path / "whole")
+    assert Image.open(result.lines[0]).size == (32, 32)
+    assert "upscaler" in run("info", tmp_path / "whole").out
