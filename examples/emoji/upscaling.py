@@ -30,6 +30,7 @@ from dallemini.pipeline import enlarge
 from emoji_sources import COLOUR, NOTO
 
 SIZE, FACTOR = 160, 4
+MIDDLE = (160, 160, 480, 480)  # what the sheet shows of each picture
 Enlarger = Callable[[Image.Image], Image.Image]
 
 
@@ -110,10 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| method | PSNR, dB | feature distance | sharpness | seconds |\n|---|---|---|---|---|")
     for name, enlarger in enlargers.items():
         (decibels, distance, sharpness, seconds), made = measure(enlarger, small, real, eye)
-        print(f"| {name} | {decibels:.2f} | {distance:.4f} | {sharpness:.2f} | {seconds:.2f} |")
-        sheet.append(made[0])
+        print(
+            f"| {name} | {decibels:.2f} | {distance:.4f} | {sharpness:.2f} | {seconds:.2f} |",
+            flush=True,
+        )
+        sheet.append(made[0].crop(MIDDLE))
     if options.sheet is not None:
-        make_grid([*sheet[1:], real[0]], columns=len(sheet)).save(options.sheet)
+        make_grid([*sheet[1:], real[0].crop(MIDDLE)], columns=len(sheet)).save(options.sheet)
 
 
 if __name__ == "__main__":

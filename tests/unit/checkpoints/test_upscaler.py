@@ -38,7 +38,7 @@ def write_ncnn(folder: Path, upscaler: Upscaler, *, half: bool = True) -> Path:
             lines.append(f"PReLU p{number} 1 1 a b 0={weight.size}")
             binary += weight.astype("<f4").tobytes()
             continue
-        rectified = "rdb" in name and "conv5" not in name or "up" in name or "hr" in name
+        rectified = ("rdb" in name and "conv5" not in name) or "up" in name or "hr" in name
         lines.append(
             f"Convolution c{number} 1 1 a b 0={len(weight)} 1=3 4=1 5=1 6={weight.size}"
             + (LEAKY if rectified else "")

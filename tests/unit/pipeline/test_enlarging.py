@@ -175,7 +175,7 @@ def test_wrong_results_of_your_own_upscaler_are_named(
 
 @pytest.mark.parametrize("scale", [1, 2.0, True])
 def test_scale_of_your_own_upscaler_is_checked(scale: Any) -> None:
-    with pytest.raises((InputError, InputTypeError), match="enlarges nothing|a whole number"):
+    with pytest.raises((InputError, InputTypeError), match=r"enlarges nothing|a whole number"):
         enlarge(Image.new("RGB", (4, 4)), Repeating(scale), 2)
 
 
