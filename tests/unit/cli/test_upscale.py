@@ -19,15 +19,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def size_of(path: str) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
 def test_files_are_enlarged_into_a_folder(run: Any, model: Path, tmp_path: Path) -> None:
     for name in ("a.png", "b.jpg"):
         Image.new("RGB", (20, 10), "red").save(tmp_path / name)
     files, out = (tmp_path / "a.png", tmp_path / "b.jpg"), tmp_path / "out"
     result = run("upscale", *files, "--model", model, "--output", out, "--tile", 8)
     assert result.lines == [str(out / "a-4x.png"), str(out / "b-4x.png")]
-    assert {Image.open(line).size for line in result.lines} == {(80, 40)}
+    assert {size_of(line) for line in result.lines} == {(80, 40)}
     half = run("upscale", files[0], "--model", model, "--output", out, "--factor", 2)
-    assert Image.open(half.lines[0]).size == (40, 20)
+    assert size_of(half.lines[0]) == (40, 20)
 
 
 def test_what_cannot_be_enlarged_is_one_sentence(
@@ -52,8 +57,8 @@ def test_generate_enlarges_and_convert_adds_the_part(
 ) -> None:
     words = ("generate", "a cat", "--seed", 0, "--output", tmp_path, "--upscale", 2)
     result = run(*words, "--model", tiny, "--upscaler", model)
-    assert Image.open(result.lines[0]).size == (32, 32)
+    assert size_of(result.lines[0]) == (32, 32)
     assert run("convert", tiny, tmp_path / "whole", "--upscaler", model).code == 0
     result = run(*words, "--model", tmp_path / "whole")
-    assert Image.open(result.lines[0]).size == (32, 32)
+    assert size_of(result.lines[0]) == (32, 32)
     assert "upscaler" in run("info", tmp_path / "whole").out
