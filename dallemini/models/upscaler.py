@@ -30,7 +30,7 @@ SMALLEST_TILE = 8
 
 _RESIDUAL = 0.2  # ESRGAN, section 3.1: residuals are scaled down, which keeps training stable
 _SLOPE = 0.2
-_BLENDED = 32  # pixels of context from which tiles of dense blocks differ by less than a level
+_NEAR = 32  # pixels of context for dense blocks; the original takes 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +224,7 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
                 memory; None never cuts.
             tile_pad: pixels that a square sees around it. None is `reach` for the compact network,
                 which gives what no cutting gives but for the rounding of float32, and 32 for the
-                other, which differs by less than a level of 255 from it.
+                other, which sees farther, so that its seams are only near to it.
             pre_pad: pixels that are mirrored below and right of a picture, as in the original.
 
         Returns:
@@ -237,7 +237,7 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
         """
         _check(images, tile, tile_pad, pre_pad)
         if tile_pad is None:
-            tile_pad = self.reach if self.config.architecture == "compact" else _BLENDED
+            tile_pad = self.reach if self.config.architecture == "compact" else _NEAR
         made = images.new_empty(
             len(images),
             3,
