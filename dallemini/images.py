@@ -9,13 +9,14 @@ quick.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import math
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -32,7 +33,12 @@ GRID_GAP = 4
 MAX_PIXELS = 89_478_485  # Pillow's own limit
 MAX_BYTES = 1 << 29
 
-Reason = Literal["no image", "not an image", "broken image", "animated", "too small", "too large"]
+Reason = Literal[
+    "no image", "not an image", "broken image", "animated", "transparent", "too small", "too large"
+]
+Picture: TypeAlias = (
+    "str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image | NDArray[Any] | Tensor"
+)
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0112, 258, 339
@@ -99,7 +105,7 @@ def tensor_to_images(pixels: Tensor) -> list[PIL.Image.Image]:
     return [Image.fromarray(picture) for picture in array]
 
 
-def read_image(image: str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image) -> Tensor:
+def read_image(image: Picture) -> Tensor:
     """Open a picture as `open_image` does and turn it into f32[3,H,W] in [0, 1].
 
     Raises:
@@ -109,12 +115,13 @@ def read_image(image: str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Imag
 
 
 def open_image(
-    image: str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image,
+    image: Picture,
     *,
     min_side: int = 1,
     max_side: int | None = None,
     max_pixels: int = MAX_PIXELS,
     still: bool = False,
+    opaque: bool = False,
     draft_side: int | None = None,
     keep_alpha: bool = False,
 ) -> PIL.Image.Image:
@@ -126,12 +133,14 @@ def open_image(
     by the first of 255, 65535 and the type's largest value that none of them exceeds.
 
     Args:
-        image: a regular file of at most 512 MiB, its content, an open binary file, or a picture of
-            PIL, which is not changed.
+        image: a regular file of at most 512 MiB, its content, an open binary file, a picture of
+            PIL, which is not changed, or numbers: an array [H,W], [H,W,1], [H,W,3] or [H,W,4], or a
+            tensor [H,W], [C,H,W] or [1,C,H,W], of booleans, uint8, or floats in [0, 1].
         min_side: a picture with a shorter side is refused.
         max_side: a picture with a longer side is refused.
         max_pixels: a picture with more pixels is refused, before it is decoded.
         still: refuse a picture that moves, instead of taking its first frame.
+        opaque: refuse a picture with transparent parts, instead of putting it on white.
         draft_side: a JPEG much larger than this is decoded at a fraction of its size.
         keep_alpha: a picture with transparency becomes RGBA, not RGB on white.
 
@@ -144,13 +153,18 @@ def open_image(
     from PIL import Image
 
     name = _name(image)
-    picture = image if isinstance(image, Image.Image) else _parse(_read(image, name), name)
+    if isinstance(image, np.ndarray | Tensor):
+        picture = Image.fromarray(_levels(image, name))
+    else:
+        picture = image if isinstance(image, Image.Image) else _parse(_read(image, name), name)
     _check_size(picture.size, name, min_side, max_side, max_pixels)
     _check_frames(picture, name, still)
     try:
         if draft_side is not None:
             picture.draft(None, (draft_side, draft_side))
         picture.load()
+        if opaque and _is_transparent(picture):
+            raise PictureError(name, "transparent", "it has transparent parts")
         return _to_rgb(_upright(picture), name, keep_alpha)
     except PictureError:
         raise
@@ -176,6 +190,122 @@ def image_to_tensor(image: PIL.Image.Image) -> Tensor:
     return levels.to(torch.float32) / 255
 
 
+def fit_image(
+    image: PIL.Image.Image, size: tuple[int, int], *, coverage: bool = False
+) -> PIL.Image.Image:
+    """Scale a picture until it covers a size, and cut off evenly what is over.
+
+    Args:
+        image: of any size, upright.
+        size: width and height.
+        coverage: let each pixel be the mean of those that it covers, instead of filtering sharply.
+    """
+    from PIL import Image
+
+    scale = max(size[0] / image.width, size[1] / image.height)
+    width, height = size[0] / scale, size[1] / scale
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    box = (
+        max(left, 0),
+        max(top, 0),
+        min(left + width, image.width),
+        min(top + height, image.height),
+    )
+    if image.size == size:
+        return image.copy()
+    resample = Image.Resampling.BOX if coverage else Image.Resampling.LANCZOS
+    return image.resize(size, resample, box=box)
+
+
+def read_mask(mask: Picture) -> PIL.Image.Image:
+    """Open a mask: "L", 255 where it is white (from the middle of gray on, 128), 0 elsewhere.
+
+    Raises:
+        As `open_image`; PictureError, an InputError, also for a mask with transparent parts, which
+        could mean either.
+    """
+    try:
+        opened = open_image(mask, opaque=True)
+    except PictureError as error:
+        if error.reason != "transparent":
+            raise
+        raise PictureError(
+            "The mask",
+            "transparent",
+            "it has transparent parts, which could be meant as black or as white; give "
+            "mask.getchannel('A') to redraw where it is opaque, ImageOps.invert(...) of that for "
+            "where it is clear",
+        ) from error
+    return opened.convert("L").point([0] * 128 + [255] * 128)
+
+
+def mask_to_tensor(mask: PIL.Image.Image) -> Tensor:
+    """Turn a mask into bool[H,W]: True wherever it is not black."""
+    levels = torch.from_numpy(np.array(mask.convert("L")))
+    return levels > 0
+
+
+def composite(over: PIL.Image.Image, under: PIL.Image.Image, opacity: Tensor) -> PIL.Image.Image:
+    """Lay one picture over another of the same size.
+
+    Args:
+        over: shows where the opacity is 255.
+        under: shows where it is 0, to the last bit.
+        opacity: u8[H,W].
+    """
+    from PIL import Image
+
+    return Image.composite(over, under, Image.fromarray(opacity.cpu().numpy()))
+
+
+def extend_image(
+    image: PIL.Image.Image, *, left: int, right: int, top: int, bottom: int
+) -> PIL.Image.Image:
+    """Add pixels around a picture, in the colours of its edges."""
+    from PIL import Image
+
+    around = ((top, bottom), (left, right), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
+
+
+def picture_digest(image: PIL.Image.Image) -> str:
+    """Return the SHA-256 of a picture's size and its RGB bytes, in hexadecimal."""
+    rgb = image.convert("RGB")
+    return hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
+
+
+def _levels(image: NDArray[Any] | Tensor, name: str) -> NDArray[np.uint8]:
+    """Turn numbers into u8[H,W], [H,W,3] or [H,W,4]."""
+    values: NDArray[Any]
+    if isinstance(image, Tensor):
+        tensor = image.detach().cpu()
+        tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
+        tensor = tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor
+        values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        shape = "[C,H,W]"
+    else:
+        values, shape = image, "[H,W,C]"
+    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)):
+        detail = f"its shape is {list(image.shape)} instead of [H,W] or {shape} with C 1, 3 or 4"
+        raise PictureError(name, "broken image", detail)
+    if not values.size:
+        raise PictureError(name, "no image", "it has no pixels")
+    if values.dtype.kind == "f":
+        if not (values.min() >= 0 and values.max() <= 1):
+            detail = f"its floats go from {values.min():g} to {values.max():g} instead of 0 to 1"
+            raise PictureError(name, "broken image", detail)
+        values = np.rint(values.astype(np.float64) * 255)
+    elif values.dtype == np.bool_:
+        values = values * 255
+    elif values.dtype != np.uint8:
+        raise InputTypeError(
+            f"A picture's numbers are booleans, uint8, or floats in [0, 1], not {values.dtype}."
+        )
+    levels: NDArray[np.uint8] = np.ascontiguousarray(values.astype(np.uint8))
+    return levels
+
+
 def _name(image: object) -> str:
     if isinstance(image, str | os.PathLike):
         return str(as_path(image))
@@ -192,8 +322,8 @@ def _read(image: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> bytes:
         content = image.read(MAX_BYTES + 1)
     else:
         raise InputTypeError(
-            "A picture is given by its path, its bytes, an open file or a PIL.Image, "
-            f"not {type(image).__name__}."
+            "A picture is given by its path, its bytes, an open file, a PIL.Image, an array or a "
+            f"tensor, not {type(image).__name__}."
         )
     if not isinstance(content, bytes):
         raise InputTypeError(f"{name} must be opened in binary mode, as open(..., 'rb') does.")
@@ -256,6 +386,14 @@ def _check_frames(picture: PIL.Image.Image, name: str, still: bool) -> None:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             raise PictureError(name, "animated", f"it has {frames} frames")
+
+
+def _is_transparent(picture: PIL.Image.Image) -> bool:
+    if picture.mode in ("RGBa", "La"):
+        picture = picture.convert(picture.mode.upper())
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return False
+    return int(np.asarray(picture.convert("RGBA"))[..., 3].min()) < 255
 
 
 def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from .canvas import Canvas
 from .config import GenerationConfig, GenerationOverrides
 from .drawing import Drawing
 from .likelihood import text_likelihood
+from .lookahead import Particles
 from .loop import generate_tokens
 from .memory import MemoryPrediction, predict_memory
 from .sampling import Sampler, SamplerState, TopSampler, filter_logits, make_generators
 from .slots import Slot, Slots
 
 __all__ = [
+    "Canvas",
     "Drawing",
     "GenerationConfig",
     "GenerationOverrides",
     "MemoryPrediction",
+    "Particles",
     "Sampler",
     "SamplerState",
     "Slot",

@@ -16,6 +16,7 @@ from ..foreign import show
 
 MAX_SEED = 2**63 - 1
 MAX_IMAGES = 100_000
+MOST_LOOKAHEAD = 1024
 MIN_TEMPERATURE = 1e-6  # logits divided by less leave the range of float32
 
 
@@ -32,6 +33,10 @@ class GenerationOverrides(TypedDict, total=False):
     rank: bool
     candidates: SupportsIndex
     upscale: SupportsIndex | None
+    width: SupportsIndex | None
+    height: SupportsIndex | None
+    tile: bool
+    lookahead: SupportsIndex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,12 @@ class GenerationConfig(Config):
         candidates: pictures drawn for each one that is kept, the one that fits its prompt best.
         upscale: how many times larger the finished pictures are made by the upscaler, such as 2
             or 4; None leaves them as they are.
+        width: of the pictures, in pixels; a multiple of a token's. None for the model's own.
+        height: likewise.
+        tile: draw pictures that repeat without a seam, beside and below themselves.
+        lookahead: where kept tokens follow free ones (a hole, windows of a large picture), so many
+            continuations are drawn at once and weighed by how well the kept tokens follow; 1 is
+            off.
 
     Raises:
         ConfigError: a value has the wrong type, is not finite, or is out of range.
@@ -72,11 +83,21 @@ class GenerationConfig(Config):
     rank: bool = False
     candidates: int = 1
     upscale: int | None = None
+    width: int | None = None
+    height: int | None = None
+    tile: bool = False
+    lookahead: int = 8
 
     def __post_init__(self) -> None:
         self.check_types()
-        for name in ("num_images_per_prompt", "batch_size", "candidates"):
+        for name in ("num_images_per_prompt", "batch_size", "candidates", "lookahead"):
             _check_count(name, getattr(self, name))
+        for name in ("width", "height"):
+            _check_count(name, getattr(self, name), "None for the model's own size")
+        if self.lookahead > MOST_LOOKAHEAD:
+            raise ConfigError(
+                f"lookahead must be at most {MOST_LOOKAHEAD}, not {show(self.lookahead)}."
+            )
         if self.num_images_per_prompt * self.candidates > MAX_IMAGES:
             raise ConfigError(
                 f"num_images_per_prompt times candidates must be at most {MAX_IMAGES}, not "
@@ -131,8 +152,8 @@ def check_sampling(temperature: object, top_k: object, top_p: object) -> None:
         raise ConfigError(f"top_p must be above 0 and at most 1, not {share}.")
 
 
-def _check_count(name: str, value: object) -> None:
+def _check_count(name: str, value: object, none: str = "None for no limit") -> None:
     if isinstance(value, int) and value < 1:
-        limited = name in ("num_images_per_prompt", "candidates")
-        hint = "" if limited else "; use None for no limit"
+        limited = name in ("num_images_per_prompt", "candidates", "lookahead")
+        hint = "" if limited else f"; use {none}"
         raise ConfigError(f"{name} must be at least 1, not {value}{hint}.")

@@ -11,7 +11,7 @@ image vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..errors import InputError
 from ..kernels import few_rows
 from ..models._checks import without_autocast
 from ..models.cache import DecoderCache, EncoderOutput
@@ -43,18 +44,22 @@ class Slot:
         drawing: what it is to be.
         generator: its random numbers.
         position: how many of its tokens were decoded.
+        to_the_end: whether it also reads tokens that are given at the end.
         tokens: i64[L] on the transformer's device when it is finished; None before.
     """
 
     drawing: Drawing
     generator: torch.Generator
     position: int = 0
+    to_the_end: bool = False
     tokens: Tensor | None = None
     _given: list[int] = field(repr=False)  # -1 where a token is free
     _rows: list[int] = field(default_factory=list, repr=False)  # of its texts, then of its base
 
     @property
     def _is_drawn(self) -> bool:
+        if self.to_the_end and self.position:
+            return self.position == len(self._given)
         return FREE not in self._given[self.position :]
 
 
@@ -68,7 +73,8 @@ class Slots:
 
     Attributes:
         live: the slots that are drawn now, N.
-        latest: i64[N], the tokens of the last step, one for each slot that was live then.
+        stepped: the slots that took the last step.
+        latest: i64[N], the tokens of that step, one for each of these slots.
 
     Raises:
         InputTypeError: the sampler cannot be called with logits and a state.
@@ -95,20 +101,28 @@ class Slots:
         self._cache: DecoderCache | None = None
         self._choices, self._unseen = Choices(), 0
         self._tokens, self._previous = self._integers([]), self._integers([])
-        self.latest = self._previous
+        self.latest, self.stepped = self._previous, list[Slot]()
         self._plan = _Plan([], self._integers)
+        self._last = self._plan, torch.empty(0, 0, device=transformer.device), list[float]()
 
     @property
     def tokens(self) -> Tensor:
         """i64[N,L], the tokens of the `live` slots, -1 where there is none yet."""
         return self._tokens
 
-    def add(self, drawing: Drawing, *, generator: torch.Generator | None = None) -> Slot:
+    def add(
+        self,
+        drawing: Drawing,
+        *,
+        generator: torch.Generator | None = None,
+        to_the_end: bool = False,
+    ) -> Slot:
         """Let a picture join at the next step.
 
         Args:
             drawing: what it is to be.
             generator: continues this random stream instead of beginning that of the seed.
+            to_the_end: also read tokens that are given at the end, for `log_likelihoods`.
 
         Raises:
             InputError: the given tokens are not those of a picture.
@@ -117,6 +131,7 @@ class Slots:
         slot = Slot(
             drawing=drawing,
             generator=make_generators([drawing.seed])[0] if generator is None else generator,
+            to_the_end=to_the_end,
             _given=drawing.given_tokens(config.image_length, config.image_vocab_size),
         )
         self._new.append(slot)
@@ -149,6 +164,44 @@ class Slots:
         self._new = [slot for slot in self._new if slot not in gone]
         self._remove(gone)
 
+    def copy(self, sources: Mapping[Slot, Slot]) -> None:
+        """Let slots go on from where others stand; each keeps its own random numbers.
+
+        Args:
+            sources: for a slot, the one that it becomes a copy of; both are live, draw the same
+                `Drawing` and stand at one position.
+
+        Raises:
+            InputError: they do not.
+        """
+        places = {slot: number for number, slot in enumerate(self.live)}
+        assert self._cache is not None or not sources
+        numbers, rows = [*range(len(self.live))], [*range(self._cache.rows if self._cache else 0)]
+        for slot, source in sources.items():
+            together = slot in places and source in places and slot.position == source.position
+            if not together or slot.drawing is not source.drawing:
+                raise InputError(
+                    "A slot can become a copy of another one that is live, draws the same Drawing "
+                    "and stands at the same position, and of no other."
+                )
+            numbers[places[slot]] = places[source]
+            for row, taken in zip(slot._rows, source._rows, strict=True):
+                rows[row] = taken
+        if self._cache is not None and rows != [*range(len(rows))]:
+            self._cache.keep(rows)
+            index = self._integers(numbers)
+            self._tokens, self._previous = self._tokens[index], self._previous[index]
+
+    @torch.no_grad()
+    def log_likelihoods(self) -> Tensor:
+        """Return f32[N], how likely the texts made the `latest` tokens, given or drawn, in nats.
+
+        The weights of the texts are scaled to a sum of 1: it is the likelihood without guidance.
+        """
+        plan, logits, shares = self._last
+        plain = plan.guide(logits, shares, plainly=True).log_softmax(-1)
+        return plain.gather(1, self.latest[:, None])[:, 0]
+
     def _decode(self) -> None:
         """Decode the last tokens, choose the next ones, and write them down."""
         assert self._cache is not None
@@ -156,6 +209,7 @@ class Slots:
         logits = self.transformer.decode_step(previous, self._cache)[:, : self.num_codes].float()
         shares = [slot.position / len(slot._given) for slot in self.live]
         chosen = self._choose(self._plan.guide(logits, shares))
+        self._last, self.stepped = (self._plan, logits, shares), [*self.live]
         positions = {slot.position for slot in self.live}
         if len(positions) == 1:
             self._tokens[:, positions.pop()] = chosen
@@ -204,11 +258,13 @@ class Slots:
         known = [slot for slot in new if slot._is_drawn]
         for slot in known:
             slot.tokens = self._integers(slot._given)
-        free = [slot for slot in new if not slot._is_drawn]
-        started = [slot for slot in free if slot._given[0] != FREE]
-        fresh = [slot for slot in free if slot._given[0] == FREE]
         # a beginning is read alone, so that no other one has a part in the rounding
-        for group in ([fresh] if fresh else []) + [[slot] for slot in started]:
+        groups: dict[int, list[Slot]] = {}
+        for slot in new:
+            if not slot._is_drawn:
+                is_fresh = slot._given[0] == FREE
+                groups.setdefault(0 if is_fresh else id(slot.drawing), []).append(slot)
+        for group in groups.values():
             self._take_in(group)
         return known
 
@@ -226,12 +282,14 @@ class Slots:
                 assert slot.drawing.base is not None
                 slot._rows.append(first + len(rows))
                 rows.append(slot.drawing.base)
-        cache, previous = _start(self.transformer, rows), self.transformer.start_tokens(len(group))
         beginning = group[0]._given[: group[0]._given.index(FREE)]
         if beginning:
-            inputs = torch.cat([previous, self._integers(beginning)])
-            self.transformer.extend(inputs[:-1].expand(cache.rows, -1), cache)
-            previous, group[0].position = inputs[-1:], len(beginning)
+            cache, previous = self._read(rows[:: len(group)], beginning, len(group))
+            for slot in group:
+                slot.position = len(beginning)
+        else:
+            cache = _start(self.transformer, rows)
+            previous = self.transformer.start_tokens(len(group))
         if self._cache is None:
             self._cache = cache
         else:
@@ -242,6 +300,17 @@ class Slots:
         self._previous = previous if alone else torch.cat([self._previous, previous])
         self.live += group
         self._plan = _Plan(self.live, self._integers)
+
+    def _read(
+        self, rows: list[TextTokens], beginning: list[int], count: int
+    ) -> tuple[DecoderCache, Tensor]:
+        """Read a beginning once, for `count` slots of one drawing; return each one's last token."""
+        cache = _start(self.transformer, rows)
+        inputs = torch.cat([self.transformer.start_tokens(1), self._integers(beginning)])
+        self.transformer.extend(inputs[:-1].expand(cache.rows, -1), cache)
+        if count > 1:
+            cache.keep([row for row in range(cache.rows) for _ in range(count)])
+        return cache, inputs[-1:].expand(count)
 
     def _remove(self, gone: set[Slot]) -> None:
         """Forget the rows of these slots."""
@@ -289,15 +358,23 @@ class _Plan:
         self._changing = any(callable(slot.drawing.weights) for slot in slots)
         self._weights: list[Tensor] = []
 
-    def guide(self, logits: Tensor, shares: list[float]) -> Tensor:
-        """Combine f32[R,V] to f32[N,V], at these shares of the pictures."""
+    def guide(self, logits: Tensor, shares: list[float], *, plainly: bool = False) -> Tensor:
+        """Combine f32[R,V] to f32[N,V], at these shares of the pictures.
+
+        Args:
+            logits: f32[R,V].
+            shares: of each picture, how much of it is drawn.
+            plainly: scale the weights of each picture to a sum of 1, where that is possible.
+        """
         base = logits[self._base]
-        if self._changing or not self._weights:
-            self._weights = self._weigh(shares, logits.device)
+        if plainly:
+            found = self._weigh(shares, logits.device, plainly=True)
+        else:
+            if self._changing or not self._weights:
+                self._weights = self._weigh(shares, logits.device)
+            found = self._weights
         guided = base
-        for number, ((_, slots, rows), weights) in enumerate(
-            zip(self._texts, self._weights, strict=True)
-        ):
+        for number, ((_, slots, rows), weights) in enumerate(zip(self._texts, found, strict=True)):
             pull = weights * (logits[rows] - base[slots])
             if number:
                 guided[slots] += pull
@@ -305,10 +382,18 @@ class _Plan:
                 guided = base + pull
         return guided
 
-    def _weigh(self, shares: list[float], device: torch.device) -> list[Tensor]:
+    def _weigh(
+        self, shares: list[float], device: torch.device, *, plainly: bool = False
+    ) -> list[Tensor]:
         """Return for each number of a text f32[n,1], the weights of those n slots that have it."""
         pairs = zip(self._slots, shares, strict=True)
         found = [slot.drawing.weights_at(share) for slot, share in pairs]
+        if plainly:
+            sums = [sum(weights) for weights in found]
+            found = [
+                [weight / total if total > 0 else weight for weight in weights]
+                for weights, total in zip(found, sums, strict=True)
+            ]
         return [
             torch.tensor([[found[i][number]] for i in having], dtype=torch.float32, device=device)
             for number, (having, _, _) in enumerate(self._texts)

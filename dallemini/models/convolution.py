@@ -20,6 +20,15 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(GROUPS, channels, eps=GROUP_NORM_EPS)
 
 
+def convolve(conv: nn.Conv2d, hidden_states: Tensor, *, wraps: bool = False) -> Tensor:
+    """Convolve f[N,C,h,w] by 3x3 to f[N,C',h,w]; beyond an edge are zeros, or the other edge."""
+    if not wraps:
+        convolved: Tensor = conv(hidden_states)
+        return convolved
+    around = F.pad(hidden_states, (1, 1, 1, 1), mode="circular")
+    return F.conv2d(around, conv.weight, conv.bias)
+
+
 class ResnetBlock(nn.Module):
     """Two normalised convolutions with a residual."""
 
@@ -32,11 +41,11 @@ class ResnetBlock(nn.Module):
         if channels_in != channels_out:
             self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map f[N,C,h,w] to f[N,C',h,w]."""
+    def forward(self, hidden_states: Tensor, *, wraps: bool = False) -> Tensor:
+        """Map f[N,C,h,w] to f[N,C',h,w]; `wraps` joins opposite edges, here as below."""
         residual = hidden_states
-        hidden_states = self.conv1(F.silu(self.norm1(hidden_states)))
-        hidden_states = self.conv2(F.silu(self.norm2(hidden_states)))
+        hidden_states = convolve(self.conv1, F.silu(self.norm1(hidden_states)), wraps=wraps)
+        hidden_states = convolve(self.conv2, F.silu(self.norm2(hidden_states)), wraps=wraps)
         if hasattr(self, "nin_shortcut"):
             residual = self.nin_shortcut(residual)
         return residual + hidden_states
@@ -85,10 +94,10 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, *, wraps: bool = False) -> Tensor:
         """Map f[N,C,h,w] to f[N,C,2h,2w]."""
-        doubled: Tensor = self.conv(F.interpolate(hidden_states, scale_factor=2.0, mode="nearest"))
-        return doubled
+        doubled = F.interpolate(hidden_states, scale_factor=2.0, mode="nearest")
+        return convolve(self.conv, doubled, wraps=wraps)
 
 
 class Middle(nn.Module):
@@ -100,9 +109,10 @@ class Middle(nn.Module):
         self.attn_1 = AttentionBlock(channels)
         self.block_2 = ResnetBlock(channels, channels)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, *, wraps: bool = False) -> Tensor:
         """Map f[N,C,h,w] to f[N,C,h,w]."""
-        hidden: Tensor = self.block_2(self.attn_1(self.block_1(hidden_states)))
+        hidden_states = self.attn_1(self.block_1(hidden_states, wraps=wraps))
+        hidden: Tensor = self.block_2(hidden_states, wraps=wraps)
         return hidden
 
 
@@ -117,13 +127,14 @@ class Level(nn.Module):
         )
         self.attn = nn.ModuleList(AttentionBlock(channels_out) for _ in range(blocks * attention))
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, *, wraps: bool = False) -> Tensor:
         """Run the blocks, then the change of resolution if the level has one."""
         for index, block in enumerate(self.block):
-            hidden_states = block(hidden_states)
+            hidden_states = block(hidden_states, wraps=wraps)
             if self.attn:
                 hidden_states = self.attn[index](hidden_states)
-        for name in ("downsample", "upsample"):
-            if hasattr(self, name):
-                hidden_states = getattr(self, name)(hidden_states)
+        if hasattr(self, "downsample"):
+            hidden_states = self.downsample(hidden_states)
+        if hasattr(self, "upsample"):
+            hidden_states = self.upsample(hidden_states, wraps=wraps)
         return hidden_states

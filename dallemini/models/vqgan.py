@@ -21,7 +21,7 @@ from ..config import LARGEST_SIZE, MOST_LAYERS, Config
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
 from ..foreign import show
 from ._checks import check_ids, check_range, without_autocast
-from .convolution import GROUPS, Downsample, Level, Middle, Upsample, group_norm
+from .convolution import GROUPS, Downsample, Level, Middle, Upsample, convolve, group_norm
 from .pretrained import PretrainedModule, empty_embedding
 from .vqgan_cpu import LARGE_BYTES, draw_convolved, draw_level
 
@@ -152,13 +152,12 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3 * config.pixel_shuffle**2, 3, padding=1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map f[N,z,h,w] to f[N,3p²,H/p,W/p]."""
-        hidden_states = self.mid(self.conv_in(features))
+    def forward(self, features: Tensor, *, wraps: bool = False) -> Tensor:
+        """Map f[N,z,h,w] to f[N,3p²,H/p,W/p]; `wraps` joins opposite edges."""
+        hidden_states = self.mid(convolve(self.conv_in, features, wraps=wraps), wraps=wraps)
         for index in reversed(range(len(self.up))):
-            hidden_states = self.up[index](hidden_states)
-        hidden: Tensor = self.conv_out(F.silu(self.norm_out(hidden_states)))
-        return hidden
+            hidden_states = self.up[index](hidden_states, wraps=wraps)
+        return convolve(self.conv_out, F.silu(self.norm_out(hidden_states)), wraps=wraps)
 
     def draw(self, features: Tensor) -> Tensor:
         """Compute the same for f[1,z,h,w] on the CPU, faster, in less memory, without gradients."""
@@ -258,35 +257,43 @@ class VQGAN(PretrainedModule[VQGANConfig]):
         return self.quantize.nearest(flat).view(images.shape[0], -1)
 
     @torch.no_grad()
-    def decode(self, image_tokens: Tensor) -> Tensor:
-        """Turn codes into square pictures.
+    def decode(
+        self,
+        image_tokens: Tensor,
+        *,
+        shape: tuple[int, int] | None = None,
+        wraps: bool = False,
+    ) -> Tensor:
+        """Turn codes into pictures.
 
         On the CPU in float32, pictures of the released size and larger are drawn one at a time:
         they are the same in any batch, to the last bit, and need the memory of one.
 
         Args:
-            image_tokens: i64[N,L], 0 <= code < `codebook_size`; L must be a square number.
+            image_tokens: i64[N,L], 0 <= code < `codebook_size`; L must be a square number, unless
+                `shape` is given.
+            shape: rows and columns of codes, h and w with L = h * w.
+            wraps: let each picture go on at its opposite edges, so that it can be repeated.
 
         Returns:
             f[N,3,H,W] clipped to [0, 1].
 
         Raises:
-            InputError: L is not a square number, or a code is outside the codebook.
+            InputError: L is not a square number or h * w, or a code is outside the codebook.
             InputTypeError: the tokens are not integers.
         """
-        side = self._check_codes(image_tokens)
+        height, width = self._check_codes(image_tokens, shape)
         with without_autocast(self.device):
-            return self._decode(image_tokens, side)
+            vectors = self.quantize.embedding(image_tokens.to(self.device, torch.int64))
+            vectors = vectors.view(-1, height, width, self.config.embed_dim).permute(0, 3, 1, 2)
+            return self._unfold(self._draw(vectors, wraps)).clamp(0, 1)
 
-    def _decode(self, image_tokens: Tensor, side: int) -> Tensor:
-        vectors = self.quantize.embedding(image_tokens.to(self.device, torch.int64))
-        vectors = vectors.view(-1, side, side, self.config.embed_dim).permute(0, 3, 1, 2)
-        if self._draws_singly(side):
-            features = [self.post_quant_conv(one) for one in vectors.split(1)]
-            pixels = torch.cat([self.decoder.draw(one) for one in features])
-        else:
-            pixels = self.decoder(self.post_quant_conv(vectors))
-        return self._unfold(pixels).clamp(0, 1)
+    def _draw(self, vectors: Tensor, wraps: bool) -> Tensor:
+        if wraps or not self._draws_singly(*vectors.shape[2:]):
+            pixels: Tensor = self.decoder(self.post_quant_conv(vectors), wraps=wraps)
+            return pixels
+        features = [self.post_quant_conv(one) for one in vectors.split(1)]
+        return torch.cat([self.decoder.draw(one) for one in features])
 
     def encode_features(self, images: Tensor) -> Tensor:
         """Map f[N,3,H,W] in [0, 1] to the vectors before quantisation, f[N,E,h,w]; for training."""
@@ -305,10 +312,17 @@ class VQGAN(PretrainedModule[VQGANConfig]):
         pixels = F.pixel_shuffle(pixels, self.config.pixel_shuffle)
         return (pixels - low) / (high - low)
 
-    def _draws_singly(self, side: int) -> bool:
+    def _draws_singly(self, height: int, width: int) -> bool:
         """Tell whether the finest feature map of one picture keeps the processor busy."""
-        finest = side * (self.config.downsample_factor // self.config.pixel_shuffle)
-        size = finest**2 * self.config.ch * self.config.ch_mult[0] * self.dtype.itemsize
+        finest = self.config.downsample_factor // self.config.pixel_shuffle
+        size = (
+            height
+            * width
+            * finest**2
+            * self.config.ch
+            * self.config.ch_mult[0]
+            * self.dtype.itemsize
+        )
         large = size >= LARGE_BYTES
         return large and self.device.type == "cpu" and self.dtype == torch.float32
 
@@ -329,17 +343,20 @@ class VQGAN(PretrainedModule[VQGANConfig]):
             if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
                 raise InputError(f"images must lie in [0, 1], but hold {low:.3g} to {high:.3g}.")
 
-    def _check_codes(self, image_tokens: Tensor) -> int:
-        shape = f"[N, L] with L a square number such as {self.image_length}"
-        check_ids("image_tokens", image_tokens, shape=shape, axes=2)
+    def _check_codes(self, image_tokens: Tensor, shape: tuple[int, int] | None) -> tuple[int, int]:
+        asked = f"[N, L] with L a square number such as {self.image_length}"
+        if shape is not None:
+            asked = f"[N, {shape[0]} * {shape[1]}]"
+        check_ids("image_tokens", image_tokens, shape=asked, axes=2)
         side = math.isqrt(image_tokens.shape[1])
-        if side == 0 or side * side != image_tokens.shape[1]:
+        height, width = (side, side) if shape is None else shape
+        if min(height, width) < 1 or height * width != image_tokens.shape[1]:
             raise InputError(
-                f"image_tokens must have shape {shape}, not {list(image_tokens.shape)}."
+                f"image_tokens must have shape {asked}, not {list(image_tokens.shape)}."
             )
         hint = f"this codebook has {self.codebook_size} codes"
         check_range("Image tokens", image_tokens, limit=self.codebook_size, hint=hint)
-        return side
+        return height, width
 
 
 def _fan_in(weight: Tensor) -> int:

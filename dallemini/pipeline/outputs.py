@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -41,7 +41,7 @@ class GenerationOutput:
     Attributes:
         prompts: the B prompts.
         images: N pictures, RGB.
-        image_tokens: i64[N,L], the codes that they were decoded from.
+        image_tokens: i64[N,L], the codes that they were decoded from, row by row.
         seeds: N seeds; each draws its picture again, alone.
         config: the settings of the call.
         scores: N scores if they were ranked or chosen among candidates, higher is better.
@@ -51,6 +51,8 @@ class GenerationOutput:
         precision: of each part, the name of its dtype or "int8".
         adapters: digests of the LoRA adapters that changed the transformer's weights.
         upscaler: name of what made the pictures `config.upscale` times larger, if anything did.
+        edit: of pictures that were drawn from another one, the operation, its settings, and the
+            digest of that picture, and of the mask if there was one; None for others.
     """
 
     prompts: tuple[str, ...]
@@ -64,6 +66,7 @@ class GenerationOutput:
     precision: Mapping[str, str] = field(default_factory=dict)
     adapters: tuple[str, ...] = ()
     upscaler: str | None = None
+    edit: Mapping[str, Any] | None = None
 
     @property
     def images_per_prompt(self) -> int:
@@ -117,8 +120,8 @@ class GenerationOutput:
         """Write every picture as PNG, with what draws it again in its text chunks.
 
         The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version` and `dtype` (a JSON
-        object where parts differ); where there are any, `commit`, `adapters` (JSON), `sampler`,
-        `score`, and `upscale` with `upscaler`, the factor and the name.
+        object where parts differ); where there are any, `commit`, `adapters` (JSON), `edit` (JSON),
+        `sampler`, `score`, and `upscale` with `upscaler`, the factor and the name.
 
         Args:
             directory: made if missing; files there are not overwritten but numbered on. `~` is the
@@ -173,6 +176,8 @@ class GenerationOutput:
             chunks["commit"] = commit[1]
         if self.adapters:
             chunks["adapters"] = json.dumps(self.adapters)
+        if self.edit is not None:
+            chunks["edit"] = json.dumps(dict(self.edit))
         if self.sampler is not None:
             chunks["sampler"] = self.sampler
         if self.upscaler is not None:
@@ -212,7 +217,8 @@ class GenerationStep:
     Attributes:
         prompts: the prompt of each of the n pictures drawn together.
         images: n previews; the part without tokens yet is light gray.
-        image_tokens: i64[n,P], the tokens so far.
+        image_tokens: i64[n,P], the tokens so far; of a picture of which a part is given, or of
+            another size than the model's own, i64[n,L], -1 where there is none yet.
         seeds: n seeds.
         position: P, the number of tokens so far.
         length: L, the number of tokens of a finished picture.

@@ -6,6 +6,8 @@ Composes a tokenizer, a transformer, an image tokenizer and, when ranking is ask
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -18,11 +20,12 @@ from ..config import plain_number
 from ..errors import InputError, InputTypeError
 from ..files import write_text
 from ..generation import GenerationConfig, GenerationOverrides, Sampler, text_likelihood
-from ..generation.drawing import stack_texts
+from ..generation.canvas import draw_canvases
+from ..generation.drawing import FREE, stack_texts
 from ..generation.loop import draw_batches
 from ..generation.request import Request, make_request
 from ..generation.sampling import sampler_name
-from ..images import tensor_to_images
+from ..images import Picture, image_to_tensor, tensor_to_images
 from ..models.lora import adapter_digests
 from ..models.precision import Precision, Quantization, check_dtype
 from ..models.pretrained import Loadable, SourceName, check_device, open_model
@@ -31,6 +34,7 @@ from ..models.upscaler import Upscaler
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
 from . import enlarging
+from .editing import Editing
 from .enlarging import ImageUpscaler
 from .moving import move_together, precisions
 from .outputs import GenerationOutput, GenerationStep
@@ -47,12 +51,13 @@ from .parts import (
     read_scores,
     write_index,
 )
+from .preview import make_step
+from .sketch import Sketch, Sketcher
 
 PIXEL_BATCH = 16
-UNDRAWN_GRAY = 0.9
 
 
-class Pipeline(Loadable):
+class Pipeline(Editing, Loadable):
     """Text to image with a DALL-E Mini model.
 
     Args:
@@ -174,6 +179,8 @@ class Pipeline(Loadable):
         self,
         prompts: str | Sequence[str],
         *,
+        start_image: Picture | None = None,
+        rows: int | None = None,
         sampler: Sampler | None = None,
         progress: bool | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -182,31 +189,46 @@ class Pipeline(Loadable):
 
         Args:
             prompts: one prompt or several.
+            start_image: a picture to go on from: its upper part is kept, and the rest is drawn. It
+                is fitted as `inpaint` does.
+            rows: rows of tokens that are kept of it; None keeps its upper half.
             sampler: chooses the tokens; temperature, top_k and top_p are its own affair then.
             progress: show a bar; None shows it on a terminal.
             **overrides: fields of `GenerationConfig` for this call.
 
         Raises:
             ConfigError: an unknown keyword or a setting out of range.
-            InputError: no prompts, not one seed for each picture, or a factor of `upscale` that
-                the upscaler does not have.
+            InputError: no prompts, or not one seed for each picture; a size that cannot be drawn;
+                a picture or a number of rows that cannot be used; or a factor of `upscale` that the
+                upscaler does not have.
             InputTypeError: prompts that are not strings, or a sampler that cannot be called.
             MissingDependencyError: `upscale` without an upscaler, and the extra is not installed.
         """
         request = self._request(prompts, sampler, progress, overrides)
+        sketch = self._begin(request.config, start_image, rows)
+        return self._complete(request, sketch, sampler)
+
+    def _complete(
+        self, request: Request, sketch: Sketch | None, sampler: Sampler | None
+    ) -> GenerationOutput:
+        """Draw what a request and a sketch say."""
         upscaler = self._enlarger(request.config)
         scorer = self._judge(request.config)
-        drawn = [tokens for _, tokens in self._draw(request, every=None)]
+        drawn = [tokens for _, tokens in self._draw(request, sketch, every=None)]
         image_tokens = torch.cat(drawn).cpu()
         kept, scores = [*range(len(image_tokens))], []
         if scorer is None and request.config.candidates > 1:
-            scores = self._likelihoods(request, image_tokens)
+            scores = self._likelihoods(request, image_tokens, sketch)
             kept = request.choose(scores)
         images: dict[int, Any] = {}
         for start in range(0, len(kept), PIXEL_BATCH):
             part = kept[start : start + PIXEL_BATCH]
-            pixels = self._decode(image_tokens[part])
+            pixels = self._decode(image_tokens[part], sketch)
             images |= zip(part, tensor_to_images(pixels), strict=True)
+            if sketch is not None and sketch.original is not None:
+                for index in part:
+                    images[index] = sketch.keep_pixels(images[index], request.seeds[index])
+                pixels = torch.stack([image_to_tensor(images[index]) for index in part])
             if scorer is not None:
                 fitting = [request.prompts[request.prompt_of(index)] for index in part]
                 rounded = (pixels.float() * 255).floor() / 255
@@ -225,6 +247,7 @@ class Pipeline(Loadable):
             precision=precisions(transformer=self.transformer, vqgan=self.vqgan, upscaler=upscaler),
             upscaler=upscaler and enlarging.upscaler_name(upscaler),
             adapters=adapter_digests(self.transformer),
+            edit=None if sketch is None else sketch.record,
         )
 
     def stream(
@@ -232,6 +255,8 @@ class Pipeline(Loadable):
         prompts: str | Sequence[str],
         *,
         every: int = 32,
+        start_image: Picture | None = None,
+        rows: int | None = None,
         sampler: Sampler | None = None,
         progress: bool | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -243,6 +268,8 @@ class Pipeline(Loadable):
         Args:
             prompts: one prompt or several.
             every: tokens between two looks; the finished pictures are always shown.
+            start_image: as in a call.
+            rows: as in a call.
             sampler: chooses the tokens, instead of the settings.
             progress: show a bar; None shows it on a terminal.
             **overrides: fields of `GenerationConfig` for this call; `rank` is refused, and
@@ -262,8 +289,9 @@ class Pipeline(Loadable):
         if request.config.rank:
             raise InputError("stream cannot rank unfinished pictures; call the pipeline.")
         self._enlarger(request.config)
-        steps = self._draw(request, every=every)
-        return (self._look(request, part, tokens) for part, tokens in steps)
+        sketch = self._begin(request.config, start_image, rows)
+        steps = self._draw(request, sketch, every=every)
+        return (self._look(request, sketch, part, tokens) for part, tokens in steps)
 
     @property
     def scorer(self) -> Scorer:
@@ -345,46 +373,67 @@ class Pipeline(Loadable):
             progress=progress,
         )
 
-    def _draw(self, request: Request, *, every: int | None) -> Iterator[tuple[range, Tensor]]:
+    def _begin(
+        self, config: GenerationConfig, start_image: Picture | None, rows: int | None
+    ) -> Sketch | None:
+        sketcher = self._sketcher(config)
+        if start_image is not None:
+            return sketcher.start(start_image, rows)
+        if rows is not None:
+            raise InputError("rows says how much of a start_image is kept; give that, too.")
+        return sketcher.blank()
+
+    def _sketcher(self, config: GenerationConfig) -> Sketcher:
+        return Sketcher(config, self.vqgan, self.transformer.config.image_length)
+
+    def _draw(
+        self, request: Request, sketch: Sketch | None, *, every: int | None
+    ) -> Iterator[tuple[range, Tensor]]:
         """Yield batches of images with their tokens i64[n,P]: finished, or every so often."""
-        total = self.transformer.config.image_length * len(request.seeds)
         hidden = None if request.progress is None else not request.progress
+        num_codes = self.vqgan.codebook_size
+        if sketch is None:
+            total = self.transformer.config.image_length * len(request.seeds)
+            with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
+                yield from draw_batches(
+                    request, self.transformer, num_codes=num_codes, every=every, told=bar.update
+                )
+            return
+        drawings = [sketch.draw_on(drawing) for drawing in request.drawings]
+        total = sum(sketch.work(drawing.seed) for drawing in drawings)
         with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
-            yield from draw_batches(
-                request,
+            yield from draw_canvases(
+                drawings,
                 self.transformer,
-                num_codes=self.vqgan.codebook_size,
+                sketch.canvas,
+                sampler=request.sampler,
+                batch_size=sketch.batch_size(request),
+                lookahead=request.config.lookahead,
+                num_codes=num_codes,
                 every=every,
                 told=bar.update,
             )
 
-    def _decode(self, tokens: Tensor) -> Tensor:
+    def _decode(self, tokens: Tensor, sketch: Sketch | None = None) -> Tensor:
         """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
-        return torch.cat([self.vqgan.decode(one).cpu() for one in tokens.split(1)]).clamp(0, 1)
+        decode = self.vqgan.decode if sketch is None else partial(sketch.decode, self.vqgan)
+        return torch.cat([decode(one).cpu() for one in tokens.split(1)]).clamp(0, 1)
 
-    def _look(self, request: Request, part: range, tokens: Tensor) -> GenerationStep:
-        length, position = self.transformer.config.image_length, tokens.shape[1]
-        padded = torch.cat([tokens, tokens[:, -1:].expand(-1, length - position)], dim=1)
-        pixels = self._decode(padded)
-        side = round(length**0.5)
-        drawn = (
-            (torch.arange(length, dtype=torch.int64, device="cpu") < position)
-            .view(1, 1, side, side)
-            .float()
-        )
-        drawn = torch.nn.functional.interpolate(drawn, size=pixels.shape[2:])
-        images = tensor_to_images(pixels.float().lerp(pixels.new_tensor(UNDRAWN_GRAY), 1 - drawn))
-        if position == length:
-            images = self._enlarged(images, request.config)
-        return GenerationStep(
-            prompts=tuple(request.prompts[request.prompt_of(image)] for image in part),
-            images=images,
-            image_tokens=tokens.cpu(),
-            seeds=tuple(request.seeds[image] for image in part),
-            position=position,
-            length=length,
-            first_image=part.start,
-        )
+    def _look(
+        self, request: Request, sketch: Sketch | None, part: range, tokens: Tensor
+    ) -> GenerationStep:
+        if sketch is None:
+            length = self.transformer.config.image_length
+            more = tokens[:, -1:].expand(-1, length - tokens.shape[1])
+            pixels = self._decode(torch.cat([tokens, more], dim=1))
+            undrawn = torch.zeros(len(tokens), length, dtype=torch.bool, device="cpu")
+            undrawn[:, tokens.shape[1] :] = True
+        else:
+            pixels, undrawn = self._decode(tokens.clamp(min=0), sketch), tokens == FREE
+        step = make_step(request, sketch, part, tokens, pixels, undrawn)
+        if step.finished:
+            step = replace(step, images=self._enlarged(step.images, request.config))
+        return step
 
     def _judge(self, config: GenerationConfig) -> Scorer | None:
         """Return the scorer that ranks or chooses; None where nothing does, or likelihood does."""
@@ -392,8 +441,14 @@ class Pipeline(Loadable):
             return self.scorer
         return self._find_scorer() if config.candidates > 1 else None
 
-    def _likelihoods(self, request: Request, image_tokens: Tensor) -> list[float]:
+    def _likelihoods(
+        self, request: Request, image_tokens: Tensor, sketch: Sketch | None
+    ) -> list[float]:
         """Score pictures without a scorer: by how much likelier their texts make their tokens."""
+        if sketch is not None:
+            tiles = sketch.canvas.tiles()
+            each = [self._likelihoods(request, image_tokens[:, tile], None) for tile in tiles]
+            return [sum(found) / len(each) for found in zip(*each, strict=True)]
         rows = [drawing.texts[0] for drawing in request.drawings]
         scores = text_likelihood(
             self.transformer,

@@ -1,0 +1,168 @@
+"""What people do with a picture that is there: redraw a part, vary it, go on beyond its edges.
+
+The methods of `Pipeline` that begin with a picture. A token that is known is not drawn; `sketch`
+says which are, and `generation.canvas` draws the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Unpack
+
+from ..generation import GenerationConfig, GenerationOverrides, Sampler
+from ..generation.request import Request
+from ..images import Picture
+from .outputs import GenerationOutput
+from .sketch import Sketch, Sketcher
+
+
+class _Artist(Protocol):
+    """What `Editing` asks of the pipeline that it is a part of."""
+
+    def _request(
+        self,
+        prompts: str | Sequence[str],
+        sampler: Sampler | None,
+        progress: bool | None,
+        overrides: GenerationOverrides,
+    ) -> Request: ...
+
+    def _sketcher(self, config: GenerationConfig) -> Sketcher: ...
+
+    def _complete(
+        self, request: Request, sketch: Sketch | None, sampler: Sampler | None
+    ) -> GenerationOutput: ...
+
+
+class Editing:
+    """The part of `Pipeline` that draws on pictures.
+
+    A picture is given by its path, its content, an open file, as a PIL image, or as numbers, as
+    `images.open_image` takes them. It is turned upright and fitted: scaled until its shorter side
+    is the model's and the other one a multiple of a token's pixels, what is over being cut off
+    evenly; `width` and `height` ask for another size. It is encoded once.
+    """
+
+    def inpaint(
+        self: _Artist,
+        prompts: str | Sequence[str],
+        image: Picture,
+        mask_image: Picture,
+        *,
+        paste: bool = True,
+        sampler: Sampler | None = None,
+        progress: bool | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> GenerationOutput:
+        """Redraw a part of a picture.
+
+        Every token that the white part touches is drawn; the others are kept. The model draws row
+        by row: `lookahead` lets it see what is kept right of the hole and below.
+
+        Args:
+            prompts: what the whole picture shows; one prompt or several.
+            image: the picture.
+            mask_image: white (from the middle of gray on) where it is redrawn, black where not, of
+                the picture's size; with transparent parts it is refused, since they could mean
+                either.
+            paste: keep the picture's own pixels outside the white part, to the last bit; what is
+                drawn fades in over a quarter of a token. False shows the decoded picture.
+            sampler: chooses the tokens, instead of the settings.
+            progress: show a bar; None shows it on a terminal.
+            **overrides: fields of `GenerationConfig` for this call.
+
+        Raises:
+            InputError: the picture or the mask cannot be used, the mask has another size, or it
+                leaves nothing to draw or nothing to keep; and as in a call.
+            ConfigError: as in a call.
+            InputTypeError: as in a call; or what is given as a picture is none.
+            UnsupportedOperationError: the VQGAN has no encoder.
+
+        Example:
+            >>> from PIL import Image
+            >>> from dallemini.testing import tiny_pipeline
+            >>> picture, mask = Image.new("RGB", (16, 16), "red"), Image.new("L", (16, 16))
+            >>> mask.paste(255, (4, 4, 12, 12))
+            >>> out = tiny_pipeline().inpaint("a blue bird", picture, mask, seed=0)
+            >>> out.images[0].getpixel((0, 0)), out.edit["operation"]
+            ((255, 0, 0), 'inpaint')
+        """
+        request = self._request(prompts, sampler, progress, overrides)
+        sketch = self._sketcher(request.config).inpaint(image, mask_image, paste=paste)
+        return self._complete(request, sketch, sampler)
+
+    def vary(
+        self: _Artist,
+        image: Picture,
+        prompts: str | Sequence[str],
+        *,
+        strength: float = 0.5,
+        paste: bool = True,
+        sampler: Sampler | None = None,
+        progress: bool | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> GenerationOutput:
+        """Redraw some regions of a picture, each seed its own.
+
+        Args:
+            image: the picture.
+            prompts: what it shows; one prompt or several.
+            strength: share of the tokens that is redrawn, above 0 and at most 1.
+            paste: as in `inpaint`.
+            sampler: chooses the tokens, instead of the settings.
+            progress: show a bar; None shows it on a terminal.
+            **overrides: fields of `GenerationConfig` for this call.
+
+        Raises:
+            InputError: the picture cannot be used, or `strength` is out of range; and as in a call.
+            ConfigError: as in a call.
+            InputTypeError: as in a call; or what is given as a picture is none.
+            UnsupportedOperationError: the VQGAN has no encoder.
+        """
+        request = self._request(prompts, sampler, progress, overrides)
+        sketch = self._sketcher(request.config).vary(image, strength, paste=paste)
+        return self._complete(request, sketch, sampler)
+
+    def outpaint(
+        self: _Artist,
+        image: Picture,
+        prompts: str | Sequence[str],
+        *,
+        left: int = 0,
+        right: int = 0,
+        top: int = 0,
+        bottom: int = 0,
+        paste: bool = True,
+        sampler: Sampler | None = None,
+        progress: bool | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> GenerationOutput:
+        """Go on beyond the edges of a picture.
+
+        The picture is fitted first; then the pixels are added, in windows of the model's size that
+        lie half over what is there already.
+
+        Args:
+            image: the picture.
+            prompts: what the larger picture shows; one prompt or several.
+            left: pixels that are added on this side, a multiple of a token's.
+            right: likewise.
+            top: likewise.
+            bottom: likewise.
+            paste: as in `inpaint`.
+            sampler: chooses the tokens, instead of the settings.
+            progress: show a bar; None shows it on a terminal.
+            **overrides: fields of `GenerationConfig` for this call; `width` and `height` are those
+                of the picture before it grows.
+
+        Raises:
+            InputError: the picture cannot be used, or no side is given, or the numbers are not
+                multiples of a token's pixels; and as in a call.
+            ConfigError: as in a call.
+            InputTypeError: as in a call; or what is given as a picture is none.
+            UnsupportedOperationError: the VQGAN has no encoder.
+        """
+        request = self._request(prompts, sampler, progress, overrides)
+        around = {"left": left, "right": right, "top": top, "bottom": bottom}
+        sketch = self._sketcher(request.config).outpaint(image, around, paste=paste)
+        return self._complete(request, sketch, sampler)
