@@ -1,4 +1,4 @@
-"""The command line: `dallemini generate`, `convert`, `info`, `score`, `upscale`, `train`, ...
+"""The command line: `dallemini generate`, `edit`, `extend`, `convert`, `info`, `train` and others.
 
 `main` turns every expected failure into one sentence and an exit code. The commands are in modules
 of their own, which need the `cli` extra and are imported when `main` is called.

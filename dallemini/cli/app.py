@@ -10,6 +10,7 @@ import tyro
 from .._version import __version__
 from . import train
 from .convert import Convert
+from .edit import Edit, Extend
 from .encode import Encode
 from .evaluate import Evaluate
 from .generate import Generate
@@ -19,6 +20,8 @@ from .upscale import Upscale
 
 _COMMANDS: dict[str, Any] = {
     "generate": Generate,
+    "edit": Edit,
+    "extend": Extend,
     "convert": Convert,
     "info": Info,
     "score": Score,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,19 +89,34 @@ class Generate:
 
     def _checked_settings(self) -> GenerationOverrides:
         """Return the settings that were given, having checked them without the model."""
-        if not self.prompts:
-            raise InputError('There is no prompt; try: dallemini generate "a red apple".')
         if self.grid is not None and self.grid.suffix.lower() not in _GRID_ENDINGS:
             endings = ", ".join(_GRID_ENDINGS)
             raise InputError(f"--grid must end in one of {endings}, not as {str(self.grid)!r}.")
-        output = self.output and as_path(self.output)
-        if output and output.suffix.lower() in PICTURE_ENDINGS and not output.is_dir():
-            raise InputError(f"--output names a folder, not {output}; for one file, use --grid.")
-        settings = self.settings.copy()
-        if self.seed:
-            settings["seed"] = self.seed[0] if len(self.seed) == 1 else self.seed
-        GenerationConfig().override(**settings)
-        return settings
+        return check_settings(self.prompts, self.settings, self.seed, self.output)
+
+
+def check_settings(
+    prompts: Sequence[str],
+    settings: GenerationOverrides,
+    seeds: Sequence[int],
+    output: Path | None,
+) -> GenerationOverrides:
+    """Return the settings of a drawing with its seeds, having checked them without the model.
+
+    Raises:
+        InputError: there is no prompt, or the output is the name of a picture.
+        ConfigError: a setting is out of range.
+    """
+    if not prompts:
+        raise InputError('There is no prompt; try: dallemini generate "a red apple".')
+    folder = output and as_path(output)
+    if folder and folder.suffix.lower() in PICTURE_ENDINGS and not folder.is_dir():
+        raise InputError(f"--output names a folder, not {folder}; for one file, use --grid.")
+    checked = settings.copy()
+    if seeds:
+        checked["seed"] = seeds[0] if len(seeds) == 1 else seeds
+    GenerationConfig().override(**checked)
+    return checked
 
 
 def _save_grid(drawn: GenerationOutput, path: Path) -> None:

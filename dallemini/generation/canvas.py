@@ -40,6 +40,12 @@ class Window:
     index: Tensor
     free: Tensor
 
+    @property
+    def has_ahead(self) -> bool:
+        """Whether tokens are kept behind one that is drawn."""
+        first = int(self.free.int().argmax())
+        return not bool(self.free[first:].all())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
@@ -183,7 +189,7 @@ class CanvasPicture:
 
     @property
     def weighs(self) -> bool:
-        """Whether it wants to know likelihoods."""
+        """Whether it wants to know the likelihoods of the last step."""
         return self._particles is not None and self._particles.weighs
 
     def start(self, slots: Slots) -> None:

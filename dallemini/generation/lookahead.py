@@ -72,8 +72,8 @@ class Particles:
 
     @property
     def weighs(self) -> bool:
-        """Whether there are several candidates to be weighed."""
-        return len(self.slots) > 1
+        """Whether the last step read a given token, by which several candidates are weighed."""
+        return len(self.slots) > 1 and self._given[self.position - 1] != FREE
 
     @property
     def position(self) -> int:
@@ -84,13 +84,13 @@ class Particles:
         """Weigh the candidates after a step of their slots, and let the unlikely ones go.
 
         Args:
-            log_likelihoods: f32[N], as the slots tell them of this step; None for one candidate.
+            log_likelihoods: f32[N], as the slots tell them of this step; read where `weighs`.
         """
-        if not self.weighs:
+        if len(self.slots) == 1:
             self.tokens = self.slots[0].tokens
             return
         position = self.position
-        if log_likelihoods is not None and self._given[position - 1] != FREE:
+        if self.weighs and log_likelihoods is not None:
             stepped = {slot: number for number, slot in enumerate(self._all.stepped)}
             index = [stepped[slot] for slot in self.slots]
             self._news.append(log_likelihoods[index])

@@ -205,7 +205,7 @@ class Pipeline(Editing, Loadable):
             MissingDependencyError: `upscale` without an upscaler, and the extra is not installed.
         """
         request = self._request(prompts, sampler, progress, overrides)
-        sketch = self._begin(request.config, start_image, rows)
+        sketch = self._sketcher(request.config).begin(start_image, rows)
         return self._complete(request, sketch, sampler)
 
     def _complete(
@@ -289,7 +289,7 @@ class Pipeline(Editing, Loadable):
         if request.config.rank:
             raise InputError("stream cannot rank unfinished pictures; call the pipeline.")
         self._enlarger(request.config)
-        sketch = self._begin(request.config, start_image, rows)
+        sketch = self._sketcher(request.config).begin(start_image, rows)
         steps = self._draw(request, sketch, every=every)
         return (self._look(request, sketch, part, tokens) for part, tokens in steps)
 
@@ -372,16 +372,6 @@ class Pipeline(Editing, Loadable):
             sampler=sampler,
             progress=progress,
         )
-
-    def _begin(
-        self, config: GenerationConfig, start_image: Picture | None, rows: int | None
-    ) -> Sketch | None:
-        sketcher = self._sketcher(config)
-        if start_image is not None:
-            return sketcher.start(start_image, rows)
-        if rows is not None:
-            raise InputError("rows says how much of a start_image is kept; give that, too.")
-        return sketcher.blank()
 
     def _sketcher(self, config: GenerationConfig) -> Sketcher:
         return Sketcher(config, self.vqgan, self.transformer.config.image_length)

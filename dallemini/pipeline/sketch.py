@@ -97,7 +97,8 @@ class Sketch:
 
     def batch_size(self, request: Request) -> int:
         """Return how many pictures are drawn together: each may have several candidates."""
-        if request.config.batch_size != "auto":
+        plan = self.canvas.plan(self.hole_of(request.seeds[0]))
+        if request.config.batch_size != "auto" or not any(window.has_ahead for window in plan):
             return request.batch_size
         return max(1, request.batch_size // request.config.lookahead)
 
@@ -146,20 +147,26 @@ class Sketcher:
         """Pixels along each side of the model's own pictures."""
         return self._side * self._unit
 
-    def blank(self) -> Sketch | None:
-        """Return an empty sketch of the size that was asked for; None for the model's own."""
+    def begin(self, start_image: Picture | None, rows: int | None) -> Sketch | None:
+        """Return the sketch of a call: empty, or with the upper rows of a picture.
+
+        None stands for an empty one of the model's own size.
+
+        Raises:
+            InputError: the picture cannot be used, or `rows` leaves nothing to keep or to draw, or
+                there is no picture.
+        """
         config = self._config
+        if start_image is not None:
+            return self._start(start_image, rows)
+        if rows is not None:
+            raise InputError("rows says how much of a start_image is kept; give that, too.")
         if config.width is None and config.height is None and not config.tile:
             return None
         canvas = self._canvas(config.width or self._own, config.height or self._own)
         return None if canvas.is_plain else Sketch(canvas=canvas, token_size=self._unit)
 
-    def start(self, image: Picture, rows: int | None) -> Sketch:
-        """Keep the upper rows of a picture.
-
-        Raises:
-            InputError: the picture cannot be used, or `rows` leaves nothing to keep or to draw.
-        """
+    def _start(self, image: Picture, rows: int | None) -> Sketch:
         opened, canvas = self._open(image)
         kept = canvas.height // 2 if rows is None else plain_number(rows)
         if isinstance(kept, bool) or not isinstance(kept, int) or not 0 < kept < canvas.height:

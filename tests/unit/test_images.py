@@ -18,9 +18,12 @@ from dallemini import images
 from dallemini.errors import InputError, InputTypeError, MissingFileError
 from dallemini.images import (
     PictureError,
+    fit_image,
     image_to_tensor,
     open_image,
+    picture_digest,
     read_image,
+    read_mask,
     tensor_to_images,
 )
 
@@ -324,3 +327,56 @@ def test_the_error_can_be_sent_between_processes() -> None:
     error = pickle.loads(pickle.dumps(PictureError("a.png", "too small", "1x1 pixels")))
     assert (error.reason, error.detail) == ("too small", "1x1 pixels")
     assert str(error) == "a.png cannot be read as a picture: 1x1 pixels."
+
+
+# --- Numbers, masks, and fitting -------------------------------------------------------------
+
+
+def test_numbers_are_pictures() -> None:
+    picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    numbers = np.asarray(picture)
+    for same in (
+        numbers,
+        numbers / 255,
+        torch.from_numpy(numbers.copy()).permute(2, 0, 1),
+        image_to_tensor(picture)[None].half(),
+    ):
+        assert open_image(same).tobytes() == picture.tobytes()
+    gray = np.array([[0, 128, 255]], np.uint8)
+    assert levels(gray[..., None]) == levels(gray) == [0, 128, 255]
+    assert levels(np.array([[False, True]])) == [0, 255]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "RGB", "RGBA", "P", "I;16"])
+def test_masks_are_white_from_the_middle_of_gray_on(mode: str) -> None:
+    gray = Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8))
+    if mode == "1":
+        gray = gray.point([0] * 128 + [255] * 128)
+    mask = (
+        gray.convert(mode) if mode != "I;16" else Image.fromarray(np.asarray(gray) * np.uint16(257))
+    )
+    assert np.asarray(read_mask(mask)).tolist() == [[0, 0, 255, 255]]
+
+
+def test_a_mask_with_transparent_parts_could_mean_either() -> None:
+    with pytest.raises(PictureError, match=r"transparent parts.*getchannel\('A'\)"):
+        read_mask(Image.new("LA", (2, 2), (255, 100)))
+
+
+def test_a_picture_is_fitted_by_its_middle() -> None:
+    stripes = Image.new("RGB", (40, 10), "white")
+    stripes.paste("red", (10, 0, 30, 10))
+    fitted = fit_image(stripes, (20, 10))
+    assert fitted.size == (20, 10)
+    assert np.asarray(fitted).reshape(-1, 3).tolist() == [[255, 0, 0]] * 200
+    dot = Image.new("L", (100, 100))
+    dot.paste(255, (41, 41, 43, 43))
+    small = np.asarray(fit_image(dot, (10, 10), coverage=True))
+    assert np.argwhere(small > 0).tolist() == [[4, 4]]
+
+
+def test_a_digest_is_of_the_pixels() -> None:
+    picture = Image.new("RGB", (2, 3), "red")
+    assert picture_digest(picture) == picture_digest(picture.convert("RGBA"))
+    assert picture_digest(picture) != picture_digest(picture.transpose(Image.Transpose.ROTATE_90))
+    assert len(picture_digest(picture)) == 64

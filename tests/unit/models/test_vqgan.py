@@ -339,3 +339,21 @@ def test_impossible_sizes_are_refused(field: str, value: Any, message: str) -> N
 def test_another_configuration_is_refused() -> None:
     with pytest.raises(InputTypeError, match="made from a VQGANConfig, not TransformerConfig"):
         VQGAN(TINY_TRANSFORMER)  # type: ignore[arg-type]
+
+
+def test_codes_of_any_shape_are_decoded(vqgan: VQGAN) -> None:
+    codes = torch.arange(10)[None]
+    wide = vqgan.decode(codes, shape=(2, 5))
+    assert wide.shape[3] * 2 == wide.shape[2] * 5
+    with pytest.raises(InputError, match=r"\[N, 3 \* 5\], not \[1, 10\]"):
+        vqgan.decode(codes, shape=(3, 5))
+
+
+def test_pictures_that_wrap_move_with_their_codes(vqgan: VQGAN) -> None:
+    codes = torch.randint(vqgan.codebook_size, (4, 6), generator=torch.Generator().manual_seed(0))
+    still = vqgan.decode(codes.view(1, -1), shape=(4, 6), wraps=True)
+    moved = vqgan.decode(codes.roll((1, 4), (0, 1)).view(1, -1), shape=(4, 6), wraps=True)
+    unit = vqgan.config.downsample_factor
+    torch.testing.assert_close(moved, still.roll((unit, 4 * unit), (2, 3)), atol=1e-5, rtol=0)
+    plain = vqgan.decode(codes.view(1, -1), shape=(4, 6))
+    assert not torch.allclose(plain, still, atol=1e-3)

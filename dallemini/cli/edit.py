@@ -1,0 +1,148 @@
+"""`dallemini edit` and `dallemini extend`: a picture and prompts in, PNG files out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..errors import InputError
+from ..files import make_folder
+from ..generation import GenerationOverrides
+from ..hub.source import BUNDLED_MODEL
+from ..images import open_image
+from ..pipeline.outputs import GenerationOutput
+from ..pipeline.pipeline import Pipeline
+from .generate import Settings, check_settings
+from .options import Drawing, Where
+
+_Prompts = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")
+]
+_Picture = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """Redraw a part of a picture: where a mask is white, a share of it, or all below some rows.
+
+    Attributes:
+        picture: file of the picture; its shorter side becomes the model's.
+        prompts: one or more, each in quotes: what the whole picture shows.
+        mask: file of a picture of the same size, white where it is redrawn.
+        strength: redraw this share of the picture, above 0 and at most 1, in regions that the seed
+            chooses.
+        rows: keep so many rows of tokens at the top, and draw the rest.
+        paste: keep the picture's own pixels outside what is redrawn.
+        model: Hub id or local folder of a pipeline.
+        output: folder for the PNG files.
+        seed: of the first picture, the next ones count up; repeated, one for each picture.
+        settings: of the drawing.
+        drawing: of the model.
+        where: of the model.
+    """
+
+    picture: _Picture
+    prompts: _Prompts
+    mask: Path | None = None
+    strength: float | None = None
+    rows: int | None = None
+    paste: bool = True
+    model: str = BUNDLED_MODEL
+    output: Path = Path()
+    seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    drawing: Drawing
+    where: Where
+
+    def run(self) -> None:
+        """Draw, save, and print the path of every file.
+
+        Raises:
+            DalleMiniError: an option, a picture, the model or a folder is no good.
+        """
+        if [self.mask, self.strength, self.rows].count(None) != 2:
+            raise InputError(
+                "Say what is to be redrawn by one of --mask FILE, --strength SHARE and --rows N."
+            )
+        _run(self, self._draw)
+
+    def _draw(self, pipe: Pipeline, settings: GenerationOverrides) -> GenerationOutput:
+        if self.mask is not None:
+            return pipe.inpaint(self.prompts, self.picture, self.mask, paste=self.paste, **settings)
+        if self.strength is not None:
+            return pipe.vary(
+                self.picture, self.prompts, strength=self.strength, paste=self.paste, **settings
+            )
+        return pipe(self.prompts, start_image=self.picture, rows=self.rows, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extend:
+    """Go on beyond the edges of a picture.
+
+    Attributes:
+        picture: file of the picture; its shorter side becomes the model's.
+        prompts: one or more, each in quotes: what the larger picture shows.
+        left: pixels that are added on this side, a multiple of a token's (16, as a rule).
+        right: likewise.
+        top: likewise.
+        bottom: likewise.
+        paste: keep the picture's own pixels.
+        model: Hub id or local folder of a pipeline.
+        output: folder for the PNG files.
+        seed: of the first picture, the next ones count up; repeated, one for each picture.
+        settings: of the drawing.
+        drawing: of the model.
+        where: of the model.
+    """
+
+    picture: _Picture
+    prompts: _Prompts
+    left: int = 0
+    right: int = 0
+    top: int = 0
+    bottom: int = 0
+    paste: bool = True
+    model: str = BUNDLED_MODEL
+    output: Path = Path()
+    seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    drawing: Drawing
+    where: Where
+
+    def run(self) -> None:
+        """Draw, save, and print the path of every file.
+
+        Raises:
+            DalleMiniError: an option, the picture, the model or a folder is no good.
+        """
+        _run(self, self._draw)
+
+    def _draw(self, pipe: Pipeline, settings: GenerationOverrides) -> GenerationOutput:
+        return pipe.outpaint(
+            self.picture,
+            self.prompts,
+            left=self.left,
+            right=self.right,
+            top=self.top,
+            bottom=self.bottom,
+            paste=self.paste,
+            **settings,
+        )
+
+
+def _run(
+    command: Edit | Extend, draw: Callable[[Pipeline, GenerationOverrides], GenerationOutput]
+) -> None:
+    """Check what can be checked, load the model, draw, save, and print the paths."""
+    settings = check_settings(command.prompts, command.settings, command.seed, command.output)
+    command.drawing.check()
+    open_image(command.picture)  # before the model is loaded
+    make_folder(command.output)
+    pipe = Pipeline.from_pretrained(command.where.open(command.model), **command.drawing.keywords)
+    for path in draw(pipe, settings).save(command.output):
+        print(path)

@@ -1,0 +1,68 @@
+"""Draw on pictures that are there: redraw a part, vary, go on beyond the edges, repeat.
+
+    python examples/editing.py [FOLDER] [COUNT]
+
+writes a sheet of each kind, with so many pictures. `docs/images/edit-*.png` are its sheets of 3.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from dallemini import Pipeline
+from dallemini.images import make_grid
+
+
+def around(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return a mask that is white in a box of the picture."""
+    mask = Image.new("L", picture.size)
+    ImageDraw.Draw(mask).rectangle(box, fill=255)
+    return mask
+
+
+def repeat(tile: Image.Image) -> Image.Image:
+    """Lay a picture out twice in both directions, without a gap."""
+    wall = Image.new("RGB", (2 * tile.width, 2 * tile.height))
+    for left in (0, tile.width):
+        for top in (0, tile.height):
+            wall.paste(tile, (left, top))
+    return wall
+
+
+def main(folder: Path, count: int) -> None:
+    """Draw a sheet of each kind."""
+    pipe = Pipeline.from_pretrained()
+    settings = {"num_images_per_prompt": count, "seed": 1, "progress": False}
+    apple = pipe("a red apple", seed=3, candidates=4, progress=False).images[0]
+    mask = around(apple, (16, 16, 143, 143))
+    sheets: dict[str, Callable[[], list[Image.Image]]] = {
+        "inpaint": lambda: [
+            apple,
+            mask.convert("RGB"),
+            *pipe.inpaint("a green apple", apple, mask, **settings).images,
+        ],
+        "vary": lambda: [apple, *pipe.vary(apple, "a red apple", strength=0.4, **settings).images],
+        "start": lambda: [apple, *pipe("a red apple", start_image=apple, **settings).images],
+        "outpaint": lambda: [
+            apple,
+            *pipe.outpaint(apple, "a red apple", left=80, right=80, **settings).images,
+        ],
+        "panorama": lambda: pipe("snowy mountain", width=400, **settings).images,
+        "tile": lambda: [repeat(tile) for tile in pipe("flowers", tile=True, **settings).images],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in sheets.items():
+        pictures = draw()
+        path = folder / f"edit-{name}.png"
+        columns = 1 if name == "panorama" else len(pictures)
+        make_grid(pictures, columns=columns).save(path)
+        print(path)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "edited")
+    main(folder, int(sys.argv[2]) if len(sys.argv) > 2 else 3)

@@ -1,0 +1,77 @@
+"""`dallemini edit` and `dallemini extend`: files, settings and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (16, 16), "red").save("picture.png")
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (4, 4, 12, 12))
+    mask.save("mask.png")
+
+
+def edit_of(path: str) -> dict[str, Any]:
+    with Image.open(path) as image:
+        found: dict[str, Any] = json.loads(image.info["edit"])
+        return found
+
+
+def test_a_part_is_redrawn(run: Any, tiny: Path) -> None:
+    result = run(
+        "edit", "picture.png", "a bird", "--mask", "mask.png", "--model", tiny, "--seed", 3
+    )
+    assert (result.code, result.lines) == (0, ["a-bird-3.png"])
+    assert edit_of("a-bird-3.png")["operation"] == "inpaint"
+    with Image.open("a-bird-3.png") as drawn:
+        assert drawn.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_other_edits_take_the_settings_of_a_drawing(run: Any, tiny: Path) -> None:
+    given = ["--model", tiny, "--seed", 3, "--num-images", 2, "--lookahead", 2]
+    varied = run("edit", "picture.png", "a bird", "--strength", 0.4, "--no-paste", *given)
+    assert varied.lines == ["a-bird-3.png", "a-bird-4.png"]
+    found = edit_of("a-bird-3.png")
+    assert (found["operation"], found["strength"], found["paste"]) == ("vary", 0.4, False)
+    begun = run("edit", "picture.png", "a tree", "--rows", 1, "--output", "out", *given)
+    assert edit_of(begun.lines[0])["rows"] == 1
+
+
+def test_a_picture_is_extended(run: Any, tiny: Path) -> None:
+    result = run("extend", "picture.png", "a bird", "--right", 8, "--top", 4, "--model", tiny)
+    with Image.open(result.lines[0]) as drawn:
+        assert drawn.size == (24, 20)
+
+
+def test_generate_draws_wide_pictures_and_tiles(run: Any, tiny: Path) -> None:
+    result = run("generate", "a bird", "--width", 24, "--tile", "--model", tiny, "--seed", 1)
+    with Image.open(result.lines[0]) as drawn:
+        assert drawn.size == (24, 16)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["edit", "picture.png", "a bird"], "one of --mask FILE, --strength SHARE and --rows N"),
+        (["edit", "picture.png", "a bird", "--strength", "2"], "strength must be above 0"),
+        (["edit", "missing.png", "a bird", "--rows", "1"], "There is no file missing.png"),
+        (["extend", "picture.png", "a bird"], "nothing to draw"),
+        (["extend", "picture.png", "--right", "8"], "There is no prompt"),
+        (["extend", "picture.png", "a bird", "--output", "x.png", "--top", "4"], "names a folder"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence(
+    run: Any, tiny: Path, command: list[str], message: str
+) -> None:
+    result = run(*command, "--model", tiny)
+    assert result.code == 1
+    assert message in result.err
+    assert result.err.count("\n") == 1
