@@ -51,7 +51,7 @@ def main(folder: Path, count: int) -> None:
             apple,
             *pipe.outpaint(apple, "a red apple", left=80, right=80, **settings).images,
         ],
-        "panorama": lambda: pipe("snowy mountain", width=400, **settings).images,
+        "panorama": lambda: pipe("snowy mountain", width=320, **settings).images,
         "tile": lambda: [repeat(tile) for tile in pipe("flowers", tile=True, **settings).images],
     }
     folder.mkdir(parents=True, exist_ok=True)

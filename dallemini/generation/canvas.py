@@ -219,11 +219,13 @@ class CanvasPicture:
     def seen(self, slots: Slots) -> Tensor:
         """Return i64[P]: the tokens, with those of the unfinished window."""
         tokens = self.tokens.clone()
-        if self._particles is not None and self._particles.slots[0] in slots.live:
-            window, position = self.windows[self._number], self._particles.position
-            drawn = slots.tokens[slots.live.index(self._particles.slots[0])].cpu()
-            tokens[window.index[window.free]] = FREE
-            tokens[window.index[:position]] = drawn[:position]
+        if self._particles is None:
+            return tokens
+        window, first = self.windows[self._number], self._particles.slots[0]
+        tokens[window.index[window.free]] = FREE
+        if first in slots.live:
+            drawn = slots.tokens[slots.live.index(first)].cpu()
+            tokens[window.index[: first.position]] = drawn[: first.position]
             tokens[window.index[window.free][-1]] = FREE  # not before it is finished
         return tokens
 

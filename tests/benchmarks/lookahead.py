@@ -51,10 +51,10 @@ def read_pictures(folder: Path, count: int, seed: int) -> list[tuple[str, Image.
 
 
 def choose_hole(blank: NDArray[np.bool_], chance: random.Random) -> NDArray[np.bool_]:
-    """Choose a box of 3 to 6 tokens each way, within the grid, on what is not background."""
+    """Choose a box of 3 to 6 tenths of the grid each way, within it, not on background alone."""
     height, width = blank.shape
     for _ in range(1000):
-        rows, columns = chance.randint(3, 6), chance.randint(3, 6)
+        rows, columns = (chance.randint(size * 3 // 10, size * 6 // 10) for size in blank.shape)
         top, left = chance.randint(1, height - rows - 1), chance.randint(1, width - columns - 1)
         hole = np.zeros_like(blank)
         hole[top : top + rows, left : left + columns] = True
