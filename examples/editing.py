@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from dallemini import Pipeline
+from dallemini.generation import GenerationOverrides
 from dallemini.images import make_grid
 
 
@@ -36,14 +37,22 @@ def repeat(tile: Image.Image) -> Image.Image:
 def main(folder: Path, count: int) -> None:
     """Draw a sheet of each kind."""
     pipe = Pipeline.from_pretrained()
-    settings = {"num_images_per_prompt": count, "seed": 1, "progress": False}
-    apple = pipe("a red apple", seed=3, candidates=4, progress=False).images[0]
-    mask = around(apple, (16, 16, 143, 143))
+    settings: GenerationOverrides = {"num_images_per_prompt": count, "seed": 1}
+    apple = pipe("a red apple", seed=3, candidates=4).images[0]
+    small = Image.new("RGB", apple.size, "white")
+    small.paste(apple.resize((96, 96)), (32, 32))
+    mask, middle = around(small, (16, 16, 143, 143)), around(apple, (48, 48, 111, 111))
     sheets: dict[str, Callable[[], list[Image.Image]]] = {
         "inpaint": lambda: [
-            apple,
+            small,
             mask.convert("RGB"),
-            *pipe.inpaint("a green apple", apple, mask, **settings).images,
+            *pipe.inpaint("a green apple", small, mask, **settings).images,
+        ],
+        "lookahead": lambda: [
+            apple,
+            middle.convert("RGB"),
+            *pipe.inpaint("a green apple", apple, middle, lookahead=1, **settings).images,
+            *pipe.inpaint("a green apple", apple, middle, lookahead=16, **settings).images,
         ],
         "vary": lambda: [apple, *pipe.vary(apple, "a red apple", strength=0.4, **settings).images],
         "start": lambda: [apple, *pipe("a red apple", start_image=apple, **settings).images],
