@@ -239,12 +239,6 @@ def read_mask(mask: Picture) -> PIL.Image.Image:
     return opened.convert("L").point([0] * 128 + [255] * 128)
 
 
-def mask_to_tensor(mask: PIL.Image.Image) -> Tensor:
-    """Turn a mask into bool[H,W]: True wherever it is not black."""
-    levels = torch.from_numpy(np.array(mask.convert("L")))
-    return levels > 0
-
-
 def composite(over: PIL.Image.Image, under: PIL.Image.Image, opacity: Tensor) -> PIL.Image.Image:
     """Lay one picture over another of the same size.
 

@@ -13,16 +13,13 @@ from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import hub
 from ..config import plain_number
 from ..errors import InputError, InputTypeError
 from ..files import write_text
 from ..generation import GenerationConfig, GenerationOverrides, Sampler, text_likelihood
-from ..generation.canvas import draw_canvases
-from ..generation.drawing import FREE, stack_texts
-from ..generation.loop import draw_batches
+from ..generation.drawing import stack_texts
 from ..generation.request import Request, make_request
 from ..generation.sampling import sampler_name
 from ..images import Picture, image_to_tensor, tensor_to_images
@@ -51,8 +48,8 @@ from .parts import (
     read_scores,
     write_index,
 )
-from .preview import make_step
 from .sketch import Sketch, Sketcher
+from .steps import draw, make_step
 
 PIXEL_BATCH = 16
 
@@ -380,29 +377,7 @@ class Pipeline(Editing, Loadable):
         self, request: Request, sketch: Sketch | None, *, every: int | None
     ) -> Iterator[tuple[range, Tensor]]:
         """Yield batches of images with their tokens i64[n,P]: finished, or every so often."""
-        hidden = None if request.progress is None else not request.progress
-        num_codes = self.vqgan.codebook_size
-        if sketch is None:
-            total = self.transformer.config.image_length * len(request.seeds)
-            with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
-                yield from draw_batches(
-                    request, self.transformer, num_codes=num_codes, every=every, told=bar.update
-                )
-            return
-        drawings = [sketch.draw_on(drawing) for drawing in request.drawings]
-        total = sum(sketch.work(drawing.seed) for drawing in drawings)
-        with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
-            yield from draw_canvases(
-                drawings,
-                self.transformer,
-                sketch.canvas,
-                sampler=request.sampler,
-                batch_size=sketch.batch_size(request),
-                lookahead=request.config.lookahead,
-                num_codes=num_codes,
-                every=every,
-                told=bar.update,
-            )
+        return draw(request, sketch, self.transformer, self.vqgan.codebook_size, every=every)
 
     def _decode(self, tokens: Tensor, sketch: Sketch | None = None) -> Tensor:
         """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
@@ -412,18 +387,13 @@ class Pipeline(Editing, Loadable):
     def _look(
         self, request: Request, sketch: Sketch | None, part: range, tokens: Tensor
     ) -> GenerationStep:
-        if sketch is None:
-            length = self.transformer.config.image_length
-            more = tokens[:, -1:].expand(-1, length - tokens.shape[1])
-            pixels = self._decode(torch.cat([tokens, more], dim=1))
-            undrawn = torch.zeros(len(tokens), length, dtype=torch.bool, device="cpu")
-            undrawn[:, tokens.shape[1] :] = True
-        else:
-            pixels, undrawn = self._decode(tokens.clamp(min=0), sketch), tokens == FREE
-        step = make_step(request, sketch, part, tokens, pixels, undrawn)
-        if step.finished:
-            step = replace(step, images=self._enlarged(step.images, request.config))
-        return step
+        length = self.transformer.config.image_length
+        step = make_step(
+            request, sketch, part, tokens, length, partial(self._decode, sketch=sketch)
+        )
+        if not step.finished:
+            return step
+        return replace(step, images=self._enlarged(step.images, request.config))
 
     def _judge(self, config: GenerationConfig) -> Scorer | None:
         """Return the scorer that ranks or chooses; None where nothing does, or likelihood does."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,7 +33,6 @@ from ..images import (
     extend_image,
     fit_image,
     image_to_tensor,
-    mask_to_tensor,
     open_image,
     picture_digest,
     read_mask,
@@ -194,7 +194,7 @@ class Sketcher:
                 f"mask.resize({opened.size})."
             )
         size = canvas.width * self._unit, canvas.height * self._unit
-        pixels = mask_to_tensor(fit_image(mask, size, coverage=True))
+        pixels = torch.from_numpy(np.array(fit_image(mask, size, coverage=True))) > 0
         hole = F.max_pool2d(pixels[None].float(), self._unit)[0] > 0
         if not bool(hole.any()):
             raise InputError(

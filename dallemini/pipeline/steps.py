@@ -1,0 +1,102 @@
+"""From a request to tokens, with a bar, and what is seen of pictures that are not finished."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from ..generation.canvas import draw_canvases
+from ..generation.drawing import FREE
+from ..generation.loop import draw_batches
+from ..generation.request import Request
+from ..images import tensor_to_images
+from ..models.transformer import Transformer
+from .outputs import GenerationStep
+from .sketch import Sketch
+
+UNDRAWN_GRAY = 0.9
+
+
+def draw(
+    request: Request,
+    sketch: Sketch | None,
+    transformer: Transformer,
+    num_codes: int,
+    *,
+    every: int | None,
+) -> Iterator[tuple[range, Tensor]]:
+    """Yield batches of images with their tokens: finished, or every so often.
+
+    Without a sketch they are i64[n,P], the tokens so far; with one i64[n,L], -1 where there is none
+    yet.
+    """
+    hidden = None if request.progress is None else not request.progress
+    if sketch is None:
+        total = transformer.config.image_length * len(request.seeds)
+    else:
+        total = sum(map(sketch.work, request.seeds))
+    with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
+        if sketch is None:
+            yield from draw_batches(
+                request, transformer, num_codes=num_codes, every=every, told=bar.update
+            )
+            return
+        yield from draw_canvases(
+            [sketch.draw_on(drawing) for drawing in request.drawings],
+            transformer,
+            sketch.canvas,
+            sampler=request.sampler,
+            batch_size=sketch.batch_size(request),
+            lookahead=request.config.lookahead,
+            num_codes=num_codes,
+            every=every,
+            told=bar.update,
+        )
+
+
+def make_step(
+    request: Request,
+    sketch: Sketch | None,
+    part: range,
+    tokens: Tensor,
+    length: int,
+    decode: Callable[[Tensor], Tensor],
+) -> GenerationStep:
+    """Make the look at some pictures of a call.
+
+    Args:
+        request: the call.
+        sketch: what was there before; None for pictures of the model's own size.
+        part: which of its pictures.
+        tokens: as `draw` yields them.
+        length: tokens of a picture without a sketch.
+        decode: maps i64[n,L] to pixels f[n,3,H,W] in [0, 1].
+    """
+    if sketch is None:
+        shape = (math.isqrt(length),) * 2
+        more = length - tokens.shape[1]
+        pixels = decode(torch.cat([tokens, tokens[:, -1:].expand(-1, more)], dim=1)).float()
+        undrawn = torch.zeros(len(tokens), length, dtype=torch.bool, device="cpu")
+        undrawn[:, tokens.shape[1] :] = True
+    else:
+        shape, undrawn = sketch.shape, tokens == FREE
+        pixels = decode(tokens.clamp(min=0)).float()
+    gray = interpolate(undrawn.view(-1, 1, *shape).float(), size=pixels.shape[2:])
+    images = tensor_to_images(pixels.lerp(pixels.new_tensor(UNDRAWN_GRAY), gray))
+    seeds = tuple(request.seeds[image] for image in part)
+    if sketch is not None:
+        images = [sketch.keep_pixels(*pair) for pair in zip(images, seeds, strict=True)]
+    return GenerationStep(
+        prompts=tuple(request.prompts[request.prompt_of(image)] for image in part),
+        images=images,
+        image_tokens=tokens.cpu(),
+        seeds=seeds,
+        position=undrawn.shape[1] - int(undrawn.sum(1).max()),
+        length=undrawn.shape[1],
+        first_image=part.start,
+    )
