@@ -9,23 +9,33 @@ Example:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from ._lazy import load_when_asked
 from ._version import __version__
-from .generation.config import GenerationConfig
-from .models.clip import CLIP
-from .models.transformer import Transformer
-from .models.upscaler import Upscaler
-from .models.vqgan import VQGAN
-from .pipeline.outputs import GenerationOutput, GenerationStep
-from .pipeline.pipeline import Pipeline
-from .scorer import CLIPScorer
-from .text.tokenizer import TextTokens, Tokenizer
+
+if TYPE_CHECKING:
+    from .generation.blend import Blend
+    from .generation.config import GenerationConfig
+    from .images import image_to_tensor
+    from .models.clip import CLIP
+    from .models.transformer import Transformer
+    from .models.upscaler import Upscaler
+    from .models.vqgan import VQGAN
+    from .pipeline.outputs import GenerationOutput, GenerationStep
+    from .pipeline.pipeline import Pipeline
+    from .pipeline.progress import GenerationProgress
+    from .scorer import CLIPScorer
+    from .text.tokenizer import TextTokens, Tokenizer
 
 __all__ = [
     "CLIP",
     "VQGAN",
+    "Blend",
     "CLIPScorer",
     "GenerationConfig",
     "GenerationOutput",
+    "GenerationProgress",
     "GenerationStep",
     "Pipeline",
     "TextTokens",
@@ -33,4 +43,29 @@ __all__ = [
     "Transformer",
     "Upscaler",
     "__version__",
+    "image_to_tensor",
 ]
+
+_PLACES = {
+    "CLIP": "models.clip",
+    "VQGAN": "models.vqgan",
+    "Blend": "generation.blend",
+    "CLIPScorer": "scorer",
+    "GenerationConfig": "generation.config",
+    "GenerationOutput": "pipeline.outputs",
+    "GenerationProgress": "pipeline.progress",
+    "GenerationStep": "pipeline.outputs",
+    "Pipeline": "pipeline.pipeline",
+    "TextTokens": "text.tokenizer",
+    "Tokenizer": "text.tokenizer",
+    "Transformer": "models.transformer",
+    "Upscaler": "models.upscaler",
+    "image_to_tensor": "images",
+}
+
+if not TYPE_CHECKING:
+    __getattr__ = load_when_asked(__name__, _PLACES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

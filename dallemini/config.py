@@ -6,6 +6,7 @@ defaults, and checks them in `__post_init__`.
 
 from __future__ import annotations
 
+import collections.abc
 import contextlib
 import dataclasses
 import difflib
@@ -31,6 +32,7 @@ error or an attack, and would only be noticed after minutes of building or an ov
 # The parsed form takes 25 times as much memory, and YAML a second for each 100 kB.
 _LARGEST_JSON, _LARGEST_YAML = 8 << 20, 128 << 10
 _MOST_YAML_NODES = 100_000
+_MOST_NUMBERS = 1_000_000  # of a range or an array that becomes a list
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -222,6 +224,8 @@ def coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
     Raises:
         ConfigError: the value has the wrong type.
     """
+    if isinstance(value, range) or getattr(value, "ndim", 0) == 1:
+        value = _listed(value)
     value = [*map(plain_number, value)] if isinstance(value, list | tuple) else plain_number(value)
     nested = _nested_config(hint)
     if nested is not None and isinstance(value, Mapping):
@@ -235,6 +239,13 @@ def coerce(cls: type, key: str, value: Any, hint: Any) -> Any:
         return _converted(value, hint)
     except OverflowError as error:
         raise ConfigError(f"{cls.__name__}.{key} is too large for a number.") from error
+
+
+def _listed(value: Any) -> Any:
+    """Return a range or a row of numbers of another library as a list, unless it is very long."""
+    if len(value) > _MOST_NUMBERS:
+        return value
+    return list(value) if isinstance(value, range) else value.tolist()
 
 
 def _converted(value: Any, hint: Any) -> Any:
@@ -271,6 +282,8 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, options)) if options[1:] else repr(options[0])
     if origin in (typing.Union, types.UnionType):
         return " | ".join(map(_describe, options))
+    if origin is collections.abc.Callable:
+        return "a function"
     if origin is None and hint is not types.NoneType:
         return getattr(hint, "__name__", str(hint))
     return "None" if origin is None else str(hint)
@@ -294,6 +307,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in typing.get_args(hint))
     if origin is typing.Literal:
         return value in typing.get_args(hint)
+    if origin is collections.abc.Callable:
+        return callable(value) and not isinstance(value, type)
     if _is_tuple(hint):
         item = typing.get_args(hint)[0]
         return isinstance(value, list | tuple) and all(_fits(entry, item) for entry in value)

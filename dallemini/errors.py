@@ -52,5 +52,9 @@ class UnsupportedOperationError(DalleMiniError, RuntimeError):
     """This model lacks the part that the operation needs, such as a VQGAN's encoder."""
 
 
+class GenerationCancelled(DalleMiniError, RuntimeError):  # noqa: N818 - what it is, not a fault
+    """For a callback to raise, so that the call it watches ends; nothing else raises it."""
+
+
 class DalleMiniWarning(UserWarning):
     """Base of the warnings of this package, so that they can be filtered together."""

@@ -27,6 +27,8 @@ from typing import BinaryIO
 from .errors import DalleMiniError, InputTypeError, StorageError
 
 PathName = str | os.PathLike[str]
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 
 _UNFINISHED = ".dallemini-{}.tmp"
 _SAVED = ".dallemini-saved"

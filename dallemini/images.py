@@ -1,4 +1,4 @@
-"""Pictures and tensors: opening a picture, turning one into the other, laying several out.
+"""Pictures and tensors: opening a picture, turning one into the other.
 
 Every picture from outside comes through `open_image`: upright, in RGB, on white, from formats that
 are made of pixels (PIL would start other programs for PostScript, for example). Knows pixels, not
@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import math
 import os
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
@@ -29,7 +27,6 @@ from .files import as_path
 if TYPE_CHECKING:
     import PIL.Image
 
-GRID_GAP = 4
 MAX_PIXELS = 89_478_485  # Pillow's own limit
 MAX_BYTES = 1 << 29
 
@@ -60,29 +57,6 @@ class PictureError(InputError):
 
     def __str__(self) -> str:
         return f"{self.args[0]} cannot be read as a picture: {self.detail}."
-
-
-def make_grid(images: Sequence[PIL.Image.Image], *, columns: int) -> PIL.Image.Image:
-    """Lay pictures out on white, `columns` in a row.
-
-    Raises:
-        InputError: there is no picture, or `columns` is below 1.
-        InputTypeError: `columns` is not a whole number.
-    """
-    from PIL import Image
-
-    if isinstance(columns, bool) or not isinstance(columns, int):
-        raise InputTypeError(f"columns must be a whole number, not {columns!r}.")
-    if not images or columns < 1:
-        raise InputError(f"A grid needs pictures and at least one column, not {columns}.")
-    columns = min(columns, len(images))
-    width = max(image.width for image in images) + GRID_GAP
-    height = max(image.height for image in images) + GRID_GAP
-    rows = math.ceil(len(images) / columns)
-    sheet = Image.new("RGB", (columns * width - GRID_GAP, rows * height - GRID_GAP), "white")
-    for index, image in enumerate(images):
-        sheet.paste(image, (index % columns * width, index // columns * height))
-    return sheet
 
 
 def tensor_to_images(pixels: Tensor) -> list[PIL.Image.Image]:
@@ -170,6 +144,16 @@ def open_image(
         raise
     except Exception as error:  # decoders raise anything at all on broken files
         raise PictureError(name, "broken image", f"{type(error).__name__}: {error}") from error
+
+
+def read_header(path: str | os.PathLike[str]) -> PIL.Image.Image:
+    """Open the file of a picture without decoding it, for what it says of itself.
+
+    Raises:
+        As `open_image`.
+    """
+    name = _name(path)
+    return _parse(_read(path, name), name)
 
 
 def image_to_tensor(image: PIL.Image.Image) -> Tensor:

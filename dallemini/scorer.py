@@ -21,7 +21,7 @@ from . import hub
 from .errors import ConfigError, InputError, InputTypeError
 from .models._checks import without_autocast
 from .models.clip import CLIP, CLIPConfig
-from .models.precision import Precision
+from .models.precision import Precision, check_dtype
 from .models.pretrained import Loadable, SourceName, open_model
 from .text.clip_tokenizer import CLIPTokenizer, CLIPTokenizerConfig, check_prompts
 
@@ -124,11 +124,18 @@ class CLIPScorer(Loadable):
         self.tokenizer._save(directory)
 
     def to(
-        self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None
+        self, device: str | torch.device | None = None, *, dtype: Precision | None = None
     ) -> Self:
-        """Move the model, in place, and return the scorer."""
-        self.clip.to(device=device, dtype=dtype)
+        """Move the model, in place, and return the scorer.
+
+        Raises:
+            InputTypeError: `dtype` is neither a floating-point type nor the name of one.
+        """
+        self.clip.to(device=device, dtype=None if dtype is None else check_dtype(dtype))
         return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.clip!r}>"
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Say how well each picture fits its prompt.

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from dallemini import Pipeline
 from dallemini.generation import GenerationOverrides
-from dallemini.images import make_grid
+from dallemini.sheets import make_grid
 
 
 def around(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:

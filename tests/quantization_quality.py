@@ -98,7 +98,7 @@ def compare_pipelines(
         pipe.tokenizer.unconditional(),
         drawn.image_tokens,
         sampler=TopSampler(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p),
-        guidance_scale=config.guidance_scale,
+        guidance_scale=config.guidance_at(0.0),
         num_codes=pipe.vqgan.codebook_size,
     )
 

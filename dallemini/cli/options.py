@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,11 +14,49 @@ import tyro
 
 from .. import hub
 from ..generation import GenerationConfig
-from ..models.precision import Quantization
-from ..models.transformer import Transformer
+from .words import own_words
 
+Quantization = Literal["int8"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 PrecisionName = Literal["float32", "float16", "bfloat16", "int8"]
+
+
+def one_word(read: Callable[[str], Any], metavar: str) -> Any:
+    """Make the constructor of an option of one word.
+
+    Args:
+        read: turns the word into a value; its ValueErrors are shown.
+        metavar: how the word is called in the help.
+    """
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
+
+
+def _or_none(read: Callable[[str], Any], *words: str) -> Callable[[str], Any]:
+    """Return a reader that takes "none", and some words as they are."""
+
+    def read_word(word: str) -> Any:
+        if word.lower() == "none":
+            return None
+        return word if word in words else read(word)
+
+    return read_word
+
+
+def _read_scale(word: str) -> float | tuple[float, float]:
+    """Read one number, or two with a colon between them."""
+    start, colon, end = word.partition(":")
+    return (float(start), float(end)) if colon else float(start)
+
+
+_UNSAID = tyro.conf.arg(help_behavior_hint="")
+OptionalText = Annotated[str | None, one_word(_or_none(str), "TEXT"), _UNSAID]
+OptionalPath = Annotated[Path | None, one_word(_or_none(Path), "PATH"), _UNSAID]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +69,8 @@ class SourceOptions:
         offline: never ask the network.
     """
 
-    revision: str | None = None
-    cache_dir: Path | None = None
+    revision: OptionalText = None
+    cache_dir: OptionalPath = None
     offline: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def open(self, name: str, subfolder: str | None = None) -> hub.Source:
@@ -75,6 +113,8 @@ class DrawingOptions:
             InputError: the device cannot be used.
             UnsupportedOperationError: int8 weights are not for this device or type.
         """
+        from ..models.transformer import Transformer  # here, because torch takes seconds
+
         Transformer.check_precision(self.device, self.dtype, self.quantization)
 
     @property
@@ -85,6 +125,31 @@ class DrawingOptions:
 
 Drawing = Annotated[DrawingOptions, tyro.conf.arg(name="")]
 """The same, with its options named as if they were the command's own."""
+
+
+# How a setting is written that no type of the parser's says well.
+_FORMS: dict[str, Any] = {
+    "guidance_scale": one_word(_read_scale, "SCALE|START:END"),
+    "negative_prompt": one_word(str, "TEXT"),
+    "batch_size": one_word(_or_none(int, "auto"), "INT|auto|none"),
+}
+# What their docstring says in words of Python.
+_HELP = {
+    "guidance_scale": "how far the prompt pushes; 1 turns guidance off and halves the work. "
+    "START:END changes it evenly while a picture is drawn.",
+    "rank": "sort the pictures of each prompt by how well they fit it; see --rank-by.",
+    "negative_prompt": "what the pictures are led away from; it needs a guidance above 1.",
+}
+_TYPES: dict[str, Any] = {"rank": bool}  # what it is ranked by is an option of its own
+
+
+def _form(name: str, hint: Any) -> Any:
+    """Return how a setting is written, None where its type says it."""
+    options = set(typing.get_args(hint))
+    if name in _FORMS or options not in ({int, type(None)}, {float, type(None)}):
+        return _FORMS.get(name)
+    kind = int if int in options else float
+    return one_word(_or_none(kind), f"{kind.__name__.upper()}|none")
 
 
 def attribute_help(cls: type) -> dict[str, str]:
@@ -112,15 +177,15 @@ def drawing_type(
     """
     help_of, hints = attribute_help(GenerationConfig), typing.get_type_hints(GenerationConfig)
     make: Any = typing.TypedDict
-    fields = {
-        setting: Annotated[
-            hints[setting],
-            tyro.conf.arg(
-                help=help_of[setting],
-                help_behavior_hint="(default: the model's own)",
-                aliases=(aliases or {}).get(setting, ()),
-            ),
-        ]
-        for setting in settings
-    }
+    fields = {}
+    for setting in settings:
+        form = _form(setting, hints[setting])
+        about = tyro.conf.arg(
+            help=own_words(_HELP.get(setting, help_of[setting])),
+            help_behavior_hint="(default: the model's own)",
+            aliases=(aliases or {}).get(setting, ()),
+        )
+        kind = _TYPES.get(setting, hints[setting] if form is None else Any)
+        marks = (about,) if form is None else (form, about)
+        fields[setting] = Annotated[(kind, *marks)]
     return make(name, fields, total=False)

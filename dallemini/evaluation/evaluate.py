@@ -149,6 +149,11 @@ class _Run:
         settings: GenerationConfig,
         progress: bool | None,
     ) -> None:
+        if callable(settings.guidance_scale) or isinstance(settings.negative_prompt, tuple):
+            raise InputError(
+                "A report needs a guidance_scale that is one number or two, and one "
+                "negative_prompt for all captions; give such settings=."
+            )
         self.pipe, self.config, self.settings = pipe, config, settings
         self.hidden = None if progress is None else not progress
         self.reader = Reader(
@@ -330,7 +335,7 @@ def picture_size(pipe: Pipeline) -> int:
 
 def _settings(settings: GenerationConfig) -> dict[str, Any]:
     """Return the settings that change what a seed draws."""
-    names = ("guidance_scale", "temperature", "top_k", "top_p")
+    names = ("guidance_scale", "temperature", "top_k", "top_p", "negative_prompt")
     return {name: getattr(settings, name) for name in names}
 
 

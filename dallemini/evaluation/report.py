@@ -21,7 +21,7 @@ from PIL import Image
 
 from .._version import __version__
 from ..files import as_path, replacing_folder, write_text
-from ..images import make_grid
+from ..sheets import make_grid
 from .metrics import CodebookUse, Interval, Retrieval
 from .pictures import PictureRow, show, strip
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from .canvas import Canvas
+from typing import TYPE_CHECKING
+
+from .._lazy import load_when_asked
+from .blend import Blend
 from .config import GenerationConfig, GenerationOverrides
-from .drawing import Drawing
-from .likelihood import text_likelihood
-from .lookahead import Particles
-from .loop import generate_tokens
-from .memory import MemoryPrediction, predict_memory
-from .sampling import Sampler, SamplerState, TopSampler, filter_logits, make_generators
-from .slots import Slot, Slots
+
+if TYPE_CHECKING:
+    from .canvas import Canvas
+    from .drawing import Drawing
+    from .likelihood import text_likelihood
+    from .lookahead import Particles
+    from .loop import generate_tokens
+    from .memory import MemoryPrediction, predict_memory
+    from .sampling import Sampler, SamplerState, TopSampler, filter_logits, make_generators
+    from .slots import Slot, Slots
 
 __all__ = [
+    "Blend",
     "Canvas",
     "Drawing",
     "GenerationConfig",
@@ -30,3 +37,23 @@ __all__ = [
     "predict_memory",
     "text_likelihood",
 ]
+
+_PLACES = {
+    "Canvas": "canvas",
+    "Drawing": "drawing",
+    "MemoryPrediction": "memory",
+    "Particles": "lookahead",
+    "Sampler": "sampling",
+    "SamplerState": "sampling",
+    "Slot": "slots",
+    "Slots": "slots",
+    "TopSampler": "sampling",
+    "filter_logits": "sampling",
+    "generate_tokens": "loop",
+    "make_generators": "sampling",
+    "predict_memory": "memory",
+    "text_likelihood": "likelihood",
+}
+
+if not TYPE_CHECKING:
+    __getattr__ = load_when_asked(__name__, _PLACES)

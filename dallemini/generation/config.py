@@ -6,9 +6,10 @@ Knows no model: what the settings do is in `sampling` and `loop`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypedDict, Unpack
+from pathlib import Path
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeAlias, TypedDict, Unpack
 
 from ..config import Config, coerce
 from ..errors import ConfigError
@@ -19,20 +20,37 @@ MAX_IMAGES = 100_000
 MOST_LOOKAHEAD = 1024
 MIN_TEMPERATURE = 1e-6  # logits divided by less leave the range of float32
 
+GuidanceScale: TypeAlias = float | tuple[float, float] | Callable[[float], float]
+
+# What other libraries call something that is called otherwise here, and what to say of it.
+_ELSEWHERE = {
+    "generator": "Random numbers come from seeds, one for each picture: give seed=0, or a list of "
+    "seeds, instead of generator.",
+    "prompt": "Prompts, one or a list of them, are the first argument or prompts=, not prompt.",
+    "num_inference_steps": "Tokens are drawn one after the other, always all of them: leave out "
+    "num_inference_steps.",
+    "output_type": "Pictures are PIL images, and image_to_tensor makes tensors of them: leave out "
+    "output_type.",
+    "callback_on_step_end": "A call tells how far it is by callback=, and stream gives pictures on "
+    "the way, instead of callback_on_step_end.",
+}
+
 
 class GenerationOverrides(TypedDict, total=False):
     """The fields of `GenerationConfig`, as keywords of one call."""
 
     num_images_per_prompt: SupportsIndex
-    guidance_scale: SupportsFloat
+    guidance_scale: SupportsFloat | tuple[SupportsFloat, SupportsFloat] | Callable[[float], float]
     temperature: SupportsFloat
     top_k: SupportsIndex | None
     top_p: SupportsFloat | None
     batch_size: SupportsIndex | Literal["auto"] | None
     seed: SupportsIndex | Sequence[SupportsIndex] | None
-    rank: bool
+    rank: bool | Literal["scorer", "likelihood"]
     candidates: SupportsIndex
     upscale: SupportsIndex | None
+    prune: bool
+    negative_prompt: str | Sequence[str] | None
     width: SupportsIndex | None
     height: SupportsIndex | None
     tile: bool
@@ -46,17 +64,24 @@ class GenerationConfig(Config):
     Attributes:
         num_images_per_prompt: pictures for each prompt.
         guidance_scale: how far the prompt pushes, s in `uncond + s * (cond - uncond)`; 1 turns
-            guidance off and halves the work. Ho & Salimans 2022, section 3.2.
+            guidance off and halves the work. Ho & Salimans 2022, section 3.2. Two numbers are the
+            scale at the first token and, reached evenly, after the last; a function gets the share
+            of the picture that is drawn, from 0 up to 1, and returns the scale.
         temperature: from 1e-6; lower is safer, higher is wilder.
         top_k: draw only among the k likeliest tokens; None for all, 1 is greedy.
         top_p: draw only among the likeliest tokens that together reach this probability.
         batch_size: pictures drawn at once; "auto" for as many as fit into the memory at hand, None
             for all. Changes no token.
         seed: picture n has the seed `seed + n`; a list gives each its own; None chooses freshly.
-        rank: sort the pictures of each prompt by how well they fit it.
+        rank: sort the pictures of each prompt by how well they fit it, by the scorer (True or
+            "scorer") or by how much likelier the prompt makes their tokens ("likelihood").
         candidates: pictures drawn for each one that is kept, the one that fits its prompt best.
         upscale: how many times larger the finished pictures are made by the upscaler, such as 2
             or 4; None leaves them as they are.
+        prune: with four candidates or more, drop the weaker half of each group when half of the
+            rows are drawn. It saves up to a quarter of the work and may drop the best.
+        negative_prompt: what the pictures are led away from, instead of the empty prompt; one for
+            all prompts, or one for each. It needs guidance.
         width: of the pictures, in pixels; a multiple of a token's. None for the model's own.
         height: likewise.
         tile: draw pictures that repeat without a seam, beside and below themselves.
@@ -65,7 +90,8 @@ class GenerationConfig(Config):
             off.
 
     Raises:
-        ConfigError: a value has the wrong type, is not finite, or is out of range.
+        ConfigError: a value has the wrong type, is not finite, or is out of range; or there is a
+            negative prompt without guidance.
 
     Example:
         >>> from dallemini import GenerationConfig
@@ -74,15 +100,17 @@ class GenerationConfig(Config):
     """
 
     num_images_per_prompt: int = 1
-    guidance_scale: float = 10.0
+    guidance_scale: GuidanceScale = 10.0
     temperature: float = 1.0
     top_k: int | None = 50
     top_p: float | None = None
     batch_size: int | Literal["auto"] | None = "auto"
     seed: int | tuple[int, ...] | None = None
-    rank: bool = False
+    rank: bool | Literal["scorer", "likelihood"] = False
     candidates: int = 1
     upscale: int | None = None
+    prune: bool = False
+    negative_prompt: str | tuple[str, ...] | None = None
     width: int | None = None
     height: int | None = None
     tile: bool = False
@@ -103,9 +131,11 @@ class GenerationConfig(Config):
                 f"num_images_per_prompt times candidates must be at most {MAX_IMAGES}, not "
                 f"{show(self.num_images_per_prompt * self.candidates)}; make several calls."
             )
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+        _check_guidance(self.guidance_scale)
+        if self.has_negative and not self.is_guided:
             raise ConfigError(
-                f"guidance_scale must be a finite number from 0, not {self.guidance_scale}."
+                "negative_prompt plays no part at guidance_scale=1; give a scale above 1, such as "
+                "guidance_scale=3, with it."
             )
         if self.upscale is not None and self.upscale < 2:
             raise ConfigError(
@@ -118,19 +148,83 @@ class GenerationConfig(Config):
                     f"seed must be from 0 to 2**63 - 1, not {seed}; None chooses one freshly."
                 )
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the prompt is compared with the empty or the negative one."""
+        return self.guidance_scale not in (1.0, (1.0, 1.0))
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether there is a negative prompt with a word in it."""
+        given = self.negative_prompt or ""
+        return any(text.strip() for text in ([given] if isinstance(given, str) else given))
+
+    def guidance_at(self, share: float) -> float:
+        """Return the scale of guidance when this share of a picture is drawn.
+
+        Raises:
+            ConfigError: the function of the settings does not return a finite number from 0.
+        """
+        scale = self.guidance_scale
+        if isinstance(scale, tuple):
+            return scale[0] + (scale[1] - scale[0]) * share
+        if not callable(scale):
+            return scale
+        found: object = scale(share)
+        try:
+            number = float(found)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (math.isfinite(number) and number >= 0):
+            raise ConfigError(
+                "A function given as guidance_scale must return a finite number from 0, but for "
+                f"the share {share:g} it returned {show(found)}."
+            )
+        return number
+
+    def save(self, path: str | Path) -> None:
+        """Write the settings to a JSON file, one field a line.
+
+        Raises:
+            ConfigError: guidance_scale is a function, which a file cannot hold.
+            StorageError: the file cannot be written; an older one stays as it was.
+        """
+        if callable(self.guidance_scale):
+            raise ConfigError(
+                "A function given as guidance_scale cannot be saved; give a number or two instead."
+            )
+        super().save(path)
+
     def override(self, **overrides: Unpack[GenerationOverrides]) -> Self:
         """Return a copy with some fields changed.
 
         Raises:
             ConfigError: a keyword is unknown (the nearest is suggested) or a value is refused.
         """
-        if "generator" in overrides:
-            raise ConfigError(
-                "Random numbers come from seeds, one for each picture: give seed=0, or a list of "
-                "seeds, instead of generator."
-            )
+        for name in overrides:
+            if name in _ELSEWHERE:
+                raise ConfigError(_ELSEWHERE[name])
         changes: dict[str, Any] = {**overrides}
         return type(self).from_dict({**self.to_dict(), **changes})
+
+
+def guidance_name(scale: GuidanceScale) -> str | None:
+    """Return how a function of guidance is named in pictures; None for numbers."""
+    if not callable(scale):
+        return None
+    return str(getattr(scale, "__name__", type(scale).__name__))
+
+
+def _check_guidance(scale: GuidanceScale) -> None:
+    if callable(scale):
+        return
+    if isinstance(scale, tuple) and len(scale) != 2:
+        raise ConfigError(
+            f"guidance_scale must be one number, or two for its start and end, not {len(scale)}."
+        )
+    for number in scale if isinstance(scale, tuple) else (scale,):
+        if not (math.isfinite(number) and number >= 0):
+            raise ConfigError(f"guidance_scale must be a finite number from 0, not {number}.")
 
 
 def check_sampling(temperature: object, top_k: object, top_p: object) -> None:

@@ -3,7 +3,7 @@
 log p(tokens | text) - log p(tokens | blank), in nats a token, by teacher forcing. It is what
 classifier-free guidance adds up (Ho & Salimans 2022, section 3.2).
 
-Shapes: N pictures, L image tokens, T text tokens.
+Shapes: N pictures, P image tokens, T text tokens.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ def text_likelihood(
     Args:
         transformer: in evaluation mode.
         texts: N tokenized prompts, one for each picture.
-        blank: the tokenized empty prompt, one row.
-        image_tokens: i64[N,L], the pictures.
+        blank: the tokenized empty prompt, or what else to compare with: one row, or one for each
+            picture.
+        image_tokens: i64[N,P], the pictures, or their first P tokens.
         num_codes: ids from here up are left out of the probabilities; None keeps every id.
 
     Returns:
         f32[N] on the CPU, nats a token; higher is better.
 
     Raises:
-        InputError: there is not one text for each picture.
+        InputError: there is not one text for each picture, or not one blank for all or each.
 
     Example:
         >>> from dallemini.generation import text_likelihood
@@ -56,13 +57,18 @@ def text_likelihood(
         raise InputError(
             f"Each of the {count} pictures needs one text, not {len(texts.input_ids)} in all."
         )
+    if len(blank.input_ids) not in (1, count):
+        raise InputError(
+            f"There must be one blank text, or one for each of the {count} pictures, not "
+            f"{len(blank.input_ids)}."
+        )
     scores = []
     for start in range(0, count, _AT_ONCE):
         part = slice(start, min(start + _AT_ONCE, count))
         tokens = image_tokens[part].to(transformer.device)
         asked = TextTokens(texts.input_ids[part], texts.attention_mask[part])
         empty = TextTokens(
-            blank.input_ids.expand(len(tokens), -1), blank.attention_mask.expand(len(tokens), -1)
+            blank.input_ids.expand(count, -1)[part], blank.attention_mask.expand(count, -1)[part]
         )
         means = [
             _mean_log_probability(transformer, text.to(transformer.device), tokens, num_codes)
@@ -75,7 +81,7 @@ def text_likelihood(
 def _mean_log_probability(
     transformer: Transformer, texts: TextTokens, tokens: Tensor, num_codes: int | None
 ) -> Tensor:
-    """Map N texts and i64[N,L] to f32[N]."""
+    """Map N texts and i64[N,P] to f32[N]."""
     logits = transformer(texts, tokens)[..., :num_codes].float()
     means: Tensor = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].mean(-1)
     return means

@@ -5,6 +5,7 @@ Knows tokens and batches of them, not pictures; `slots` has the steps themselves
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -79,7 +80,8 @@ def draw_batches(
     num_codes: int,
     every: int | None = None,
     told: Callable[[int], object] = lambda tokens: None,
-) -> Iterator[tuple[range, Tensor]]:
+    prune: Callable[[Sequence[int], Tensor], Sequence[int]] | None = None,
+) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Generate the tokens of a call, one batch after the other.
 
     Args:
@@ -87,20 +89,43 @@ def draw_batches(
         transformer: in evaluation mode.
         num_codes: ids from here up are never drawn.
         every: yield unfinished pictures every so many tokens; None yields finished ones only.
-        told: called with the number of tokens of each step.
+        told: called with the number of tokens of each step, and of those that pruning saves.
+        prune: called when half of the rows are drawn, with the images of a batch and their tokens
+            i64[n,P]; returns those that are to be finished. None finishes all.
 
     Yields:
-        The images of a batch as a range of their indices, with their tokens i64[n,P].
+        The images of a batch, those that were not pruned, with their tokens i64[n,P].
     """
     length = transformer.config.image_length
-    for part in request.batches:
+    half = half_length(length) if prune is not None else 0
+    for batch in request.batches:
+        part: Sequence[int] = batch
         slots = Slots(transformer, request.sampler, num_codes=num_codes)
-        for image in part:
-            slots.add(request.drawings[image])
+        added = [slots.add(request.drawings[image]) for image in part]
         drawn: list[Tensor] = []
         while len(drawn) < length:
             slots.step()
             drawn.append(slots.latest)
             told(len(part))
+            if prune is not None and len(drawn) == half:
+                kept = list(prune(part, torch.stack(drawn, dim=1)))
+                places = [part.index(image) for image in kept]
+                slots.drop(slot for place, slot in enumerate(added) if place not in places)
+                index = torch.tensor(places, dtype=torch.int64, device=drawn[0].device)
+                drawn = [tokens[index] for tokens in drawn]
+                told((len(part) - len(kept)) * (length - half))
+                part = kept
             if len(drawn) == length or (every is not None and len(drawn) % every == 0):
                 yield part, torch.stack(drawn, dim=1)
+
+
+def half_length(length: int) -> int:
+    """Return how many tokens the upper half of a picture's rows has.
+
+    Example:
+        >>> from dallemini.generation.loop import half_length
+        >>> half_length(256), half_length(25)
+        (128, 10)
+    """
+    side = math.isqrt(length)
+    return side // 2 * side

@@ -3,8 +3,8 @@
 The one place that adds up what the decoding loop and the image tokenizer hold; it allocates
 nothing. `tests/unit/generation/test_memory.py` compares it with what processes really take.
 
-Shapes: N images, R = N or 2N decoder rows, B prompts, T text tokens, L image tokens, D width,
-F width of the feed-forward blocks, V image vocabulary + 1.
+Shapes: N images, R decoder rows (N or 2N, more for blends), B prompts, T text tokens, L image
+tokens, D width, F width of the feed-forward blocks, V image vocabulary + 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, InputTypeError
 from ..models.int8 import linear_names
-from ..models.precision import Quantization, check_quantization
+from ..models.precision import Precision, Quantization, read_precision
 from ..models.transformer import Transformer, TransformerConfig
 from ..models.vqgan import VQGAN, VQGANConfig
 from .config import GenerationConfig
@@ -88,9 +88,10 @@ def predict_memory(
     vqgan: VQGANConfig | None = None,
     images: int = 1,
     prompts: int = 1,
+    texts: int = 1,
     guided: bool = True,
     text_length: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: Precision = torch.float32,
     quantization: Quantization | None = None,
 ) -> MemoryPrediction:
     """Count the memory of a drawing from the sizes of its models; nothing is loaded or drawn.
@@ -104,15 +105,17 @@ def predict_memory(
             None leaves out all of it.
         images: drawn together, N.
         prompts: different ones among them, B.
-        guided: whether guidance doubles the decoder rows.
+        texts: of each image: those of a blend are decoder rows of their own.
+        guided: whether guidance adds a decoder row to each image.
         text_length: tokens of the longest prompt, T; the longest that there can be when None.
-        dtype: of the weights; float32 where they are quantised.
-        quantization: of the transformer.
+        dtype: of the weights, or its name; "int8" for a quantised transformer.
+        quantization: an older spelling of `dtype="int8"`.
 
     Raises:
-        InputTypeError: the sizes are not configurations, or `quantization` is not a string.
+        InputTypeError: the sizes are not configurations, or `dtype` or `quantization` is of the
+            wrong kind.
         InputError: a count is not a whole number from 1, a prompt is longer than the model reads,
-            or there is no such quantisation.
+            or there is no such dtype or quantisation.
 
     Example:
         >>> from dallemini.generation import predict_memory
@@ -126,27 +129,27 @@ def predict_memory(
                 "predict_memory reads configurations, such as TransformerConfig() and "
                 f"VQGANConfig() of mini, not {given!r}."
             )
-    if quantization is not None:
-        check_quantization(quantization)
+    weights = read_precision(dtype, quantization)
     longest = config.max_text_length
     length = longest if text_length is None else text_length
-    _check_counts(images=images, prompts=prompts, text_length=length)
+    _check_counts(images=images, prompts=prompts, texts=texts, text_length=length)
     if length > longest:
         raise InputError(f"text_length must be at most {longest}, not {length}.")
-    quantized = quantization is not None
-    size = torch.float32.itemsize if quantized else dtype.itemsize
-    rows, texts = images * (1 + guided), prompts + guided
+    quantized = weights.quantization is not None
+    itemsize = weights.dtype.itemsize
+    size = torch.float32.itemsize if quantized else itemsize
+    rows, read_once = images * (texts + guided), prompts * texts + guided
     width, layers, vocabulary = config.d_model, config.decoder_layers, config.image_vocab_size + 1
     logits = rows * vocabulary * size * (1 + quantized)
     # the sampler's f[N,V], and guidance's
-    sampled = images * vocabulary * _FLOAT * (5 + 2 * guided)
+    sampled = images * vocabulary * _FLOAT * (5 + 2 * guided * texts)
     hidden = rows * _block_numbers(width, config.decoder_ffn_dim, quantized) * size
-    read = texts * length * _block_numbers(width, config.encoder_ffn_dim, quantized) * size
+    read = read_once * length * _block_numbers(width, config.encoder_ffn_dim, quantized) * size
     return MemoryPrediction(
-        weights=_transformer_bytes(config, size, quantized) + _vqgan_bytes(vqgan, dtype.itemsize),
+        weights=_transformer_bytes(config, size, quantized) + _vqgan_bytes(vqgan, itemsize),
         encoder=read,
         # Projected once for each prompt, then copied to the rows that read it.
-        cross_attention=2 * layers * (rows + texts) * length * width * size,
+        cross_attention=2 * layers * (rows + read_once) * length * width * size,
         self_attention=2 * layers * rows * config.image_length * width * size,
         step=_SLACK * (logits + sampled + hidden),
         pixels=0 if vqgan is None else _pixel_bytes(config, vqgan, images),
@@ -154,7 +157,12 @@ def predict_memory(
 
 
 def choose_batch_size(
-    config: GenerationConfig, transformer: Transformer, vqgan: object, *, images: int
+    config: GenerationConfig,
+    transformer: Transformer,
+    vqgan: object,
+    *,
+    images: int,
+    texts: int = 1,
 ) -> int:
     """Return how many of a call's images are drawn together.
 
@@ -166,25 +174,32 @@ def choose_batch_size(
         transformer: draws the tokens.
         vqgan: draws the pixels; counted where it is a `VQGAN`.
         images: of the whole call.
+        texts: of one image, the most that there are.
     """
     if config.batch_size != "auto":
         return config.batch_size or images
     if images == 1:  # the first picture does not wait for a count
         return 1
-    guided = config.guidance_scale != 1.0
+    guided = config.is_guided or texts > 1
     rows = MOST_ROWS.get(transformer.device.type, MOST_ROWS_ELSEWHERE)
-    most = min(images, rows // 2 if guided else rows)
+    most = max(1, min(images, rows // (texts + guided)))
     available = available_memory(transformer.device)
     if available is None:
         fitting = min(most, UNKNOWN_IMAGES)
     else:
         room = int(available * SHARE) - _mapped_bytes(transformer, vqgan)
-        fitting = _fitting(config, transformer, vqgan, most=most, room=room)
+        fitting = _fitting(config, transformer, vqgan, texts=texts, most=most, room=room)
     return math.ceil(images / math.ceil(images / fitting))
 
 
 def _fitting(
-    config: GenerationConfig, transformer: Transformer, vqgan: object, *, most: int, room: int
+    config: GenerationConfig,
+    transformer: Transformer,
+    vqgan: object,
+    *,
+    texts: int,
+    most: int,
+    room: int,
 ) -> int:
     """Return how many images, from 1 to `most`, take no more than `room` bytes."""
 
@@ -194,7 +209,8 @@ def _fitting(
             vqgan=vqgan.config if isinstance(vqgan, VQGAN) else None,
             images=images,
             prompts=min(images, 1 + math.ceil(images / config.num_images_per_prompt)),
-            guided=config.guidance_scale != 1.0,
+            texts=texts,
+            guided=config.is_guided or texts > 1,
             dtype=transformer.dtype,
             quantization=transformer.quantization,
         ).streaming

@@ -3,63 +3,81 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError, InputTypeError
+from ..errors import InputError
 from ..models.transformer import Transformer
-from ..text.tokenizer import Tokenizer
+from ..text.tokenizer import TextTokens, Tokenizer
+from .blend import Prompt, check_prompts, texts_of
 from .config import MAX_SEED, GenerationConfig
-from .drawing import Drawing, split_texts
+from .drawing import Drawing, Weights, split_texts
 from .memory import choose_batch_size
 from .sampling import Sampler, TopSampler, check_sampler
+
+FEWEST_PRUNED = 4  # candidates: of fewer, half would be chosen by halves alone
 
 
 @dataclass(frozen=True)
 class Request:
     """One call, checked: what to draw and with which random numbers."""
 
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     drawings: tuple[Drawing, ...]
     config: GenerationConfig
     seeds: tuple[int, ...]
     sampler: Sampler
-    progress: bool | None
     batch_size: int
 
     @property
     def batches(self) -> list[range]:
-        """The images drawn together, as ranges of their indices."""
-        count = len(self.seeds)
-        starts = range(0, count, self.batch_size)
-        return [range(start, min(start + self.batch_size, count)) for start in starts]
+        """The images drawn together, as ranges of their indices; whole groups if they prune."""
+        count, size = len(self.seeds), self.batch_size
+        if self.prunes and self.has_whole_groups:
+            size -= size % self.config.candidates
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the weaker half of each group of candidates is dropped half-way."""
+        return self.config.prune and self.config.candidates >= FEWEST_PRUNED
+
+    @property
+    def has_whole_groups(self) -> bool:
+        """Whether the candidates of each picture are drawn together."""
+        return self.batch_size >= self.config.candidates
 
     def prompt_of(self, image: int) -> int:
         """Return which prompt an image belongs to."""
         return image // (self.config.num_images_per_prompt * self.config.candidates)
 
-    def choose(self, scores: Sequence[float]) -> list[int]:
+    def choose(self, scores: Mapping[int, float] | Sequence[float]) -> list[int]:
         """Return the images that are kept: the best of each group of candidates.
 
         Where ranking is asked for, they are sorted by prompt, then by falling score.
+
+        Args:
+            scores: by image; one that has none was dropped.
         """
         size = self.config.candidates
-        groups = [range(start, start + size) for start in range(0, len(scores), size)]
-        kept = [max(group, key=lambda image: scores[image]) for group in groups]
+        known = scores if isinstance(scores, Mapping) else dict(enumerate(scores))
+        groups: dict[int, list[int]] = {}
+        for image in sorted(known):
+            groups.setdefault(image // size, []).append(image)
+        kept = [max(group, key=lambda image: scores[image]) for group in groups.values()]
         if not self.config.rank:
             return kept
         return sorted(kept, key=lambda image: (self.prompt_of(image), -scores[image]))
 
 
 def make_request(
-    prompts: str | Sequence[str],
+    prompts: Prompt | Sequence[Prompt],
     *,
     tokenizer: Tokenizer,
     transformer: Transformer,
     vqgan: object,
     config: GenerationConfig,
     sampler: Sampler | None,
-    progress: bool | None,
 ) -> Request:
     """Check a call, tokenize its prompts, and decide what is drawn together.
 
@@ -70,41 +88,76 @@ def make_request(
         vqgan: draws the pixels.
         config: settings of the call.
         sampler: chooses the tokens; None for the one of the settings.
-        progress: whether to show a bar; None for the default.
 
     Raises:
-        InputError: no prompts, or not one seed for each picture.
-        InputTypeError: prompts that are not strings, a sampler that cannot be called, or progress
-            that is not one of the three.
+        InputError: no prompts, or not one seed for each picture, or not one negative prompt for
+            each or for all.
+        ConfigError: a function of guidance returns no scale.
+        InputTypeError: prompts that are neither strings nor blends, or a sampler that cannot be
+            called.
     """
     if sampler is not None:
         check_sampler(sampler)
-    if progress is not None and not isinstance(progress, bool):
-        raise InputTypeError(f"progress must be True, False or None, not {progress!r}.")
-    rows, base = split_texts(tokenizer(prompts)), tokenizer.unconditional()
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    asked = check_prompts(prompts)
     each = config.num_images_per_prompt * config.candidates
-    seeds = choose_seeds(config, len(texts) * each)
-    weights = (config.guidance_scale,)
+    seeds = choose_seeds(config, len(asked) * each)
+    texts = [texts_of(prompt) for prompt in asked]
+    read = _read_texts(tokenizer, [text for pairs in texts for text, _ in pairs])
+    bases = _read_bases(tokenizer, config, len(asked))
+    weights = [_weigh(config, tuple(share for _, share in pairs)) for pairs in texts]
     drawings = [
         Drawing(
-            texts=(rows[image // each],),
-            weights=weights,
-            base=base,
+            texts=tuple(read[text] for text, _ in texts[image // each]),
+            weights=weights[image // each],
+            base=bases[image // each],
             seed=seed,
         )
         for image, seed in enumerate(seeds)
     ]
     top = TopSampler(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     return Request(
-        prompts=texts,
+        prompts=asked,
         drawings=tuple(drawings),
         config=config,
         seeds=seeds,
         sampler=sampler or top,
-        progress=progress,
-        batch_size=choose_batch_size(config, transformer, vqgan, images=len(seeds)),
+        batch_size=choose_batch_size(
+            config,
+            transformer,
+            vqgan,
+            images=len(seeds),
+            texts=max(map(len, texts)),
+        ),
     )
+
+
+def _read_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, TextTokens]:
+    """Tokenize texts; equal ones become one object, which the transformer then reads once."""
+    return dict(zip(texts, split_texts(tokenizer(texts)), strict=True))
+
+
+def _read_bases(tokenizer: Tokenizer, config: GenerationConfig, count: int) -> list[TextTokens]:
+    """Return what the pictures of each of so many prompts are led away from."""
+    given = config.negative_prompt
+    texts = list(given) if isinstance(given, tuple) else [given or ""] * count
+    if len(texts) != count:
+        raise InputError(
+            f"{_needs(count, 'prompt', 'negative prompt')}, one each, or one str for all, not "
+            f"{len(texts)}."
+        )
+    blank = tokenizer.unconditional()
+    words = [text for text in texts if text.strip()]
+    read = _read_texts(tokenizer, list(dict.fromkeys(words))) if words else {}
+    return [read.get(text, blank) for text in texts]
+
+
+def _weigh(config: GenerationConfig, shares: tuple[float, ...]) -> Weights:
+    """Return the weights of a prompt's texts: numbers, or a function where the scale changes."""
+    scale = config.guidance_scale
+    first = config.guidance_at(0.0)  # a wrong function is told before anything is drawn
+    if callable(scale) or (isinstance(scale, tuple) and scale[0] != scale[1]):
+        return lambda share: [config.guidance_at(share) * part for part in shares]
+    return [first * part for part in shares]
 
 
 def choose_seeds(config: GenerationConfig, count: int) -> tuple[int, ...]:
@@ -117,7 +170,7 @@ def choose_seeds(config: GenerationConfig, count: int) -> tuple[int, ...]:
     if isinstance(config.seed, tuple):
         if len(config.seed) != count:
             raise InputError(
-                f"{count} pictures need {count} seeds, one each, not {len(config.seed)}; "
+                f"{_needs(count, 'picture', 'seed')}, one each, not {len(config.seed)}; "
                 "or give a single seed to count up from."
             )
         return config.seed
@@ -127,3 +180,10 @@ def choose_seeds(config: GenerationConfig, count: int) -> tuple[int, ...]:
             f"seed {first} leaves no room to count up {count} pictures; take a lower one."
         )
     return tuple(range(first, first + count))
+
+
+def _needs(count: int, thing: str, other: str) -> str:
+    """Say that so many things need as many others."""
+    if count == 1:
+        return f"1 {thing} needs 1 {other}"
+    return f"{count} {thing}s need {count} {other}s"

@@ -262,6 +262,11 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
         """
         return {name: tensor.shape for name, tensor in cls._outline(config)._tensors().items()}
 
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.parameters())
+        kind = f"{count:,} parameters, {str(self.dtype).removeprefix('torch.')}"
+        return f"<{type(self).__name__}: {self.quantization or kind} on {self.device}>"
+
     @property
     def quantization(self) -> Quantization | None:
         """How the weights are quantised: "int8", or None."""

@@ -1,4 +1,4 @@
-"""What people do with a picture that is there: redraw a part, vary it, go on beyond its edges.
+"""What people do with a picture that is there: redraw it or a part, vary it, go beyond its edges.
 
 The methods of `Pipeline` that begin with a picture. A token that is known is not drawn; `sketch`
 says which are, and `generation.canvas` draws the others.
@@ -6,13 +6,18 @@ says which are, and `generation.canvas` draws the others.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 from ..generation import GenerationConfig, GenerationOverrides, Sampler
+from ..generation.blend import Prompt
 from ..generation.request import Request
 from ..images import Picture
+from .call import Call
+from .metadata import check_redrawing, read_metadata, warn_of_differences
 from .outputs import GenerationOutput
+from .progress import Callback, Meter
 from .sketch import Sketch, Sketcher
 
 
@@ -21,17 +26,28 @@ class _Artist(Protocol):
 
     def _request(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         sampler: Sampler | None,
-        progress: bool | None,
         overrides: GenerationOverrides,
     ) -> Request: ...
 
     def _sketcher(self, config: GenerationConfig) -> Sketcher: ...
 
-    def _complete(
-        self, request: Request, sketch: Sketch | None, sampler: Sampler | None
+    def _about(self, sampler: Sampler | None) -> dict[str, Any]: ...
+
+    def __call__(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        sampler: Sampler | None = None,
+        progress: bool | None = None,
+        callback: Callback | None = None,
+        **overrides: Unpack[GenerationOverrides],
     ) -> GenerationOutput: ...
+
+    def _call(
+        self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
+    ) -> Call: ...
 
 
 class Editing:
@@ -45,13 +61,14 @@ class Editing:
 
     def inpaint(
         self: _Artist,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         image: Picture,
         mask_image: Picture,
         *,
         paste: bool = True,
         sampler: Sampler | None = None,
         progress: bool | None = None,
+        callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationOutput:
         """Redraw a part of a picture.
@@ -68,7 +85,8 @@ class Editing:
             paste: keep the picture's own pixels outside the white part, to the last bit; what is
                 drawn fades in over a quarter of a token. False shows the decoded picture.
             sampler: chooses the tokens, instead of the settings.
-            progress: show a bar; None shows it on a terminal.
+            progress: show a bar; None shows it on a terminal and in a notebook.
+            callback: as in a call.
             **overrides: fields of `GenerationConfig` for this call.
 
         Raises:
@@ -87,19 +105,20 @@ class Editing:
             >>> out.images[0].getpixel((0, 0)), out.edit["operation"]
             ((255, 0, 0), 'inpaint')
         """
-        request = self._request(prompts, sampler, progress, overrides)
+        request = self._request(prompts, sampler, overrides)
         sketch = self._sketcher(request.config).inpaint(image, mask_image, paste=paste)
-        return self._complete(request, sketch, sampler)
+        return self._call(request, sketch, sampler, Meter(progress, callback)).output()
 
     def vary(
         self: _Artist,
         image: Picture,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         *,
         strength: float = 0.5,
         paste: bool = True,
         sampler: Sampler | None = None,
         progress: bool | None = None,
+        callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationOutput:
         """Redraw some regions of a picture, each seed its own.
@@ -110,7 +129,8 @@ class Editing:
             strength: share of the tokens that is redrawn, above 0 and at most 1.
             paste: as in `inpaint`.
             sampler: chooses the tokens, instead of the settings.
-            progress: show a bar; None shows it on a terminal.
+            progress: show a bar; None shows it on a terminal and in a notebook.
+            callback: as in a call.
             **overrides: fields of `GenerationConfig` for this call.
 
         Raises:
@@ -119,14 +139,14 @@ class Editing:
             InputTypeError: as in a call; or what is given as a picture is none.
             UnsupportedOperationError: the VQGAN has no encoder.
         """
-        request = self._request(prompts, sampler, progress, overrides)
+        request = self._request(prompts, sampler, overrides)
         sketch = self._sketcher(request.config).vary(image, strength, paste=paste)
-        return self._complete(request, sketch, sampler)
+        return self._call(request, sketch, sampler, Meter(progress, callback)).output()
 
     def outpaint(
         self: _Artist,
         image: Picture,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         *,
         left: int = 0,
         right: int = 0,
@@ -135,6 +155,7 @@ class Editing:
         paste: bool = True,
         sampler: Sampler | None = None,
         progress: bool | None = None,
+        callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationOutput:
         """Go on beyond the edges of a picture.
@@ -151,7 +172,8 @@ class Editing:
             bottom: likewise.
             paste: as in `inpaint`.
             sampler: chooses the tokens, instead of the settings.
-            progress: show a bar; None shows it on a terminal.
+            progress: show a bar; None shows it on a terminal and in a notebook.
+            callback: as in a call.
             **overrides: fields of `GenerationConfig` for this call; `width` and `height` are those
                 of the picture before it grows.
 
@@ -162,7 +184,41 @@ class Editing:
             InputTypeError: as in a call; or what is given as a picture is none.
             UnsupportedOperationError: the VQGAN has no encoder.
         """
-        request = self._request(prompts, sampler, progress, overrides)
+        request = self._request(prompts, sampler, overrides)
         around = {"left": left, "right": right, "top": top, "bottom": bottom}
         sketch = self._sketcher(request.config).outpaint(image, around, paste=paste)
-        return self._complete(request, sketch, sampler)
+        return self._call(request, sketch, sampler, Meter(progress, callback)).output()
+
+    def redraw(
+        self: _Artist,
+        picture: str | os.PathLike[str],
+        *,
+        sampler: Sampler | None = None,
+        progress: bool | None = None,
+        callback: Callback | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> GenerationOutput:
+        """Draw again what the file of a picture, or of a grid, says.
+
+        Where this pipeline has other weights, adapters or another dtype than the one that drew the
+        picture, a `DalleMiniWarning` says so.
+
+        Args:
+            picture: the path of a file that `save` or `save_grid` wrote.
+            sampler: the one that the picture was drawn with, if it was your own.
+            progress: show a bar; None shows it on a terminal and in a notebook.
+            callback: as in a call.
+            **overrides: fields of `GenerationConfig` that are to be others than in the file.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InputError: it does not say how it was drawn; or it was drawn from another picture, by
+                a sampler of your own or with a function of guidance that is not given.
+            ConfigError: an unknown keyword or a setting out of range.
+        """
+        told = read_metadata(picture)
+        name = os.fspath(picture)
+        check_redrawing(told, name=name, sampler=sampler, guidance="guidance_scale" in overrides)
+        warn_of_differences(told, self._about(sampler), name=name)
+        settings: Any = {**told.config.to_dict(), **overrides}
+        return self(told.prompts, sampler=sampler, progress=progress, callback=callback, **settings)

@@ -27,15 +27,8 @@ if TYPE_CHECKING:
 DEFAULT_UPSCALER = "realesr-animevideov3"
 _REDRAWING = {"prompt", "seed", "config"}  # chunks without which a picture cannot be drawn again
 _CARRIED = (
-    *_REDRAWING,
-    "model",
-    "version",
-    "dtype",
-    "commit",
-    "adapters",
-    "edit",
-    "sampler",
-    "score",
+    *(*_REDRAWING, "blend", "model", "version", "weights", "dtype", "commit", "adapters"),
+    *("sampler", "guidance", "edit", "score"),
 )
 _BLEED = 8  # pixels over which colours spread into what is transparent
 

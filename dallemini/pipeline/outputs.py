@@ -1,127 +1,107 @@
 """What a drawing returns: pictures with everything needed to draw them again.
 
-Knows pixels, not models. PIL is imported inside the functions that need it, because importing this
-library must be quick.
+Knows pixels, not models. What a file says of its picture is in `metadata`. PIL is imported inside
+the functions that need it, because importing this library must be quick.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import itertools
-import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, overload
 
-from torch import Tensor
-
-from .._version import __version__
-from ..errors import InputError, InputTypeError
-from ..files import as_path, make_folder, write_beside
-from ..generation.config import GenerationConfig
-from ..images import make_grid
+from ..config import plain_number
+from ..errors import DalleMiniWarning, InputError, InputTypeError
+from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path, make_folder, write_beside
+from ..generation.blend import Prompt
+from ..sheets import image_bytes, make_grid
+from .metadata import Drawn, PictureMetadata, describe_grid, describe_picture, read_metadata
 
 if TYPE_CHECKING:
     import PIL.Image
 
 NAME_LENGTH = 60
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GenerationOutput:
-    """N pictures of B prompts, prompt-major; with `rank=True` the best of each prompt come first.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Pictures(Drawn):
+    """Pictures of prompts. `len`, an index, a slice and a loop give PIL images.
 
-    Attributes:
-        prompts: the B prompts.
-        images: N pictures, RGB.
-        image_tokens: i64[N,L], the codes that they were decoded from, row by row.
-        seeds: N seeds; each draws its picture again, alone.
-        config: the settings of the call.
-        scores: N scores if they were ranked or chosen among candidates, higher is better.
-        model: name of the model that drew them.
-        sampler: name of the caller's own sampler, if there was one; the settings of sampling in
-            `config` then played no part.
-        precision: of each part, the name of its dtype or "int8".
-        adapters: digests of the LoRA adapters that changed the transformer's weights.
-        upscaler: name of what made the pictures `config.upscale` times larger, if anything did.
-        edit: of pictures that were drawn from another one, the operation, its settings, and the
-            digest of that picture, and of the mask if there was one; None for others.
+    The attributes are those of `Drawn`.
     """
 
-    prompts: tuple[str, ...]
-    images: list[PIL.Image.Image]
-    image_tokens: Tensor
-    seeds: tuple[int, ...]
-    config: GenerationConfig
-    scores: tuple[float, ...] | None = None
-    model: str = ""
-    sampler: str | None = None
-    precision: Mapping[str, str] = field(default_factory=dict)
-    adapters: tuple[str, ...] = ()
-    upscaler: str | None = None
-    edit: Mapping[str, Any] | None = None
+    def __len__(self) -> int:
+        return len(self.images)
 
-    @property
-    def images_per_prompt(self) -> int:
-        """How many pictures each prompt has."""
-        return len(self.images) // len(self.prompts)
+    def __iter__(self) -> Iterator[PIL.Image.Image]:
+        return iter(self.images)
 
-    def prompt_of(self, index: int) -> str:
+    @overload
+    def __getitem__(self, index: int) -> PIL.Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[PIL.Image.Image]: ...
+
+    def __getitem__(self, index: int | slice) -> PIL.Image.Image | list[PIL.Image.Image]:
+        return self.images[index]
+
+    def __repr__(self) -> str:
+        prompts = f"{len(self.prompts)} prompts" if len(self.prompts) != 1 else "1 prompt"
+        size = "" if not self.images else " of {}x{}".format(*self.images[0].size)
+        count = f"{len(self)} picture{'' if len(self) == 1 else 's'}{size}"
+        seeds = ", ".join(map(str, self.seeds[:4])) + (", ..." if len(self.seeds) > 4 else "")
+        return f"<{type(self).__name__}: {count} of {prompts}, seeds {seeds}{self._state()}>"
+
+    def _state(self) -> str:
+        return ", ranked" if self.config.rank else ""
+
+    def prompt_of(self, index: int) -> Prompt:
         """Return the prompt of picture `index`.
 
         Raises:
             InputTypeError: `index` is not a whole number.
             InputError: there is no such picture.
         """
+        index = plain_number(index)
         if not isinstance(index, int):
             raise InputTypeError(f"A picture is numbered by a whole number, not {index!r}.")
         if not -len(self.images) <= index < len(self.images):
             raise InputError(f"There is no picture {index} among these {len(self.images)}.")
         return self.prompts[index // self.images_per_prompt]
 
-    def grid(self, *, columns: int | None = None) -> PIL.Image.Image:
+    def grid(self, *, columns: int | None = None, labels: bool = False) -> PIL.Image.Image:
         """Lay all pictures out on white, row by row.
 
         Args:
             columns: pictures in a row; chosen for a near-square grid of one prompt, or one row a
                 prompt, when None.
+            labels: write each prompt above its first picture.
 
         Raises:
             InputError: `columns` is below 1.
             InputTypeError: `columns` is not a whole number.
         """
+        each = self.images_per_prompt
         if columns is None:
-            several = len(self.prompts) > 1 and self.images_per_prompt > 1
-            columns = self.images_per_prompt if several else math.ceil(len(self.images) ** 0.5)
-        return make_grid(self.images, columns=columns)
-
-    def best(self) -> list[PIL.Image.Image]:
-        """Return one picture for each prompt: the one with the highest score.
-
-        Raises:
-            InputError: the pictures were not ranked.
-        """
-        if self.scores is None:
-            raise InputError("These pictures have no scores; draw them with rank=True.")
-        per_prompt = self.images_per_prompt
-        starts = range(0, len(self.images), per_prompt)
-        scores = self.scores
-        chosen = [max(range(s, s + per_prompt), key=lambda i: scores[i]) for s in starts]
-        return [self.images[index] for index in chosen]
+            several = len(self.prompts) > 1 and each > 1
+            columns = each if several else math.ceil(len(self.images) ** 0.5)
+        captions = {n * each: str(prompt) for n, prompt in enumerate(self.prompts)}
+        return make_grid(self.images, columns=columns, captions=captions if labels else None)
 
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write every picture as PNG, with what draws it again in its text chunks.
 
-        The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version` and `dtype` (a JSON
-        object where parts differ); where there are any, `commit`, `adapters` (JSON), `edit` (JSON),
-        `sampler`, `score`, and `upscale` with `upscaler`, the factor and the name.
+        The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version`, `weights` and `dtype`
+        (a JSON object where parts differ); where there are any, `blend` (JSON, the prompts of a
+        mixture with their shares), `commit`, `adapters` (JSON), `sampler`, `guidance` (the name of
+        a function, which a file cannot hold), `edit` (JSON), `score`, and `upscale` with
+        `upscaler`, the factor and the name.
 
         Args:
             directory: made if missing; files there are not overwritten but numbered on. `~` is the
@@ -139,10 +119,49 @@ class GenerationOutput:
         if folder.suffix.lower() in PICTURE_ENDINGS and not folder.is_dir():
             raise InputError(
                 f"save() needs a folder for its {len(self.images)} pictures, not {folder}. For one "
-                f"file, call images[0].save({str(folder)!r}), or grid().save(...) for all in one."
+                f"file, call images[0].save({str(folder)!r}), or save_grid(...) for all in one."
             )
         make_folder(folder)
         return [self._save_one(folder, index) for index in range(len(self.images))]
+
+    def save_grid(
+        self, path: str | os.PathLike[str], *, columns: int | None = None, labels: bool = True
+    ) -> Path:
+        """Write all pictures as one PNG or JPEG file, with what draws them again.
+
+        Args:
+            path: ends in .png, .jpg or .jpeg. A file of this name is not overwritten but numbered
+                on. The folder is made if missing.
+            columns: as in `grid`.
+            labels: as in `grid`.
+
+        Returns:
+            The path.
+
+        Raises:
+            StorageError: the file cannot be written.
+            InputError: another ending, or `columns` is below 1.
+            InputTypeError: `path` is neither a string nor a path.
+        """
+        target = as_path(path)
+        if target.suffix.lower() not in GRID_ENDINGS:
+            raise InputError(
+                f"A grid is saved as {', '.join(GRID_ENDINGS)}, not as {str(target)!r}."
+            )
+        make_folder(target.parent)
+        kind: Literal["PNG", "JPEG"] = "PNG" if target.suffix.lower() == ".png" else "JPEG"
+        content = image_bytes(
+            self.grid(columns=columns, labels=labels), kind, texts=describe_grid(self)
+        )
+        if content is None:
+            warnings.warn(
+                f"{target} has no room for what draws {len(self)} pictures again; a PNG has.",
+                DalleMiniWarning,
+                stacklevel=2,
+            )
+            content = image_bytes(self.grid(columns=columns, labels=labels), kind)
+        assert content is not None
+        return write_beside(_names(target.parent, target.stem, target.suffix), content)
 
     def metadata(self, index: int) -> dict[str, str]:
         """Return the text chunks of picture `index`.
@@ -151,92 +170,105 @@ class GenerationOutput:
             InputTypeError: `index` is not a whole number.
             InputError: there is no such picture.
         """
-        prompt = self.prompt_of(index)
-        alone = self.config.override(
-            seed=self.seeds[index],
-            num_images_per_prompt=1,
-            batch_size="auto",
-            rank=False,
-            candidates=1,
-        )
-        chunks = {
-            # a prompt may hold half a surrogate pair, a file cannot
-            "prompt": prompt.encode(errors="replace").decode(),
-            "seed": str(self.seeds[index]),
-            "config": json.dumps(alone.to_dict()),
-            "model": self.model,
-            "version": __version__,
-        }
-        if self.precision:
-            several = len(set(self.precision.values())) > 1
-            chunks["dtype"] = (
-                json.dumps(dict(self.precision)) if several else next(iter(self.precision.values()))
-            )
-        if commit := re.fullmatch(r".+@([0-9a-f]{12,64})", self.model):
-            chunks["commit"] = commit[1]
-        if self.adapters:
-            chunks["adapters"] = json.dumps(self.adapters)
-        if self.edit is not None:
-            chunks["edit"] = json.dumps(dict(self.edit))
-        if self.sampler is not None:
-            chunks["sampler"] = self.sampler
-        if self.upscaler is not None:
-            chunks |= {"upscale": str(self.config.upscale), "upscaler": self.upscaler}
-        if self.scores is not None:
-            chunks["score"] = f"{self.scores[index]:.4f}"
-        return chunks
+        return describe_picture(self, index, self.prompt_of(index))
+
+    @staticmethod
+    def read_metadata(path: str | os.PathLike[str]) -> PictureMetadata:
+        """Return what the file of a saved picture or grid says of how it was drawn.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InputError: it is no picture, or does not say.
+            InputTypeError: `path` is neither a string nor a path.
+        """
+        return read_metadata(path)
+
+    def _stem(self, index: int) -> str:
+        return f"{_slug(str(self.prompt_of(index)))}-{self.seeds[index]}"
 
     def _save_one(self, folder: Path, index: int) -> Path:
-        from PIL.PngImagePlugin import PngInfo
-
-        info = PngInfo()
-        for key, value in self.metadata(index).items():
-            info.add_itxt(key, value)
-        stem = f"{_slug(self.prompt_of(index))}-{self.seeds[index]}"
-        content = io.BytesIO()
-        self.images[index].save(content, format="PNG", pnginfo=info)
-        return write_beside(_names(folder, stem), content.getvalue())
+        content = image_bytes(self.images[index], "PNG", texts=self.metadata(index))
+        assert content is not None
+        return write_beside(_names(folder, self._stem(index), ".png"), content)
 
     def _repr_png_(self) -> bytes:
-        return _png_bytes(self.grid())
+        content = image_bytes(self.grid(labels=True), "PNG")
+        assert content is not None
+        return content
 
-    def _repr_html_(self) -> str:
-        rows = []
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GenerationOutput(Pictures):
+    """The finished pictures of a call; with `rank=True` the best of each prompt come first.
+
+    Example:
+        >>> from dallemini.testing import tiny_pipeline
+        >>> out = tiny_pipeline()("a red apple", num_images_per_prompt=2, seed=0, progress=False)
+        >>> out
+        <GenerationOutput: 2 pictures of 16x16 of 1 prompt, seeds 0, 1>
+        >>> len(out), out[0].size, [image.mode for image in out]
+        (2, (16, 16), ['RGB', 'RGB'])
+    """
+
+    def best(self) -> list[PIL.Image.Image]:
+        """Return one picture for each prompt: the one with the highest score.
+
+        Raises:
+            InputError: the pictures were not ranked.
+        """
+        if self.scores is None:
+            raise InputError("These pictures have no scores; draw them with rank=True.")
         per_prompt = self.images_per_prompt
-        for number, prompt in enumerate(self.prompts):
-            pictures = self.images[number * per_prompt : (number + 1) * per_prompt]
-            tags = "".join(_html_image(picture, prompt) for picture in pictures)
-            rows.append(f"<figure><figcaption>{html.escape(prompt)}</figcaption>{tags}</figure>")
-        return "".join(rows)
+        starts = range(0, len(self.images), per_prompt)
+        scores = self.scores
+        chosen = [max(range(s, s + per_prompt), key=lambda i: scores[i]) for s in starts]
+        return [self.images[index] for index in chosen]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GenerationStep:
-    """A look at pictures while they are drawn.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GenerationStep(Pictures):
+    """A look at n pictures while they are drawn together, each with a prompt of its own.
+
+    What saves, describes and shows pictures does so with these, too; the part without tokens yet is
+    light gray.
 
     Attributes:
-        prompts: the prompt of each of the n pictures drawn together.
-        images: n previews; the part without tokens yet is light gray.
-        image_tokens: i64[n,P], the tokens so far; of a picture of which a part is given, or of
-            another size than the model's own, i64[n,L], -1 where there is none yet.
-        seeds: n seeds.
         position: P, the number of tokens so far.
         length: L, the number of tokens of a finished picture.
         first_image: index of the first of these pictures among all of the call.
+        output: what the call returns, in the last step of a stream; None before.
     """
 
-    prompts: tuple[str, ...]
-    images: list[PIL.Image.Image]
-    image_tokens: Tensor
-    seeds: tuple[int, ...]
     position: int
     length: int
     first_image: int
+    output: GenerationOutput | None = None
 
     @property
     def finished(self) -> bool:
         """True when these pictures are complete."""
         return self.position == self.length
+
+    def metadata(self, index: int) -> dict[str, str]:
+        """Return the text chunks of picture `index`, with its `position` if it is not finished.
+
+        Raises:
+            InputTypeError: `index` is not a whole number.
+            InputError: there is no such picture.
+        """
+        chunks = super().metadata(index)
+        return chunks if self.finished else {**chunks, "position": self._at}
+
+    @property
+    def _at(self) -> str:
+        return f"{self.position}/{self.length}"
+
+    def _state(self) -> str:
+        return f", {self._at} tokens"
+
+    def _stem(self, index: int) -> str:
+        stem = super()._stem(index)
+        return stem if self.finished else f"{stem}-at-{self.position}"
 
 
 def _slug(prompt: str) -> str:
@@ -245,19 +277,7 @@ def _slug(prompt: str) -> str:
     return short.strip("-") or "picture"
 
 
-def _names(folder: Path, stem: str) -> Iterator[Path]:
-    yield folder / f"{stem}.png"
+def _names(folder: Path, stem: str, ending: str) -> Iterator[Path]:
+    yield folder / f"{stem}{ending}"
     for number in itertools.count(2):
-        yield folder / f"{stem}-{number}.png"
-
-
-def _png_bytes(image: PIL.Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _html_image(image: PIL.Image.Image, prompt: str) -> str:
-    data = base64.b64encode(_png_bytes(image)).decode("ascii")
-    alt = html.escape(prompt, quote=True)
-    return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="margin:2px">'
+        yield folder / f"{stem}-{number}{ending}"

@@ -1,29 +1,22 @@
-"""The pipeline: prompts in, pictures out, from parts that can each be swapped.
-
-Composes a tokenizer, a transformer, an image tokenizer and, when ranking is asked for, a scorer.
-"""
+"""The pipeline: prompts in, pictures out, from parts that can each be swapped."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 import torch
-from torch import Tensor
 
 from .. import hub
 from ..config import plain_number
 from ..errors import InputError, InputTypeError
 from ..files import write_text
-from ..generation import GenerationConfig, GenerationOverrides, Sampler, text_likelihood
-from ..generation.drawing import stack_texts
+from ..generation import GenerationConfig, GenerationOverrides, Sampler
+from ..generation.blend import Prompt
 from ..generation.request import Request, make_request
-from ..generation.sampling import sampler_name
-from ..images import Picture, image_to_tensor, tensor_to_images
-from ..models.lora import adapter_digests
+from ..images import Picture
 from ..models.precision import Precision, Quantization, check_dtype
 from ..models.pretrained import Loadable, SourceName, check_device, open_model
 from ..models.transformer import Transformer
@@ -31,8 +24,11 @@ from ..models.upscaler import Upscaler
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
 from . import enlarging
+from .call import Call
 from .editing import Editing
 from .enlarging import ImageUpscaler
+from .judging import Judge, LikelihoodJudge, ScorerJudge
+from .metadata import tell_of
 from .moving import move_together, precisions
 from .outputs import GenerationOutput, GenerationStep
 from .parts import (
@@ -45,13 +41,12 @@ from .parts import (
     check_parts,
     check_savable,
     choose_weights,
-    read_scores,
     write_index,
 )
+from .progress import Callback, Meter
 from .sketch import Sketch, Sketcher
-from .steps import draw, make_step
 
-PIXEL_BATCH = 16
+_LOADING = threading.RLock()  # one for all, since a pipeline that holds one cannot be pickled
 
 
 class Pipeline(Editing, Loadable):
@@ -174,23 +169,28 @@ class Pipeline(Editing, Loadable):
 
     def __call__(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt] = (),
         *,
         start_image: Picture | None = None,
         rows: int | None = None,
         sampler: Sampler | None = None,
         progress: bool | None = None,
+        callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationOutput:
         """Draw pictures.
 
+        Several threads may draw with one pipeline at the same time, as long as nothing changes it.
+
         Args:
-            prompts: one prompt or several.
+            prompts: one prompt or several; a `Blend` may stand for each.
             start_image: a picture to go on from: its upper part is kept, and the rest is drawn. It
                 is fitted as `inpaint` does.
             rows: rows of tokens that are kept of it; None keeps its upper half.
             sampler: chooses the tokens; temperature, top_k and top_p are its own affair then.
-            progress: show a bar; None shows it on a terminal.
+            progress: show a bar; None shows it on a terminal and in a notebook.
+            callback: called after every step with how far the call is. What it raises ends the
+                call; `errors.GenerationCancelled` is made for that.
             **overrides: fields of `GenerationConfig` for this call.
 
         Raises:
@@ -198,58 +198,17 @@ class Pipeline(Editing, Loadable):
             InputError: no prompts, or not one seed for each picture; a size that cannot be drawn;
                 a picture or a number of rows that cannot be used; or a factor of `upscale` that the
                 upscaler does not have.
-            InputTypeError: prompts that are not strings, or a sampler that cannot be called.
+            InputTypeError: prompts that are neither strings nor blends, or a sampler that cannot
+                be called.
             MissingDependencyError: `upscale` without an upscaler, and the extra is not installed.
         """
-        request = self._request(prompts, sampler, progress, overrides)
+        request = self._request(prompts, sampler, overrides)
         sketch = self._sketcher(request.config).begin(start_image, rows)
-        return self._complete(request, sketch, sampler)
-
-    def _complete(
-        self, request: Request, sketch: Sketch | None, sampler: Sampler | None
-    ) -> GenerationOutput:
-        """Draw what a request and a sketch say."""
-        upscaler = self._enlarger(request.config)
-        scorer = self._judge(request.config)
-        drawn = [tokens for _, tokens in self._draw(request, sketch, every=None)]
-        image_tokens = torch.cat(drawn).cpu()
-        kept, scores = [*range(len(image_tokens))], []
-        if scorer is None and request.config.candidates > 1:
-            scores = self._likelihoods(request, image_tokens, sketch)
-            kept = request.choose(scores)
-        images: dict[int, Any] = {}
-        for start in range(0, len(kept), PIXEL_BATCH):
-            part = kept[start : start + PIXEL_BATCH]
-            pixels = self._decode(image_tokens[part], sketch)
-            images |= zip(part, tensor_to_images(pixels), strict=True)
-            if sketch is not None and sketch.original is not None:
-                for index in part:
-                    images[index] = sketch.keep_pixels(images[index], request.seeds[index])
-                pixels = torch.stack([image_to_tensor(images[index]) for index in part])
-            if scorer is not None:
-                fitting = [request.prompts[request.prompt_of(index)] for index in part]
-                rounded = (pixels.float() * 255).floor() / 255
-                scores += read_scores(scorer.score(rounded, fitting), len(part))
-        if scorer is not None:
-            kept = request.choose(scores)
-        return GenerationOutput(
-            prompts=request.prompts,
-            images=self._enlarged([images[index] for index in kept], request.config),
-            image_tokens=image_tokens[kept],
-            seeds=tuple(request.seeds[index] for index in kept),
-            config=request.config,
-            scores=tuple(scores[index] for index in kept) if scores else None,
-            model=self.name,
-            sampler=sampler_name(sampler) if sampler is not None else None,
-            precision=precisions(transformer=self.transformer, vqgan=self.vqgan, upscaler=upscaler),
-            upscaler=upscaler and enlarging.upscaler_name(upscaler),
-            adapters=adapter_digests(self.transformer),
-            edit=None if sketch is None else sketch.record,
-        )
+        return self._call(request, sketch, sampler, Meter(progress, callback)).output()
 
     def stream(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt] = (),
         *,
         every: int = 32,
         start_image: Picture | None = None,
@@ -260,35 +219,54 @@ class Pipeline(Editing, Loadable):
     ) -> Iterator[GenerationStep]:
         """Draw pictures and show them on the way; drop the iterator to cancel.
 
-        Arguments are checked at the call, before the first step is asked for.
+        Arguments are checked at the call, before the first step is asked for. The `output` of the
+        last step is what a call with the same arguments returns, ranked and chosen.
 
         Args:
-            prompts: one prompt or several.
+            prompts: one prompt or several; a `Blend` may stand for each.
             every: tokens between two looks; the finished pictures are always shown.
             start_image: as in a call.
             rows: as in a call.
             sampler: chooses the tokens, instead of the settings.
-            progress: show a bar; None shows it on a terminal.
-            **overrides: fields of `GenerationConfig` for this call; `rank` is refused, and
-                `candidates` plays no part: every picture that is drawn is shown. `upscale` makes
-                the finished pictures larger, not the previews.
+            progress: show a bar; None shows it on a terminal and in a notebook.
+            **overrides: fields of `GenerationConfig` for this call. All candidates are shown until
+                they are pruned. `upscale` makes the finished pictures larger, not the previews.
 
         Raises:
             ConfigError: an unknown keyword or a setting out of range.
-            InputError: no prompts, `every` below 1, ranking asked for, or a factor of `upscale`
-                that the upscaler does not have.
-            InputTypeError: prompts that are not strings, or a sampler that cannot be called.
+            InputError: no prompts, `every` below 1, ranking asked for without a scorer, or a factor
+                of `upscale` that the upscaler does not have.
+            InputTypeError: prompts that are neither strings nor blends, or a sampler that cannot
+                be called.
         """
-        request = self._request(prompts, sampler, progress, {**overrides, "candidates": 1})
+        request = self._request(prompts, sampler, overrides)
         every = plain_number(every)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
-        if request.config.rank:
-            raise InputError("stream cannot rank unfinished pictures; call the pipeline.")
-        self._enlarger(request.config)
         sketch = self._sketcher(request.config).begin(start_image, rows)
-        steps = self._draw(request, sketch, every=every)
-        return (self._look(request, sketch, part, tokens) for part, tokens in steps)
+        return self._call(request, sketch, sampler, Meter(progress)).steps(every)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts by name; a scorer or upscaler that is not loaded yet is None."""
+        parts = {"tokenizer": self.tokenizer, "transformer": self.transformer, "vqgan": self.vqgan}
+        return {**parts, "scorer": self._scorer, "upscaler": self._upscaler}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer computes."""
+        return self.transformer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the transformer's weights; float32 where they are int8."""
+        return self.transformer.dtype
+
+    def __repr__(self) -> str:
+        kinds = precisions(transformer=self.transformer, vqgan=self.vqgan)
+        same = set(kinds.values())
+        told = same.pop() if len(same) == 1 else ", ".join(f"{k} {v}" for k, v in kinds.items())
+        return f"<{type(self).__name__} {self.name!r}: {told} on {self.device}>"
 
     @property
     def scorer(self) -> Scorer:
@@ -301,7 +279,8 @@ class Pipeline(Editing, Loadable):
         if scorer is None:
             raise InputError(
                 "This pipeline has no scorer; make it with "
-                "scorer=CLIPScorer.from_pretrained('openai/clip-vit-base-patch32')."
+                "scorer=CLIPScorer.from_pretrained('openai/clip-vit-base-patch32'), or rank by "
+                "rank='likelihood'."
             )
         return scorer
 
@@ -314,12 +293,13 @@ class Pipeline(Editing, Loadable):
         """
         if (found := self._find_upscaler()) is not None:
             return found
-        if self._default_upscaler is None:
-            precision = {} if self._origin is None else self._origin.precision("upscaler")
-            place = {"device": self.transformer.device}
-            upscaler = Upscaler.from_pretrained(enlarging.DEFAULT_UPSCALER, **precision | place)
-            self._default_upscaler = self._follow(upscaler)
-        return self._default_upscaler
+        with _LOADING:
+            if self._default_upscaler is None:
+                precision = {} if self._origin is None else self._origin.precision("upscaler")
+                place = {"device": self.transformer.device}
+                upscaler = Upscaler.from_pretrained(enlarging.DEFAULT_UPSCALER, **precision | place)
+                self._default_upscaler = self._follow(upscaler)
+            return self._default_upscaler
 
     def quantize(self, quantization: Quantization = "int8") -> Self:
         """Make the transformer's weights smaller, in place; see `Transformer.quantize`."""
@@ -332,7 +312,7 @@ class Pipeline(Editing, Loadable):
         return self
 
     def to(
-        self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None
+        self, device: str | torch.device | None = None, *, dtype: Precision | None = None
     ) -> Self:
         """Move the models, in place, and return the pipeline.
 
@@ -355,9 +335,8 @@ class Pipeline(Editing, Loadable):
 
     def _request(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         sampler: Sampler | None,
-        progress: bool | None,
         overrides: GenerationOverrides,
     ) -> Request:
         return make_request(
@@ -367,67 +346,52 @@ class Pipeline(Editing, Loadable):
             vqgan=self.vqgan,
             config=self.config.override(**overrides),
             sampler=sampler,
-            progress=progress,
         )
 
     def _sketcher(self, config: GenerationConfig) -> Sketcher:
         return Sketcher(config, self.vqgan, self.transformer.config.image_length)
 
-    def _draw(
-        self, request: Request, sketch: Sketch | None, *, every: int | None
-    ) -> Iterator[tuple[range, Tensor]]:
-        """Yield batches of images with their tokens i64[n,P]: finished, or every so often."""
-        return draw(request, sketch, self.transformer, self.vqgan.codebook_size, every=every)
-
-    def _decode(self, tokens: Tensor, sketch: Sketch | None = None) -> Tensor:
-        """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
-        decode = self.vqgan.decode if sketch is None else partial(sketch.decode, self.vqgan)
-        return torch.cat([decode(one).cpu() for one in tokens.split(1)]).clamp(0, 1)
-
-    def _look(
-        self, request: Request, sketch: Sketch | None, part: range, tokens: Tensor
-    ) -> GenerationStep:
-        length = self.transformer.config.image_length
-        step = make_step(
-            request, sketch, part, tokens, length, partial(self._decode, sketch=sketch)
+    def _call(
+        self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
+    ) -> Call:
+        upscaler = self._enlarger(request.config)
+        edit = None if sketch is None else sketch.record
+        return Call(
+            request=request,
+            sketch=sketch,
+            transformer=self.transformer,
+            vqgan=self.vqgan,
+            judge=self._judge(request.config),
+            upscaler=upscaler,
+            meter=meter,
+            about={**self._about(sampler, upscaler), "edit": edit},
         )
-        if not step.finished:
-            return step
-        return replace(step, images=self._enlarged(step.images, request.config))
 
-    def _judge(self, config: GenerationConfig) -> Scorer | None:
-        """Return the scorer that ranks or chooses; None where nothing does, or likelihood does."""
-        if config.rank:
-            return self.scorer
-        return self._find_scorer() if config.candidates > 1 else None
+    def _about(self, sampler: Sampler | None, upscaler: object = None) -> dict[str, Any]:
+        return tell_of(self.name, self.transformer, self.vqgan, sampler, upscaler)
 
-    def _likelihoods(
-        self, request: Request, image_tokens: Tensor, sketch: Sketch | None
-    ) -> list[float]:
-        """Score pictures without a scorer: by how much likelier their texts make their tokens."""
-        if sketch is not None:
-            tiles = sketch.canvas.tiles()
-            each = [self._likelihoods(request, image_tokens[:, tile], None) for tile in tiles]
-            return [sum(found) / len(each) for found in zip(*each, strict=True)]
-        rows = [drawing.texts[0] for drawing in request.drawings]
-        scores = text_likelihood(
-            self.transformer,
-            stack_texts(rows),
-            self.tokenizer.unconditional(),
-            image_tokens,
-            num_codes=self.vqgan.codebook_size,
-        )
-        return read_scores(scores, len(image_tokens))
+    def _judge(self, config: GenerationConfig) -> Judge | None:
+        """Return what ranks or chooses: a scorer, or the likelihood where there is none."""
+        if not config.rank and config.candidates == 1:
+            return None
+        scorer = None
+        if config.rank != "likelihood":
+            scorer = self.scorer if config.rank else self._find_scorer()
+        if scorer is None:
+            return LikelihoodJudge(self.transformer, self.vqgan.codebook_size)
+        return ScorerJudge(scorer)
 
     def _find_scorer(self) -> Scorer | None:
-        if self._scorer is None and self._origin is not None:
-            self._scorer = self._follow(self._origin.scorer())
-        return self._scorer
+        with _LOADING:  # one thread loads it, the others wait
+            if self._scorer is None and self._origin is not None:
+                self._scorer = self._follow(self._origin.scorer())
+            return self._scorer
 
     def _find_upscaler(self) -> ImageUpscaler | None:
-        if self._upscaler is None and self._origin is not None:
-            self._upscaler = self._follow(self._origin.upscaler())
-        return self._upscaler
+        with _LOADING:
+            if self._upscaler is None and self._origin is not None:
+                self._upscaler = self._follow(self._origin.upscaler())
+            return self._upscaler
 
     def _follow(self, part: Any) -> Any:
         """Move a part that was loaded late to where the others went meanwhile."""
@@ -439,11 +403,6 @@ class Pipeline(Editing, Loadable):
             return None
         enlarging.check_factor(self.upscaler, config.upscale)
         return self.upscaler
-
-    def _enlarged(self, images: list[Any], config: GenerationConfig) -> list[Any]:
-        if config.upscale is None:
-            return images
-        return [enlarging.enlarge(image, self.upscaler, config.upscale) for image in images]
 
     @classmethod
     def _load(cls, source: hub.Source) -> Self:

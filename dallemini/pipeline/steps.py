@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from tqdm import tqdm
 
 from ..generation.canvas import draw_canvases
 from ..generation.drawing import FREE
@@ -17,6 +17,7 @@ from ..generation.request import Request
 from ..images import tensor_to_images
 from ..models.transformer import Transformer
 from .outputs import GenerationStep
+from .progress import Meter
 from .sketch import Sketch
 
 UNDRAWN_GRAY = 0.9
@@ -29,23 +30,21 @@ def draw(
     num_codes: int,
     *,
     every: int | None,
-) -> Iterator[tuple[range, Tensor]]:
+    meter: Meter,
+    prune: Callable[[Sequence[int], Tensor], Sequence[int]] | None = None,
+) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield batches of images with their tokens: finished, or every so often.
 
     Without a sketch they are i64[n,P], the tokens so far; with one i64[n,L], -1 where there is none
     yet.
     """
-    hidden = None if request.progress is None else not request.progress
     if sketch is None:
-        total = transformer.config.image_length * len(request.seeds)
-    else:
-        total = sum(map(sketch.work, request.seeds))
-    with tqdm(total=total, unit="token", disable=hidden, leave=False) as bar:
-        if sketch is None:
+        with meter.stage("tokens", transformer.config.image_length * len(request.seeds)) as told:
             yield from draw_batches(
-                request, transformer, num_codes=num_codes, every=every, told=bar.update
+                request, transformer, num_codes=num_codes, every=every, told=told, prune=prune
             )
-            return
+        return
+    with meter.stage("tokens", sum(map(sketch.work, request.seeds))) as told:
         yield from draw_canvases(
             [sketch.draw_on(drawing) for drawing in request.drawings],
             transformer,
@@ -55,17 +54,18 @@ def draw(
             lookahead=request.config.lookahead,
             num_codes=num_codes,
             every=every,
-            told=bar.update,
+            told=told,
         )
 
 
 def make_step(
     request: Request,
     sketch: Sketch | None,
-    part: range,
+    part: Sequence[int],
     tokens: Tensor,
     length: int,
     decode: Callable[[Tensor], Tensor],
+    about: dict[str, Any],
 ) -> GenerationStep:
     """Make the look at some pictures of a call.
 
@@ -76,6 +76,7 @@ def make_step(
         tokens: as `draw` yields them.
         length: tokens of a picture without a sketch.
         decode: maps i64[n,L] to pixels f[n,3,H,W] in [0, 1].
+        about: what is told of the pipeline.
     """
     if sketch is None:
         shape = (math.isqrt(length),) * 2
@@ -98,5 +99,7 @@ def make_step(
         seeds=seeds,
         position=undrawn.shape[1] - int(undrawn.sum(1).max()),
         length=undrawn.shape[1],
-        first_image=part.start,
+        first_image=part[0],
+        config=request.config,
+        **about,
     )

@@ -15,12 +15,12 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
-from ..config import Config
+from ..config import Config, plain_number
 from ..errors import CheckpointError, ConfigError, DalleMiniWarning, InputError, InputTypeError
 from ..files import write_text
 from ..hub.source import Source
@@ -155,6 +155,12 @@ class Tokenizer(Loadable):
         """Rows that a text embedding needs: the largest id + 1."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self):,} ids, up to {self.max_length} a prompt>"
+
     def __call__(self, prompts: str | Sequence[str]) -> TextTokens:
         """Return the ids of one or more prompts, padded to `max_length`.
 
@@ -171,6 +177,53 @@ class Tokenizer(Loadable):
         for prompt in _check_prompts(prompts):
             rows.append(self._encode_prompt(prompt, position=len(rows)))
         return self._pad(rows)
+
+    def tokenize(self, prompt: str) -> list[str]:
+        """Return the pieces of a prompt that the model reads: after the clean-up, never cut.
+
+        A piece that begins a word begins with a space. Many short ones mean a word that was rare in
+        training.
+
+        Raises:
+            InputTypeError: `prompt` is not a string.
+            InputError: it is not valid Unicode.
+
+        Example:
+            >>> from dallemini.testing import tiny_tokenizer
+            >>> tiny_tokenizer().tokenize("A red apple!")
+            [' a', ' red', ' apple']
+        """
+        (checked,) = _check_prompts([prompt])
+        text = self.normalizer(checked) if self.config.normalize_text else checked
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(f"{reprlib.repr(prompt)} is not valid Unicode: decode it again.")
+        return [str(self.backend.decode([token])) for token in self._encode(text)[1:-1]]
+
+    def decode(self, input_ids: Tensor | Sequence[int]) -> str:
+        """Return the text of the ids of one prompt, without `<s>`, `</s>` and padding.
+
+        The clean-up puts a space in front of every prompt, which is left out.
+
+        Args:
+            input_ids: i64[T] or i64[1,T], or a list of whole numbers.
+
+        Raises:
+            InputTypeError: they are not whole numbers.
+            InputError: several rows, or an id that the vocabulary does not have.
+
+        Example:
+            >>> from dallemini.testing import tiny_tokenizer
+            >>> tokenizer = tiny_tokenizer()
+            >>> tokenizer.decode(tokenizer("a red apple").input_ids[0])
+            'a red apple'
+        """
+        ids = [plain_number(one) for one in _one_row(input_ids)]
+        if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+            raise InputTypeError(f"Ids are whole numbers, not {reprlib.repr(input_ids)}.")
+        for one in ids:
+            if not 0 <= one < self.vocab_size:
+                raise InputError(f"There is no id {one}; they go from 0 to {self.vocab_size - 1}.")
+        return str(self.backend.decode(ids, skip_special_tokens=True)).removeprefix(" ")
 
     def unconditional(self, batch: int = 1) -> TextTokens:
         """Return the tokens of "no prompt", which guidance compares with, `batch` times.
@@ -307,6 +360,17 @@ class Tokenizer(Loadable):
             write_text(target, "".join(lines))
         elif words is not None:
             shutil.copyfile(words, target)
+
+
+def _one_row(input_ids: Tensor | Sequence[int]) -> list[Any]:
+    rows: Any = input_ids.tolist() if isinstance(input_ids, Tensor) else input_ids
+    if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
+        raise InputTypeError(f"Ids are a tensor or a list of whole numbers, not {rows!r:.80}.")
+    if rows and isinstance(rows[0], list):
+        if len(rows) > 1:
+            raise InputError(f"decode takes one row of ids, not {len(rows)}; decode each of them.")
+        rows = rows[0]
+    return list(rows)
 
 
 def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> None:

@@ -32,7 +32,8 @@ from ..errors import (
     StorageError,
 )
 from ..files import make_folder, replacing, write_text
-from ..images import make_grid, tensor_to_images
+from ..images import tensor_to_images
+from ..sheets import make_grid
 from .curves import plot_curves
 from .log import LOG_NAME as LOG_NAME
 from .log import forget_later_rows

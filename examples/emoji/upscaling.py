@@ -25,8 +25,9 @@ from build_dataset import Drawing, Sources, render, split_of
 from dallemini import Upscaler
 from dallemini.evaluation import psnr
 from dallemini.evaluation.efficientnet import EfficientNetFeatures
-from dallemini.images import image_to_tensor, make_grid
+from dallemini.images import image_to_tensor
 from dallemini.pipeline import enlarge
+from dallemini.sheets import make_grid
 from emoji_sources import COLOUR, NOTO
 
 SIZE, FACTOR = 160, 4

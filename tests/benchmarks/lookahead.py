@@ -31,7 +31,8 @@ from torch import Tensor
 
 from dallemini import Pipeline
 from dallemini.evaluation.features import FeatureSpace, feature_space
-from dallemini.images import image_to_tensor, make_grid
+from dallemini.images import image_to_tensor
+from dallemini.sheets import make_grid
 
 COUNTS = (1, 4, 16)
 CAPTIONED = "test_style"  # known concepts in pictures that training has not seen

@@ -20,6 +20,7 @@ BUILTIN_KINDS = {
     errors.StorageError: OSError,
     errors.MissingDependencyError: ImportError,
     errors.UnsupportedOperationError: RuntimeError,
+    errors.GenerationCancelled: RuntimeError,
 }
 
 

@@ -245,6 +245,13 @@ def test_other_real_pictures_are_measured_when_there_are_as_many(
         assert (report.frechet_of_others is not None) == measured
 
 
+def test_settings_that_no_report_can_hold_are_refused(pipe: Pipeline) -> None:
+    for settings in ({"guidance_scale": lambda share: 2.0}, {"negative_prompt": ["x"]}):
+        changed: Any = settings
+        with pytest.raises(InputError, match="A report needs a guidance_scale that is one number"):
+            evaluate(pipe, ["a cat"], settings=pipe.config.override(**changed), progress=False)
+
+
 def test_settings_change_the_drawing(pipe: Pipeline) -> None:
     config = dataclasses.replace(SMALL, measure=("clip_score",))
     greedy = [

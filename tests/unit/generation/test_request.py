@@ -22,7 +22,6 @@ def request(count: int, *, batch_size: int = 6, candidates: int = 1, rank: bool 
         config=config,
         seeds=choose_seeds(config, count),
         sampler=TopSampler(),
-        progress=None,
         batch_size=batch_size,
     )
 
@@ -42,7 +41,6 @@ def test_a_call_is_tokenized_and_gets_seeds_and_batches() -> None:
         vqgan=tiny_vqgan(),
         config=GenerationConfig(num_images_per_prompt=2, seed=3, top_k=7, batch_size=3),
         sampler=None,
-        progress=False,
     )
     assert (made.prompts, made.seeds) == (("a cat", "a dog"), (3, 4, 5, 6))
     texts = [drawing.texts[0] for drawing in made.drawings]

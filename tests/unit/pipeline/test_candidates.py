@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -117,10 +118,35 @@ def test_a_list_of_seeds_has_one_for_each_candidate(plain: Pipeline) -> None:
         plain("a red apple", candidates=3, seed=[9, 4], progress=False)
 
 
-def test_streams_show_every_picture_that_is_drawn(plain: Pipeline) -> None:
-    *_, last = plain.stream("a red apple", candidates=5, seed=2, progress=False)
-    assert last.finished
-    assert last.seeds == (2,)
+def test_the_last_step_of_a_stream_has_what_a_call_returns() -> None:
+    pipe, _ = with_scorer()
+    for settings in ({"rank": True}, {"candidates": 3}, {"rank": "likelihood", "batch_size": 2}):
+        asked: dict[str, Any] = {"num_images_per_prompt": 2, "seed": 2, **settings}
+        called = pipe(PROMPTS, progress=False, **asked)
+        steps = list(pipe.stream(PROMPTS, every=8, progress=False, **asked))
+        assert [step.output for step in steps[:-1]] == [None] * (len(steps) - 1)
+        output = steps[-1].output
+        assert output is not None
+        assert output.seeds == called.seeds
+        assert output.scores == called.scores
+        assert torch.equal(output.image_tokens, called.image_tokens)
+        assert [i.tobytes() for i in output] == [i.tobytes() for i in called]
+    assert len(steps[0]) == 2
+    with pytest.raises(InputError, match=r"This pipeline has no scorer; .* rank='likelihood'"):
+        made_with(None).stream("a red apple", rank=True)
+
+
+def test_likelihood_ranks_without_a_scorer_and_beside_one(plain: Pipeline) -> None:
+    with_one, scorer = with_scorer()
+    for pipe in (plain, with_one):
+        out = pipe(PROMPTS, num_images_per_prompt=4, rank="likelihood", seed=3, progress=False)
+        assert out.scores is not None
+        for start in (0, 4):
+            group = out.scores[start : start + 4]
+            assert list(group) == sorted(group, reverse=True)
+        again = plain(PROMPTS[0], candidates=4, seed=3, progress=False)
+        assert again.seeds[0] == out.seeds[0]
+    assert scorer.seen == 0
 
 
 @pytest.mark.parametrize("candidates", [0, -1, True, 1.5, "4", None])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import io
 import json
@@ -17,7 +16,7 @@ from PIL import Image
 
 from dallemini import GenerationConfig, GenerationOutput, GenerationStep, Pipeline, __version__
 from dallemini.errors import InputError, InputTypeError, StorageError
-from dallemini.images import make_grid
+from dallemini.sheets import make_grid
 from dallemini.testing import tiny_pipeline
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "purple"]
@@ -238,19 +237,9 @@ def test_save_knows_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {path.parent for path in output().save("~/pictures")} == {tmp_path / "pictures"}
 
 
-def test_notebook_shows_the_grid_as_png() -> None:
+def test_notebook_shows_the_grid_with_labels_as_png() -> None:
     with Image.open(io.BytesIO(output()._repr_png_())) as image:
-        assert image.size == output().grid().size
-
-
-def test_notebook_shows_every_picture_as_html() -> None:
-    page = output(prompts=('<b>"apples"</b>', "a blue bird"))._repr_html_()
-    assert page.count("<img ") == 6
-    assert page.count("<figcaption>") == 2
-    assert "<b>" not in page
-    encoded = re.findall(r"base64,([^\"]+)", page)
-    with Image.open(io.BytesIO(base64.b64decode(encoded[0]))) as image:
-        assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+        assert image.size == output().grid(labels=True).size
 
 
 @pytest.mark.parametrize(("position", "finished"), [(1, False), (15, False), (16, True)])

@@ -239,7 +239,7 @@ def test_ranking_sorts_the_pictures_of_each_prompt(pipe: Pipeline) -> None:
 def test_scores_are_those_of_the_scorer(pipe: Pipeline) -> None:
     out = draw(pipe, PROMPTS, num_images_per_prompt=2, rank=True)
     images = torch.stack([torch.from_numpy(np.array(image)) for image in out.images])
-    texts = [out.prompt_of(index) for index in range(6)]
+    texts = [str(out.prompt_of(index)) for index in range(6)]
     scores = pipe.scorer.score(images.permute(0, 3, 1, 2) / 255, texts)
     torch.testing.assert_close(torch.tensor(out.scores), scores)
 
@@ -313,11 +313,6 @@ def test_stream_refuses_impossible_steps(pipe: Pipeline, every: Any) -> None:
         pipe.stream("a red apple", every=every)
 
 
-def test_stream_refuses_to_rank(pipe: Pipeline) -> None:
-    with pytest.raises(InputError, match="stream cannot rank"):
-        pipe.stream("a red apple", rank=True)
-
-
 def test_progress_is_shown_when_asked_for(
     pipe: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,7 +331,7 @@ def test_no_prompts_are_refused(pipe: Pipeline, prompts: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompts", [None, 3, b"apple", {"a": 1}, {"apple"}, np.array(["apple"]), iter(["apple"])]
+    "prompts", [None, 3, b"apple", {"apple"}, np.array([["apple"]]), iter(["apple"])]
 )
 def test_prompts_that_are_no_sequence_of_str_are_refused(pipe: Pipeline, prompts: Any) -> None:
     for call in (pipe, pipe.stream):
@@ -372,7 +367,7 @@ def test_every_string_is_a_prompt(pipe: Pipeline, prompt: str) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"seed": -1}, "seed must be from 0"),
         ({"seed": "0"}, "seed must be int"),
-        ({"rank": "yes"}, "rank must be bool, not 'yes'"),
+        ({"rank": "yes"}, "rank must be bool .*, not 'yes'"),
         ({"guidance": 3.0}, "no field 'guidance'. Did you mean 'guidance_scale'?"),
         ({"num_images": 3}, "Did you mean 'num_images_per_prompt'?"),
         ({"prompt": "a"}, "GenerationConfig has no field 'prompt'"),

@@ -1,0 +1,40 @@
+"""Names of a package that are imported when they are first asked for.
+
+torch takes seconds to import; a command line that only shows its help need not wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def load_when_asked(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__`, which also finds its modules.
+
+    Args:
+        package: its name.
+        places: for each public name the module below the package that defines it.
+
+    Example:
+        >>> from dallemini._lazy import load_when_asked
+        >>> load_when_asked("dallemini", {"Config": "config"})("Config").__name__
+        'Config'
+    """
+
+    def find(name: str) -> Any:
+        if name in places:
+            found = getattr(importlib.import_module(f"{package}.{places[name]}"), name)
+            setattr(sys.modules[package], name, found)
+            return found
+        if not name.startswith("_"):
+            try:
+                return importlib.import_module(f"{package}.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{package}.{name}":
+                    raise
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find

@@ -1,0 +1,181 @@
+"""One call that is carried out: tokens are drawn, judged, and become pictures.
+
+Knows a checked request and the parts that do it, not where they come from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..generation.loop import half_length
+from ..generation.request import Request
+from ..images import image_to_tensor, tensor_to_images
+from ..models.transformer import Transformer
+from .enlarging import ImageUpscaler, enlarge
+from .judging import Judge, Pruner
+from .outputs import GenerationOutput, GenerationStep
+from .parts import ImageTokenizer
+from .progress import Meter
+from .sketch import Sketch
+from .steps import draw, make_step
+
+PIXEL_BATCH = 16  # pictures that are scored together
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Call:
+    """One call of a pipeline.
+
+    Attributes:
+        request: what is to be drawn.
+        sketch: what is there before; None for pictures of the model's own size.
+        transformer: draws the tokens.
+        vqgan: draws the pixels.
+        judge: ranks or chooses; None where nothing does.
+        upscaler: makes finished pictures larger; None leaves them as they are.
+        meter: is told how far it is.
+        about: what the pictures tell of the pipeline.
+    """
+
+    request: Request
+    sketch: Sketch | None
+    transformer: Transformer
+    vqgan: ImageTokenizer
+    judge: Judge | None
+    upscaler: ImageUpscaler | None
+    meter: Meter
+    about: dict[str, Any]
+
+    def output(self) -> GenerationOutput:
+        """Draw everything."""
+        drawn: dict[int, Tensor] = {}
+        for part, tokens in self._draw(every=None):
+            drawn |= zip(part, tokens.cpu(), strict=True)
+        return self._complete(drawn, {}, {})
+
+    def steps(self, every: int) -> Iterator[GenerationStep]:
+        """Look at the pictures every so many tokens; the last look has what `output` returns."""
+        length = self.transformer.config.image_length
+        drawn: dict[int, Tensor] = {}
+        images: dict[int, Any] = {}
+        large: dict[int, Any] = {}
+        for part, tokens in self._draw(every=every):
+            step = make_step(
+                self.request, self.sketch, part, tokens, length, self._decode, self.about
+            )
+            if step.finished:
+                drawn |= zip(part, step.image_tokens, strict=True)
+                images |= zip(part, step.images, strict=True)
+                if self.upscaler is not None:
+                    large |= {image: self._enlarge(images[image]) for image in part}
+                    step = dataclasses.replace(step, images=[large[image] for image in part])
+                if self._is_last(part):
+                    output = self._complete(drawn, images, large)
+                    step = dataclasses.replace(step, output=output)
+            yield step
+
+    def _is_last(self, part: Sequence[int]) -> bool:
+        """Tell whether these pictures, without those that were pruned, are the last batch."""
+        if self.sketch is not None:
+            return part[-1] == len(self.request.seeds) - 1
+        return part[0] >= self.request.batches[-1].start
+
+    def _draw(self, *, every: int | None) -> Iterator[tuple[Sequence[int], Tensor]]:
+        return draw(
+            self.request,
+            self.sketch,
+            self.transformer,
+            self.vqgan.codebook_size,
+            every=every,
+            meter=self.meter,
+            prune=self._pruner() if self.request.has_whole_groups else None,
+        )
+
+    def _pruner(self) -> Pruner | None:
+        if self.judge is None or self.sketch is not None or not self.request.prunes:
+            return None
+        codes = self.vqgan.codebook_size
+        return Pruner(self.request, self.judge, self.transformer, codes, self._decode)
+
+    def _complete(
+        self, drawn: dict[int, Tensor], known: dict[int, Any], large: dict[int, Any]
+    ) -> GenerationOutput:
+        """Judge finished pictures; decode and enlarge those that are not known yet."""
+        kept = self._remaining(drawn)
+        scores: dict[int, float] = {}
+        if self.judge is not None and not self.judge.needs_pixels:
+            scores = self._score(drawn, kept, None)
+            kept = self.request.choose(scores)
+        images = dict(known)
+        with self.meter.stage("pictures", len(kept)) as told:
+            for start in range(0, len(kept), PIXEL_BATCH):
+                part = kept[start : start + PIXEL_BATCH]
+                for image in part:
+                    if image not in images:
+                        images[image] = self._picture(image, drawn[image])
+                    told(1)
+                if self.judge is not None and self.judge.needs_pixels:
+                    pixels = torch.stack([image_to_tensor(images[image]) for image in part])
+                    scores |= self._score(drawn, part, pixels)
+        if self.judge is not None and self.judge.needs_pixels:
+            kept = self.request.choose(scores)
+        return GenerationOutput(
+            prompts=self.request.prompts,
+            images=[large.get(image) or self._enlarge(images[image]) for image in kept],
+            image_tokens=torch.stack([drawn[image] for image in kept]),
+            seeds=tuple(self.request.seeds[image] for image in kept),
+            config=self.request.config,
+            scores=tuple(scores[image] for image in kept) if scores else None,
+            **self.about,
+        )
+
+    def _remaining(self, drawn: dict[int, Tensor]) -> list[int]:
+        """Return the images that were not pruned.
+
+        Groups that are larger than a batch were drawn whole, and are pruned now, by the same halves
+        as in one batch: no time is saved, but the batch changes no choice.
+        """
+        images = sorted(drawn)
+        pruner = None if self.request.has_whole_groups else self._pruner()
+        if pruner is None:
+            return images
+        half = half_length(self.transformer.config.image_length)
+        return pruner(images, torch.stack([drawn[image] for image in images])[:, :half])
+
+    def _picture(self, image: int, tokens: Tensor) -> Any:
+        """Decode i64[L] to a picture, with the pixels that are kept."""
+        picture = tensor_to_images(self._decode(tokens[None]))[0]
+        if self.sketch is None:
+            return picture
+        return self.sketch.keep_pixels(picture, self.request.seeds[image])
+
+    def _score(
+        self, drawn: dict[int, Tensor], images: Sequence[int], pixels: Tensor | None
+    ) -> dict[int, float]:
+        assert self.judge is not None
+        tokens = torch.stack([drawn[image] for image in images])
+        tiles: Sequence[Any] = [slice(None)]
+        if self.sketch is not None and not self.judge.needs_pixels:
+            tiles = self.sketch.canvas.tiles()  # of the size that the transformer reads
+        each = [self.judge.score(self.request, images, tokens[:, tile], pixels) for tile in tiles]
+        means = [sum(found) / len(each) for found in zip(*each, strict=True)]
+        return dict(zip(images, means, strict=True))
+
+    def _enlarge(self, picture: Any) -> Any:
+        factor = self.request.config.upscale
+        if self.upscaler is None or factor is None:
+            return picture
+        return enlarge(picture, self.upscaler, factor)
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
+        decode = (
+            self.vqgan.decode if self.sketch is None else partial(self.sketch.decode, self.vqgan)
+        )
+        return torch.cat([decode(one).cpu() for one in tokens.split(1)]).clamp(0, 1)

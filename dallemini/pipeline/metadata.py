@@ -1,0 +1,367 @@
+"""What a picture's file says of how it was drawn: written, read, and compared with a pipeline.
+
+Texts in a PNG are chunks of their own (`prompt`, `seed`, `config`, ...); a JPEG, which is used for
+grids only, has them as one JSON object in its comment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .._version import __version__
+from ..errors import DalleMiniWarning, InputError
+from ..foreign import show
+from ..generation.blend import Blend, Prompt
+from ..generation.config import GenerationConfig, guidance_name
+from ..generation.sampling import sampler_name
+from ..models.lora import adapter_digests
+from ..sheets import read_texts
+from .enlarging import upscaler_name
+from .moving import precisions
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+_SAMPLES = 4  # of each tensor of weights; more would read much of a mapped file
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Drawn:
+    """N pictures of B prompts, prompt-major, and all that was settled about them.
+
+    Attributes:
+        prompts: the B prompts; a `Blend` reads as its texts with their shares.
+        images: N pictures, RGB.
+        image_tokens: i64[N,P], the codes that they were decoded from, row by row. In a look at
+            pictures of which a part is given, or of another size than the model's own, i64[N,L], -1
+            where there is none yet.
+        seeds: N seeds; each draws its picture again, alone.
+        config: the settings of the call.
+        scores: N scores if they were ranked or chosen among candidates, higher is better.
+        model: name of the model that drew them.
+        sampler: name of the caller's own sampler, if there was one; the settings of sampling in
+            `config` then played no part.
+        precision: of each part, the name of its dtype or "int8".
+        adapters: digests of the LoRA adapters that changed the transformer's weights.
+        weights: a digest of samples of the weights: others have another one.
+        edit: of pictures that were drawn from another one, the operation, its settings, and the
+            SHA-256 of each picture that was given; None for others.
+        upscaler: name of what made the pictures `config.upscale` times larger, if anything did.
+    """
+
+    prompts: tuple[Prompt, ...]
+    images: list[PIL.Image.Image]
+    image_tokens: Tensor
+    seeds: tuple[int, ...]
+    config: GenerationConfig = field(default_factory=GenerationConfig)
+    scores: tuple[float, ...] | None = None
+    model: str = ""
+    sampler: str | None = None
+    precision: Mapping[str, str] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
+    weights: str = ""
+    edit: Mapping[str, Any] | None = None
+    upscaler: str | None = None
+
+    @property
+    def images_per_prompt(self) -> int:
+        """How many pictures each prompt has."""
+        return len(self.images) // len(self.prompts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureMetadata:
+    """How a saved picture, or the pictures of a grid, were drawn.
+
+    Attributes:
+        prompts: one, or those of a grid.
+        seeds: one for each picture.
+        config: the settings that draw them again with these prompts.
+        model: name of the model, with its commit where it has one.
+        version: of dallemini.
+        weights: a digest of samples of the weights; "" where an older version wrote the file.
+        precision: of each part, the name of its dtype or "int8".
+        commit: of the model on the Hub, if it came from there.
+        adapters: digests of merged LoRA adapters.
+        sampler: name of the caller's own sampler, if there was one.
+        guidance: name of the function of guidance, if there was one; the scale in `config` is then
+            not what was used.
+        edit: of pictures that were drawn from another one, the operation, its settings, and the
+            SHA-256 of each picture that was given; None for others.
+        upscaler: name of what made them `config.upscale` times larger, if anything did.
+        scores: those that the pictures were ranked or chosen by.
+
+    Example:
+        >>> from dallemini import GenerationOutput
+        >>> from dallemini.testing import tiny_pipeline
+        >>> out = tiny_pipeline()("a red apple", seed=7, progress=False)
+        >>> told = GenerationOutput.read_metadata(out.save("drawn")[0])
+        >>> told.prompts, told.seeds, told.model
+        (('a red apple',), (7,), 'tiny')
+    """
+
+    prompts: tuple[Prompt, ...]
+    seeds: tuple[int, ...]
+    config: GenerationConfig
+    model: str = ""
+    version: str = ""
+    weights: str = ""
+    precision: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    adapters: tuple[str, ...] = ()
+    sampler: str | None = None
+    guidance: str | None = None
+    edit: Mapping[str, Any] | None = None
+    upscaler: str | None = None
+    scores: tuple[float, ...] = ()
+
+
+def describe_picture(pictures: Drawn, index: int, prompt: Prompt) -> dict[str, str]:
+    """Return the texts of one picture, whose prompt this is."""
+    chunks = {
+        "prompt": _clean(str(prompt)),
+        "seed": str(pictures.seeds[index]),
+        **_shared(pictures, seed=pictures.seeds[index], num_images_per_prompt=1),
+    }
+    if isinstance(pictures.config.negative_prompt, tuple):
+        number = range(len(pictures.images))[index] // pictures.images_per_prompt
+        config = json.loads(chunks["config"])
+        config["negative_prompt"] = pictures.config.negative_prompt[number]
+        chunks["config"] = json.dumps(config)
+    if isinstance(prompt, Blend):
+        chunks["blend"] = json.dumps(prompt.weights)
+    if pictures.scores is not None:
+        chunks["score"] = f"{pictures.scores[index]:.4f}"
+    return chunks
+
+
+def describe_grid(pictures: Drawn) -> dict[str, str]:
+    """Return the texts of a grid: `prompts`, `seeds` and `scores` are JSON lists."""
+    prompts = [
+        prompt.weights if isinstance(prompt, Blend) else _clean(prompt)
+        for prompt in pictures.prompts
+    ]
+    chunks = {
+        "prompts": json.dumps(prompts),
+        "seeds": json.dumps(pictures.seeds),
+        **_shared(pictures, seed=pictures.seeds, num_images_per_prompt=pictures.images_per_prompt),
+    }
+    if pictures.scores is not None:
+        chunks["scores"] = json.dumps([round(score, 4) for score in pictures.scores])
+    return chunks
+
+
+def _shared(pictures: Drawn, **own: Any) -> dict[str, str]:
+    """Return the texts that tell of the call; `own` settings are those of what is described."""
+    plain: Any = {"batch_size": "auto", "rank": False, "candidates": 1, "prune": False, **own}
+    config = pictures.config.override(**plain).to_dict()
+    function = guidance_name(pictures.config.guidance_scale)
+    if function is not None:
+        del config["guidance_scale"]
+    commit = re.fullmatch(r".+@([0-9a-f]{12,64})", pictures.model)
+    kinds = set(pictures.precision.values())
+    chunks = {
+        "config": json.dumps(config),
+        "model": pictures.model,
+        "version": __version__,
+        "weights": pictures.weights,
+        "dtype": json.dumps(dict(pictures.precision)) if len(kinds) > 1 else "".join(kinds),
+        "commit": commit[1] if commit else "",
+        "adapters": json.dumps(pictures.adapters) if pictures.adapters else "",
+        "sampler": pictures.sampler or "",
+        "guidance": function or "",
+        "upscale": str(config["upscale"]) if pictures.upscaler else "",
+        "upscaler": pictures.upscaler or "",
+        "edit": "" if pictures.edit is None else json.dumps(dict(pictures.edit)),
+    }
+    always = ("config", "model", "version")
+    return {key: value for key, value in chunks.items() if value or key in always}
+
+
+def _clean(text: str) -> str:
+    """Return a text without half surrogate pairs, which a prompt may hold but no file."""
+    return text.encode(errors="replace").decode()
+
+
+def read_metadata(path: str | os.PathLike[str]) -> PictureMetadata:
+    """Return what a saved picture or grid says; see `GenerationOutput.read_metadata`."""
+    texts = read_texts(path)
+    if "config" not in texts or not {"prompt", "prompts"} & texts.keys():
+        raise InputError(
+            f"{os.fspath(path)} does not say how it was drawn. Only files that save() or "
+            "save_grid() wrote do, and many programs that change pictures drop it."
+        )
+    try:
+        return _parse(texts)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"What {os.fspath(path)} says of itself cannot be read ({show(str(error))}); it was "
+            f"written by version {show(texts.get('version', 'unknown'))}, this is {__version__}."
+        ) from error
+
+
+def _parse(texts: Mapping[str, str]) -> PictureMetadata:
+    prompts: tuple[Prompt, ...]
+    if "prompts" in texts:
+        prompts = tuple(_prompt(one) for one in json.loads(texts["prompts"]))
+        seeds = tuple(int(seed) for seed in json.loads(texts["seeds"]))
+    else:
+        prompts = (_prompt(json.loads(texts["blend"]) if "blend" in texts else texts["prompt"]),)
+        seeds = (int(texts["seed"]),)
+    dtype = texts.get("dtype", "")
+    names = json.loads(dtype) if dtype.startswith("{") else {"": dtype} if dtype else {}
+    scores = [texts["score"]] if "score" in texts else json.loads(texts.get("scores", "[]"))
+    return PictureMetadata(
+        prompts=prompts,
+        seeds=seeds,
+        config=GenerationConfig.from_dict(json.loads(texts["config"])),
+        model=texts.get("model", ""),
+        version=texts.get("version", ""),
+        weights=texts.get("weights", ""),
+        precision={str(part): str(kind) for part, kind in names.items()},
+        commit=texts.get("commit"),
+        adapters=tuple(map(str, json.loads(texts.get("adapters", "[]")))),
+        sampler=texts.get("sampler"),
+        guidance=texts.get("guidance"),
+        upscaler=texts.get("upscaler"),
+        edit=dict(json.loads(texts["edit"])) if "edit" in texts else None,
+        scores=tuple(map(float, scores)),
+    )
+
+
+def _prompt(value: object) -> Prompt:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return Blend(value)
+    raise ValueError(f"{show(value)} is no prompt")
+
+
+def tell_of(
+    name: str, transformer: nn.Module, vqgan: object, sampler: object, upscaler: object
+) -> dict[str, Any]:
+    """Return the fields of `Drawn` that tell of a pipeline and of what a call passes.
+
+    Args:
+        name: of the pipeline.
+        transformer: of the pipeline.
+        vqgan: of the pipeline.
+        sampler: the caller's, or None.
+        upscaler: what makes the pictures larger, or None.
+    """
+    return {
+        "model": name,
+        "sampler": None if sampler is None else sampler_name(sampler),
+        "precision": precisions(transformer=transformer, vqgan=vqgan, upscaler=upscaler),
+        "upscaler": None if upscaler is None else upscaler_name(upscaler),
+        "adapters": adapter_digests(transformer),
+        "weights": fingerprint(transformer, vqgan),
+    }
+
+
+def fingerprint(*parts: object) -> str:
+    """Return 16 digits of a SHA-256 of samples of all weights, the same wherever they lie.
+
+    It tells other weights from these in milliseconds, but is no proof against forgery.
+
+    Example:
+        >>> from dallemini.pipeline.metadata import fingerprint
+        >>> from dallemini.testing import tiny_vqgan
+        >>> fingerprint(tiny_vqgan()) == fingerprint(tiny_vqgan(seed=1))
+        False
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, nn.Module):
+            for name, tensor in sorted(part.named_parameters()):
+                digest.update(f"{name} {tuple(tensor.shape)}".encode())
+                digest.update(_sample(tensor.detach()))
+    return digest.hexdigest()[:16]
+
+
+def _sample(tensor: Tensor) -> bytes:
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    if local.is_meta or not local.numel():
+        return b""
+    flat = local.reshape(-1)
+    step = max(1, flat.numel() // _SAMPLES)
+    # a copy: a storage that numpy has seen cannot be freed by FSDP
+    return flat[::step].to(torch.float32).cpu().clone().numpy().tobytes()
+
+
+def check_redrawing(told: PictureMetadata, *, name: str, sampler: object, guidance: bool) -> None:
+    """Look whether what a file says suffices to draw its pictures again.
+
+    Args:
+        told: what it says.
+        name: of the file.
+        sampler: the caller's.
+        guidance: whether the caller gives the scale of guidance.
+
+    Raises:
+        InputError: it was made from other pictures, or by a function or sampler that is not given.
+    """
+    if told.edit is not None:
+        inputs = ", ".join(f"{key} {show(value)}" for key, value in told.edit.items())
+        raise InputError(
+            f"{name} was drawn from another picture, which it does not hold ({inputs}). Repeat "
+            "that call with the picture of this SHA-256 and the settings that "
+            "GenerationOutput.read_metadata gives."
+        )
+    if told.sampler is not None and sampler is None:
+        raise InputError(
+            f"{name} was drawn by the sampler {told.sampler!r}, which a file cannot hold; give it "
+            "as sampler=."
+        )
+    if told.guidance is not None and not guidance:
+        raise InputError(
+            f"{name} was drawn with the function {told.guidance!r} of guidance, which a file "
+            "cannot hold; give it as guidance_scale=."
+        )
+
+
+def warn_of_differences(told: PictureMetadata, now: Mapping[str, Any], *, name: str) -> None:
+    """Warn where a pipeline is not what drew a picture, so that it will look different.
+
+    Args:
+        told: what the picture says.
+        now: `model`, `weights`, `precision` and `adapters` of the pipeline.
+        name: of the picture's file.
+    """
+    found = []
+    kinds = [_kinds(told.precision, now["precision"]), dict(now["precision"])]
+    kinds[0] = {part: kind for part, kind in kinds[0].items() if part in kinds[1]}
+    if told.adapters != tuple(now["adapters"]):
+        found.append("LoRA adapters")
+    if told.precision and kinds[0] != kinds[1]:
+        found.append(f"dtype ({_join(kinds[0])}; here {_join(kinds[1])})")
+    elif not found:
+        known = told.weights and now["weights"]
+        if told.weights != now["weights"] if known else told.model != now["model"]:
+            found.append(f"weights (of {told.model!r}; here {now['model']!r})")
+    if found:
+        warnings.warn(
+            f"{name} was drawn with other {' and other '.join(found)}: this is another picture.",
+            DalleMiniWarning,
+            stacklevel=3,
+        )
+
+
+def _kinds(told: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Spell out one dtype for all parts."""
+    return dict.fromkeys(now, told[""]) if "" in told else dict(told)
+
+
+def _join(kinds: Mapping[str, str]) -> str:
+    same = set(kinds.values())
+    return same.pop() if len(same) == 1 else ", ".join(f"{k} {v}" for k, v in kinds.items())

@@ -1,0 +1,123 @@
+"""Sheets of several pictures, and files of pictures that carry texts.
+
+PIL is imported inside the functions that need it, because importing this library must be quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from .errors import InputError, InputTypeError
+from .images import read_header
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+GRID_GAP = 4
+CAPTION_HEIGHT, CAPTION_SIZE = 18, 12
+_MOST_COMMENT = 65_000  # bytes of a JPEG's segment
+
+
+def make_grid(
+    images: Sequence[PIL.Image.Image], *, columns: int, captions: Mapping[int, str] | None = None
+) -> PIL.Image.Image:
+    """Lay pictures out on white, `columns` in a row.
+
+    Args:
+        images: the pictures, row by row.
+        columns: in a row.
+        captions: what is written above some of them, by their index, shortened where there is no
+            room up to the next one.
+
+    Raises:
+        InputError: there is no picture, or `columns` is below 1.
+        InputTypeError: `columns` is not a whole number.
+    """
+    from PIL import Image
+
+    if isinstance(columns, bool) or not isinstance(columns, int):
+        raise InputTypeError(f"columns must be a whole number, not {columns!r}.")
+    if not images or columns < 1:
+        raise InputError(f"A grid needs pictures and at least one column, not {columns}.")
+    columns = min(columns, len(images))
+    width = max(image.width for image in images) + GRID_GAP
+    height = max(image.height for image in images) + GRID_GAP
+    captions = captions or {}
+    labelled = {index // columns for index in captions}
+    tops, bottom = [], 0
+    for row in range(math.ceil(len(images) / columns)):
+        tops.append(bottom + (CAPTION_HEIGHT if row in labelled else 0))
+        bottom = tops[-1] + height
+    sheet = Image.new("RGB", (columns * width - GRID_GAP, bottom - GRID_GAP), "white")
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * width, tops[index // columns]))
+    for index, caption in captions.items():
+        row, column = divmod(index, columns)
+        after = [n for n in captions if n > index and n // columns == row]
+        room = (min(after) - index if after else columns - column) * width - GRID_GAP
+        _write(sheet, (column * width, tops[row] - CAPTION_HEIGHT), caption, room)
+    return sheet
+
+
+def _write(sheet: PIL.Image.Image, place: tuple[int, int], text: str, room: int) -> None:
+    """Write one line of text, of as many letters as there is room for."""
+    from PIL import ImageDraw, ImageFont
+
+    try:
+        font = ImageFont.load_default(CAPTION_SIZE)
+    except ImportError:  # Pillow was built without FreeType: its font has the letters of Latin-1
+        font = ImageFont.load_default()
+    shown = " ".join(text.split())[:500].encode(errors="replace").decode()
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        shown = shown.encode("latin-1", errors="replace").decode("latin-1")
+    whole = shown
+    while shown and font.getlength(shown if shown == whole else shown + "...") > room:
+        shown = shown[:-1]
+    shown = shown if shown == whole else shown.rstrip() + "..."
+    ImageDraw.Draw(sheet).text(place, shown, fill="black", font=font)
+
+
+def image_bytes(
+    image: PIL.Image.Image, kind: Literal["PNG", "JPEG"], *, texts: Mapping[str, str] | None = None
+) -> bytes | None:
+    """Return a picture as the bytes of a file that carries texts: see `read_texts`.
+
+    Returns:
+        None where the texts have no room: a JPEG has 64 kB.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, given = io.BytesIO(), dict(texts or {})
+    if kind == "PNG":
+        info = PngInfo()
+        for key, value in given.items():
+            info.add_itxt(key, value)
+        image.save(buffer, format="PNG", pnginfo=info)
+        return buffer.getvalue()
+    comment = json.dumps(given).encode() if given else b""
+    if len(comment) > _MOST_COMMENT:
+        return None
+    image.save(buffer, format="JPEG", quality=95, comment=comment)
+    return buffer.getvalue()
+
+
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the texts that a file of a picture carries: chunks of a PNG, or a comment in JSON.
+
+    Raises:
+        As `open_image`.
+    """
+    info = read_header(path).info
+    texts = {str(key): str(value) for key, value in info.items() if isinstance(value, str)}
+    comment = info.get("comment", b"")
+    with contextlib.suppress(ValueError, RecursionError):  # it is somebody else's
+        found = json.loads(comment)
+        if isinstance(found, dict):
+            texts |= {key: value for key, value in found.items() if isinstance(value, str)}
+    return texts
