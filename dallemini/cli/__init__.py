@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from ..errors import DalleMiniError, DalleMiniWarning
+from .words import UsageError, own_words
 
 __all__ = ["main"]
 
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain('the command line needs its extra; run: pip install "dallemini[cli]"')
         return WRONG_USE
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
     with _printable(), _plain_warnings():
         try:
             code = run(sys.argv[1:] if argv is None else argv)
@@ -49,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _forget_output()
             return FAILED
         except DalleMiniError as error:
-            _complain(str(error))
-            return FAILED
+            _complain(own_words(str(error)))
+            return WRONG_USE if isinstance(error, UsageError) else FAILED
         except OSError as error:
             lost = error.errno in _LOST and error.filename is None
             if not lost and _can_print():

@@ -2,57 +2,104 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import tyro
 
 from .._version import __version__
-from . import train
-from .convert import Convert
-from .edit import Edit, Extend
-from .encode import Encode
-from .evaluate import Evaluate
-from .generate import Generate
-from .info import Info
-from .score import Score
-from .upscale import Upscale
+from ..config import suggest
+from .words import UsageError, sentence_of_box
 
-_COMMANDS: dict[str, Any] = {
-    "generate": Generate,
-    "edit": Edit,
-    "extend": Extend,
-    "convert": Convert,
-    "info": Info,
-    "score": Score,
-    "upscale": Upscale,
-    "encode": Encode,
-    "evaluate": Evaluate,
+# The class of each command, imported when it is called.
+_COMMANDS = {
+    "generate": ("Generate", "draw pictures from prompts"),
+    "edit": ("Edit", "redraw a part of a picture"),
+    "extend": ("Extend", "go on beyond the edges of a picture"),
+    "redraw": ("Redraw", "draw pictures again from what their files say"),
+    "upscale": ("Upscale", "make pictures larger"),
+    "score": ("Score", "say how well pictures fit a prompt"),
+    "info": ("Info", "tell what a checkpoint holds"),
+    "convert": ("Convert", "write a checkpoint in the library's own format"),
+    "encode": ("Encode", "turn pictures with captions into tokens"),
+    "evaluate": ("Evaluate", "measure a model, and report it"),
+    "train": ("", "train or fine-tune a part"),
 }
-_DESCRIPTION = """Text to image with the DALL-E Mini family of models.
-
-To train or fine-tune a model: dallemini train --help."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Parse the words after `dallemini` and run the command.
 
     Returns:
-        0, or the exit code of the parser where it showed its help or did not understand.
+        0, or the exit code of the parser where it showed its help.
 
     Raises:
-        DalleMiniError: the command failed.
+        DalleMiniError: the command failed; a UsageError where it was not understood.
     """
-    if list(argv) == ["--version"]:
+    words = list(argv)
+    if words == ["--version"]:
         print(__version__)
         return 0
-    if argv and argv[0] == "train":  # its options depend on the part that is trained
-        return train.run(argv[1:])
+    if words and words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words and words[0].startswith("--tyro-"):
+        return _complete(words)
+    name = words[0] if words else ""
+    if name not in _COMMANDS:
+        if not name:
+            raise UsageError("Name a command; dallemini --help lists them.")
+        raise UsageError(f"There is no command {name!r}.{suggest(name, _COMMANDS)}")
+    if name == "train":  # its options depend on the part that is trained
+        from . import train
+
+        return train.run(words[1:])
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS, prog="dallemini", description=_DESCRIPTION, args=list(argv)
-        )
-    except SystemExit as stopped:
+        command = _parse(_load(name), words[1:], prog=f"dallemini {name}")
+    except SystemExit as stopped:  # it has shown its help
         return stopped.code if isinstance(stopped.code, int) else 0
     command.run()
+    return 0
+
+
+def _load(name: str) -> Any:
+    place = "edit" if name == "extend" else name
+    module = importlib.import_module(f".{place}", package=__package__)
+    return getattr(module, _COMMANDS[name][0])
+
+
+def _parse(kind: Any, words: list[str], *, prog: str) -> Any:
+    """Return the command, or tell in one sentence why the words are none."""
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(kind, prog=prog, args=words)
+    except SystemExit as stopped:
+        if stopped.code in (0, None):
+            raise
+        raise UsageError(sentence_of_box(shown.getvalue(), prog)) from None
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<10} {about}" for name, (_, about) in _COMMANDS.items())
+    return (
+        "usage: dallemini COMMAND [OPTIONS]\n\n"
+        "Text to image with the DALL-E Mini family of models.\n\n"
+        f"{commands}\n\n"
+        "dallemini COMMAND --help lists the options of one, dallemini --version the version."
+    )
+
+
+def _complete(words: list[str]) -> int:
+    """Print or write the completion of a shell, for which all commands are loaded."""
+    commands = {name: _load(name) for name, (kind, _) in _COMMANDS.items() if kind}
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog="dallemini", args=words)
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else 0
+    sys.stdout.flush()
     return 0

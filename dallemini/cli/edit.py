@@ -18,6 +18,7 @@ from ..pipeline.outputs import GenerationOutput
 from ..pipeline.pipeline import Pipeline
 from .generate import Settings, check_settings
 from .options import Drawing, Where
+from .words import UsageError, checking_usage
 
 _Prompts = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")
@@ -65,7 +66,7 @@ class Edit:
             DalleMiniError: an option, a picture, the model or a folder is no good.
         """
         if [self.mask, self.strength, self.rows].count(None) != 2:
-            raise InputError(
+            raise UsageError(
                 "Say what is to be redrawn by one of --mask FILE, --strength SHARE and --rows N."
             )
         _run(self, self._draw)
@@ -139,8 +140,11 @@ def _run(
     command: Edit | Extend, draw: Callable[[Pipeline, GenerationOverrides], GenerationOutput]
 ) -> None:
     """Check what can be checked, load the model, draw, save, and print the paths."""
-    settings = check_settings(command.prompts, command.settings, command.seed, command.output)
-    command.drawing.check()
+    with checking_usage():
+        if not command.prompts:
+            raise InputError("There is no prompt; say in words what the whole picture shows.")
+        settings = check_settings(command.settings, command.seed, command.output)
+        command.drawing.check()
     open_image(command.picture)  # before the model is loaded
     make_folder(command.output)
     pipe = Pipeline.from_pretrained(command.where.open(command.model), **command.drawing.keywords)

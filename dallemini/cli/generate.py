@@ -1,29 +1,33 @@
-"""`dallemini generate`: prompts in, PNG files out."""
+"""`dallemini generate`: prompts in, PNG files out.
+
+torch is imported by `run` when the words are understood: help and wrong use need not wait for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ..errors import InputError
-from ..files import as_path, make_folder, replacing
+from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
-from ..models.upscaler import Upscaler
-from ..pipeline.outputs import PICTURE_ENDINGS, GenerationOutput
-from ..pipeline.pipeline import Pipeline
-from .options import Drawing, Where, drawing_type
-from .upscale import load_upscaler
+from .options import Drawing, OptionalPath, OptionalText, Where, drawing_type
+from .prompts import read_all
+from .saving import Saving
+from .words import checking_usage
 
-_GRID_ENDINGS = (".png", ".jpg", ".jpeg")
-_ALIASES = {"num_images_per_prompt": ("--num-images",)}
+_ALIASES = {"num_images_per_prompt": ("--num-images", "-n")}
+_AT_ONCE = 32  # pictures that are drawn by one call, and then saved
 
 
 if TYPE_CHECKING:
+    from ..models.upscaler import Upscaler
+
     Settings = GenerationOverrides
 else:
     _names = [name for name in GenerationOverrides.__annotations__ if name != "seed"]
@@ -34,27 +38,38 @@ else:
 class Generate:
     """Draw pictures from prompts and save them as PNG files that say how they were drawn.
 
+    They are saved while the next ones are drawn. With --rank the best of each prompt come first.
+
     Attributes:
-        prompts: one or more prompts, each in quotes.
+        prompts: one or more prompts, each in quotes; - reads them from standard input, one a line.
+        prompts_file: a file of prompts: one a line, or a .csv, .jsonl or .parquet file with
+            the column prompt; - is standard input.
         model: Hub id or local folder of a pipeline.
         upscaler: model for --upscale, instead of the pipeline's or realesr-animevideov3: the name
             of a released one, a Hub id, a local folder or file.
         output: folder for the PNG files; the current one unless --grid is given.
-        grid: also lay all pictures out in this PNG or JPEG file.
+        grid: also lay all pictures out in this PNG or JPEG file. No file is ever overwritten: names
+            that are taken are numbered on.
         seed: of the first picture, the next ones count up; repeated, one for each picture.
+        rank_by: what --rank and --candidates go by; the model's scorer if it has one.
+        json: print one line of JSON for each file instead of its path.
         settings: of the drawing.
         drawing: of the model.
         where: of the model.
     """
 
     prompts: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")
-    ]
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="[PROMPT ...]", help_behavior_hint=""),
+    ] = ()
+    prompts_file: Annotated[OptionalPath, tyro.conf.arg(name="prompts-file")] = None
     model: str = BUNDLED_MODEL
-    upscaler: str | None = None
-    output: Path | None = None
-    grid: Path | None = None
-    seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
+    upscaler: OptionalText = None
+    output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
+    grid: OptionalPath = None
+    seed: Annotated[tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(aliases=("-s",))] = ()
+    rank_by: Literal["scorer", "likelihood"] = "scorer"
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     drawing: Drawing
     where: Where
@@ -66,59 +81,89 @@ class Generate:
             DalleMiniError: an option, the model or a folder is no good. What can be checked before
                 the drawing is.
         """
-        settings = self._checked_settings()
-        self.drawing.check()
-        grid = None if self.grid is None else as_path(self.grid)
-        folder = Path() if self.output is None and grid is None else self.output
-        for place in (folder, grid and grid.parent):
-            if place is not None:
-                make_folder(place)
+        with checking_usage():
+            settings = self._checked_settings()
+            prompts = read_all(self.prompts, self.prompts_file)
+            self.drawing.check()
+        from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
+
+        saving = Saving(self.output, self.grid, as_json=self.json)
         upscaler = None if self.upscaler is None else self._load_upscaler(self.upscaler)
         source = self.where.open(self.model)
         pipe = Pipeline.from_pretrained(source, upscaler=upscaler, **self.drawing.keywords)
-        drawn = pipe(self.prompts, **settings)
-        paths = [] if folder is None else drawn.save(folder)
-        if grid is not None:
-            _save_grid(drawn, grid)
-            paths.append(grid)
-        for path in paths:
-            print(path)
+        with checking_usage():
+            calls = split_call(pipe.config.override(**settings), prompts)
+        with saving:
+            for part, own in calls:
+                saving.add(pipe(part, **{**settings, **own}))
 
     def _load_upscaler(self, name: str) -> Upscaler:
+        from .upscale import load_upscaler
+
         return load_upscaler(name, self.where.elsewhere(), device=self.drawing.device)
 
     def _checked_settings(self) -> GenerationOverrides:
         """Return the settings that were given, having checked them without the model."""
-        if self.grid is not None and self.grid.suffix.lower() not in _GRID_ENDINGS:
-            endings = ", ".join(_GRID_ENDINGS)
+        if self.grid is not None and self.grid.suffix.lower() not in GRID_ENDINGS:
+            endings = ", ".join(GRID_ENDINGS)
             raise InputError(f"--grid must end in one of {endings}, not as {str(self.grid)!r}.")
-        return check_settings(self.prompts, self.settings, self.seed, self.output)
+        settings = check_settings(self.settings, self.seed, self.output)
+        if self.rank_by == "likelihood":
+            settings["rank"] = "likelihood"
+        return settings
 
 
 def check_settings(
-    prompts: Sequence[str],
-    settings: GenerationOverrides,
-    seeds: Sequence[int],
-    output: Path | None,
+    settings: GenerationOverrides, seeds: Sequence[int], output: Path | None
 ) -> GenerationOverrides:
     """Return the settings of a drawing with its seeds, having checked them without the model.
 
     Raises:
-        InputError: there is no prompt, or the output is the name of a picture.
+        InputError: the output is the name of a picture.
         ConfigError: a setting is out of range.
     """
-    if not prompts:
-        raise InputError('There is no prompt; try: dallemini generate "a red apple".')
     folder = output and as_path(output)
     if folder and folder.suffix.lower() in PICTURE_ENDINGS and not folder.is_dir():
         raise InputError(f"--output names a folder, not {folder}; for one file, use --grid.")
     checked = settings.copy()
     if seeds:
-        checked["seed"] = seeds[0] if len(seeds) == 1 else seeds
+        checked["seed"] = seeds[0] if len(seeds) == 1 else tuple(seeds)
     GenerationConfig().override(**checked)
     return checked
 
 
-def _save_grid(drawn: GenerationOutput, path: Path) -> None:
-    with replacing(path) as file:
-        drawn.grid().save(file, format="PNG" if path.suffix.lower() == ".png" else "JPEG")
+def split_call(
+    config: GenerationConfig, prompts: Sequence[str]
+) -> list[tuple[list[str], dict[str, Any]]]:
+    """Split a call into smaller ones that draw the same, so that their pictures can be saved.
+
+    Args:
+        config: settings of the whole call.
+        prompts: of the whole call.
+
+    Returns:
+        Prompts with the settings that are theirs.
+
+    Raises:
+        InputError: there is not one seed for each picture.
+
+    Example:
+        >>> from dallemini.cli.generate import split_call
+        >>> from dallemini.generation import GenerationConfig
+        >>> config = GenerationConfig(num_images_per_prompt=20, seed=5)
+        >>> [(len(part), own["seed"][0]) for part, own in split_call(config, ["a", "b"])]
+        [(1, 5), (1, 25)]
+    """
+    from ..generation.request import choose_seeds
+
+    each = config.num_images_per_prompt * config.candidates
+    seeds = choose_seeds(config, len(prompts) * each)
+    at_once = max(_AT_ONCE, config.batch_size if isinstance(config.batch_size, int) else 0)
+    size = len(prompts) if config.batch_size is None else max(1, at_once // each)
+    return [
+        (
+            list(prompts[start : start + size]),
+            {"seed": seeds[start * each : (start + size) * each]},
+        )
+        for start in range(0, len(prompts), size)
+    ]

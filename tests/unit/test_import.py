@@ -44,6 +44,7 @@ socket.socket.connect = socket.getaddrinfo = refuse
 before, printed = state(), io.StringIO()
 with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
     import dallemini
+    from dallemini import Pipeline
 after = state()
 optional = {"tyro", "ftfy", "emoji", "unidecode", "efficientnet_lite_pytorch", "resvg_py"}
 loaded = sorted(optional & set(sys.modules))
@@ -62,7 +63,7 @@ print(json.dumps({
 LOADED = """
 import json, sys, torch
 before = set(sys.modules)
-import dallemini
+from dallemini import *
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
@@ -96,9 +97,10 @@ def loaded() -> Any:
 
 def test_public_names_are_these() -> None:
     assert dallemini.__all__ == [
-        *("CLIP", "VQGAN"),
-        *("CLIPScorer", "GenerationConfig", "GenerationOutput", "GenerationStep", "Pipeline"),
-        *("TextTokens", "Tokenizer", "Transformer", "__version__"),
+        *("CLIP", "VQGAN", "Blend"),
+        *("CLIPScorer", "GenerationConfig", "GenerationOutput", "GenerationProgress"),
+        *("GenerationStep", "Pipeline", "TextTokens", "Tokenizer", "Transformer", "Upscaler"),
+        *("__version__", "image_to_tensor"),
     ]
 
 
@@ -144,3 +146,29 @@ def test_import_and_drawing_ask_no_network(report: Any) -> None:
 def test_drawing_needs_no_compiler(report: Any) -> None:
     # torch's compiler takes seconds to import, and building on `meta` easily does so by accident
     assert not report["compiler"]
+
+
+WITHOUT_TORCH = """
+import contextlib, io, json, sys
+import dallemini
+from dallemini.cli import main
+codes = []
+shown = io.StringIO()
+with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+    for words in (["--help"], ["generate", "--help"], ["redraw", "--help"], ["paint"], [],
+                  ["generate"], ["generate", "x", "--top-k", "many"], ["generate", "x", "-n", "0"]):
+        codes.append(main(words))
+print(json.dumps({"codes": codes, "torch": "torch" in sys.modules}))
+"""
+
+
+def test_help_and_wrong_use_of_the_command_do_not_wait_for_torch() -> None:
+    pytest.importorskip("tyro", reason="needs the extra cli")
+    assert run(WITHOUT_TORCH) == {"codes": [0, 0, 0, 2, 2, 2, 2, 2], "torch": False}
+
+
+def test_modules_and_unknown_names_are_found_as_usual() -> None:
+    assert dallemini.errors.ConfigError.__module__ == "dallemini.errors"
+    assert "Pipeline" in dir(dallemini)
+    with pytest.raises(AttributeError, match="module 'dallemini' has no attribute 'Pipelin'"):
+        dallemini.Pipelin  # type: ignore[attr-defined]  # noqa: B018

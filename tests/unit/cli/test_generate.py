@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dallemini import GenerationConfig, Pipeline
+from dallemini.sheets import CAPTION_HEIGHT, GRID_GAP
 from dallemini.testing import tiny_pipeline
 
 
@@ -37,7 +39,8 @@ def test_grid_alone_writes_one_file(run: Any, tiny: Path) -> None:
     assert (result.code, result.lines) == (0, ["apple.png"])
     assert os.listdir() == ["apple.png"]
     with Image.open("apple.png") as grid:
-        assert grid.width == grid.height > 3 * 16
+        assert grid.width == 3 * 16 + 2 * GRID_GAP
+        assert grid.height == grid.width + CAPTION_HEIGHT  # the prompt
 
 
 def test_output_and_grid_are_both_written_into_new_folders(run: Any, tiny: Path) -> None:
@@ -125,39 +128,178 @@ def test_long_prompt_is_one_line_of_warning(run: Any, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--top-k", 0], "top_k must be at least 1, not 0"),
+        (["--top-k", 0], "--top-k must be at least 1, not 0; use none for no limit"),
+        (["--top-k", "many"], "--top-k: 'many' is not a whole number; see dallemini generate"),
+        (["--seed", "two"], "--seed: 'two' is not a whole number; see dallemini generate --help"),
         (["--temperature", "nan"], "temperature must be a finite number"),
-        (["--num-images", -1], "num_images_per_prompt must be at least 1, not -1"),
+        (["-n", -1], "--num-images must be at least 1, not -1"),
         (["--seed", -3], "seed must be from 0"),
+        (["--seed", 1, "-s", 2], "1 picture needs 1 seed, one each, not 2"),
         (["--grid", "apple.txt"], "--grid must end in one of .png, .jpg, .jpeg"),
+        (["--guidance-scale", "2:x"], "--guidance-scale: 'x' is not a number"),
+        (["--guidance-scale", 1, "--negative-prompt", "red"], "--negative-prompt plays no part"),
         (["--device", "toaster"], "The device 'toaster' cannot be used here"),
         (
             ["--quantization", "int8", "--dtype", "float16"],
             "computes in torch.float32 on the CPU and cannot be moved to torch.float16",
         ),
-        (["--model", "./nothing"], "There is no file or folder './nothing'"),
+        (["--no-such-option"], "--no-such-option"),
     ],
 )
-def test_bad_option_fails_before_anything_is_drawn(
+def test_wrong_use_is_told_in_one_line_before_anything_is_drawn(
     run: Any, tiny: Path, given: list[object], message: str
 ) -> None:
     result = run("generate", "a cat", "--model", tiny, *given)
-    assert result.code == 1
+    assert (result.code, result.out) == (2, "")
     assert result.err.startswith("dallemini: ")
+    assert result.err.count("\n") == 1
     assert message in result.err
+    assert "class" not in result.err
     assert os.listdir() == []
 
 
-def test_no_prompt_is_refused(run: Any) -> None:
-    result = run("generate")
-    assert (result.code, result.out) == (1, "")
-    assert result.err == ('dallemini: There is no prompt; try: dallemini generate "a red apple".\n')
-
-
-def test_seeds_that_do_not_match_the_pictures_are_refused(run: Any, tiny: Path) -> None:
-    result = run("generate", "a cat", "--model", tiny, "--seed", 1, "--seed", 2)
+def test_a_missing_model_is_no_wrong_use(run: Any) -> None:
+    result = run("generate", "a cat", "--model", "./nothing")
     assert result.code == 1
-    assert "1 pictures need 1 seeds" in result.err
+    assert "There is no file or folder './nothing'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], 'There is no prompt; try: dallemini generate "a red apple".'),
+        (["a cat", " "], "Prompt 2 is empty; say in words what to draw."),
+        (
+            ["a", "red", "apple"],
+            "These are 3 prompts of one word; put one prompt in quotes: "
+            'dallemini generate "a red apple".',
+        ),
+        (["a cat", "--prompts-file", "-"], "Give prompts or --prompts-file, not both."),
+    ],
+)
+def test_prompts_that_were_hardly_meant_are_refused(
+    run: Any, words: list[str], message: str
+) -> None:
+    result = run("generate", *words)
+    assert (result.code, result.out, result.err) == (2, "", f"dallemini: {message}\n")
+
+
+FILES = {
+    "prompts.txt": "a cat\n\n  a dog\n",
+    "prompts.csv": 'id,prompt\n1,a cat\n2,"a dog"\n',
+    "prompts.jsonl": '{"prompt": "a cat"}\n\n{"prompt": "a dog", "id": 2}\n',
+}
+
+
+def test_prompts_come_from_files_and_from_standard_input(
+    run: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ["a-cat-1.png", "a-dog-2.png"]
+    for name, text in FILES.items():
+        Path(name).write_text(text, encoding="utf-8")
+        words = ["generate", "--prompts-file", name, "--model", tiny, "-s", 1, "-o", name[8:]]
+        assert run(*words).lines == [f"{name[8:]}/{path}" for path in wanted]
+    for number, words in enumerate((["-"], ["--prompts-file", "-"])):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a cat\r\na dog")))
+        result = run("generate", *words, "--model", tiny, "--seed", 1, "-o", str(number))
+        assert result.lines == [f"{number}/{path}" for path in wanted]
+
+
+def test_a_table_of_prompts_may_be_parquet(run: Any, tiny: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra data")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"prompt": ["a cat"]}), "prompts.parquet")
+    assert run("generate", "--prompts-file", "prompts.parquet", "--model", tiny, "-s", 1).lines == [
+        "a-cat-1.png"
+    ]
+    parquet.write_table(pyarrow.table({"text": ["a cat"]}), "other.parquet")
+    result = run("generate", "--prompts-file", "other.parquet", "--model", tiny)
+    assert "has no column 'prompt'; it has 'text'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\n \n", "There is no prompt in a.txt"),
+        ("a.txt", b"\xff\xfe", "a.txt is no text"),
+        ("a.csv", b"text\na cat\n", "a.csv has no column 'prompt'; it has 'text'"),
+        ("a.csv", b"prompt\na cat\n \n", "a.csv: entry 2 has no prompt in 'prompt'"),
+        ("a.jsonl", b'{"prompt": 3}', "a.jsonl: entry 1 has no prompt"),
+        ("a.jsonl", b'{"prompt": "x"}\n{', "a.jsonl: line 2 is no JSON"),
+        ("a.jsonl", b'{"text": "x"}', "a.jsonl: line 1 has no key 'prompt'"),
+        ("a.parquet", b"PAR1", "a.parquet is no Parquet"),
+    ],
+)
+def test_files_without_prompts_are_refused(
+    run: Any, name: str, content: bytes, message: str
+) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="needs the extra data")
+    Path(name).write_bytes(content)
+    result = run("generate", "--prompts-file", name)
+    assert result.code == 2
+    assert message in result.err
+
+
+def test_json_tells_scripts_what_was_drawn(run: Any, tiny: Path) -> None:
+    words = ["generate", "ein Bär", "-n", 2, "--rank", "--json", "-s", 4, "--model", tiny]
+    result = run(*words, "-o", ".", "--grid", "all.png")
+    first, second, grid = (json.loads(line) for line in result.lines)
+    assert {first["seed"], second["seed"]} == {4, 5}
+    assert first["score"] >= second["score"]
+    assert (first["prompt"], first["model"]) == ("ein Bär", str(tiny))
+    assert Path(first["path"]).is_file()
+    assert grid == {"path": "all.png", "grid": True}
+
+
+def test_pictures_are_saved_while_the_next_are_drawn(
+    run: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("generate", "a cat", "a dog", "-s", 1, "-n", 20, "--model", tiny, "-o", "whole")
+    draw, calls = Pipeline.__call__, []
+
+    def interrupted(self: Pipeline, *args: Any, **settings: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return draw(self, *args, **settings)
+
+    monkeypatch.setattr(Pipeline, "__call__", interrupted)
+    result = run("generate", "a cat", "a dog", "-s", 1, "-n", 20, "--model", tiny, "-o", "part")
+    assert (result.code, result.err) == (130, "dallemini: interrupted\n")
+    assert len(result.lines) == len(os.listdir("part")) == 20
+    for path, same in zip(result.lines, whole.lines, strict=False):
+        assert Path(path).read_bytes() == Path(same).read_bytes()
+
+
+def test_guidance_may_change_and_lead_away(run: Any, tiny: Path) -> None:
+    given = ["--guidance-scale", "2:8", "--negative-prompt", "a dog", "--seed", 3]
+    (path,) = run("generate", "a cat", "--model", tiny, *given).lines
+    drawn = Pipeline.from_pretrained(tiny)(
+        "a cat", guidance_scale=(2, 8), negative_prompt="a dog", seed=3
+    )
+    with Image.open(path) as image:
+        assert image.tobytes() == drawn.images[0].tobytes()
+
+
+def test_candidates_are_chosen_by_likelihood_and_pruned(run: Any, tiny: Path) -> None:
+    given = ["--candidates", 4, "--prune", "--rank-by", "likelihood", "--seed", 3]
+    (path,) = run("generate", "a cat", "--model", tiny, *given).lines
+    drawn = Pipeline.from_pretrained(tiny)(
+        "a cat", candidates=4, prune=True, rank="likelihood", seed=3
+    )
+    assert path == f"a-cat-{drawn.seeds[0]}.png"
+
+
+def test_grids_are_numbered_on_and_hold_what_draws_them_again(run: Any, tiny: Path) -> None:
+    words = ["generate", "a cat", "a dog", "-n", 2, "--model", tiny, "--grid", "all.png"]
+    assert [run(*words).lines for _ in range(2)] == [["all.png"], ["all-2.png"]]
+    again = run("redraw", "all.png", "--output", "again")
+    assert again.code == 0, again.err
+    assert len(again.lines) == 4
+    with Image.open("all.png") as sheet, Image.open(again.lines[0]) as first:
+        assert sheet.crop((0, 18, 16, 34)).tobytes() == first.convert("RGB").tobytes()
 
 
 def test_file_in_place_of_the_output_folder_is_refused(run: Any, tiny: Path) -> None:
@@ -169,7 +311,7 @@ def test_file_in_place_of_the_output_folder_is_refused(run: Any, tiny: Path) -> 
 
 def test_the_name_of_a_picture_is_no_output_folder(run: Any, tiny: Path) -> None:
     result = run("generate", "a cat", "--model", tiny, "--output", "apple.png")
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (2, "")
     assert "--output names a folder, not apple.png; for one file, use --grid" in result.err
     assert not Path("apple.png").exists()
 
@@ -181,8 +323,7 @@ def test_read_only_output_folder_is_refused(run: Any, tiny: Path) -> None:
     assert "Could not write to locked" in result.err
 
 
-def test_folder_in_place_of_the_grid_is_refused(run: Any, tiny: Path) -> None:
+def test_a_folder_of_the_name_of_the_grid_is_left_alone(run: Any, tiny: Path) -> None:
     Path("grid.png").mkdir()
     result = run("generate", "a cat", "--model", tiny, "--grid", "grid.png")
-    assert result.code == 1
-    assert "Could not write grid.png" in result.err
+    assert result.lines == ["grid-2.png"]

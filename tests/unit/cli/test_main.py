@@ -46,9 +46,34 @@ def test_missing_extra_is_named_with_exit_code_2() -> None:
     )
 
 
-def test_module_runs_as_the_command() -> None:
-    done = python("-m", "dallemini.cli", "--version")
+@pytest.mark.parametrize("module", ["dallemini", "dallemini.cli"])
+def test_module_runs_as_the_command(module: str) -> None:
+    done = python("-m", module, "--version")
     assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+
+
+def test_top_level_help_lists_every_command(run: Any) -> None:
+    result = run("--help")
+    assert result.code == 0
+    for name in (
+        "generate",
+        "redraw",
+        "upscale",
+        "score",
+        "info",
+        "convert",
+        "encode",
+        "evaluate",
+        "train",
+    ):
+        assert f"\n  {name} " in result.out
+    assert "Did you mean 'generate'?" in run("genrate").err
+
+
+def test_completion_knows_the_commands(run: Any) -> None:
+    result = run("--tyro-print-completion", "bash")
+    assert result.code == 0
+    assert "redraw" in result.out
 
 
 def test_import_of_another_missing_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,49 @@
+"""Which prompts a command draws: words of the command line, a file, or standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+
+_STDIN = "-"
+_LITTLE_WORDS = {"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "the", "to", "with"}
+
+
+def read_all(words: Sequence[str], file: Path | None) -> list[str]:
+    """Return the prompts of a command.
+
+    Args:
+        words: prompts; "-" alone for those of standard input.
+        file: a file of prompts, or "-".
+
+    Raises:
+        InputError: there is none, one is empty, both are given, or quotes were forgotten.
+        MissingFileError: the file does not exist.
+    """
+    if words and file is not None:
+        raise InputError("Give prompts or --prompts-file, not both.")
+    if list(words) == [_STDIN] or file is not None:
+        return _read(None if file is None or str(file) == _STDIN else file)
+    if not words:
+        raise InputError('There is no prompt; try: dallemini generate "a red apple".')
+    for number, prompt in enumerate(words, start=1):
+        if not prompt.strip():
+            raise InputError(f"Prompt {number} is empty; say in words what to draw.")
+    if len(words) > 1 and not any(" " in word for word in words) and _LITTLE_WORDS & {*words}:
+        raise InputError(
+            f"These are {len(words)} prompts of one word; put one prompt in quotes: "
+            f'dallemini generate "{" ".join(words)}".'
+        )
+    return list(words)
+
+
+def _read(file: Path | None) -> list[str]:
+    from ..data.prompts import parse_prompts, read_prompts  # here: torch comes with it
+
+    if file is not None:
+        return read_prompts(file)
+    stream = getattr(sys.stdin, "buffer", None)
+    return parse_prompts(b"" if stream is None else stream.read(), "standard input")

@@ -1,0 +1,92 @@
+"""`dallemini redraw`: pictures that say how they were drawn, drawn again."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ..errors import InputError
+from .options import OptionalPath, OptionalText, PrecisionName, Where, one_word
+from .saving import Saving
+from .words import checking_usage
+
+if TYPE_CHECKING:
+    from ..pipeline.metadata import PictureMetadata
+    from ..pipeline.pipeline import Pipeline
+
+_PARTS = ("transformer", "vqgan", "scorer", "upscaler")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redraw:
+    """Draw pictures again from what their files say, with the model and dtype named there.
+
+    Where the model that is found differs from the one that drew a picture, a warning says so.
+
+    Attributes:
+        pictures: PNG files that `dallemini generate` saved, or its grids.
+        model: Hub id or local folder of a pipeline, instead of the one that a picture names.
+        output: folder for the PNG files.
+        device: where to compute: cpu, cuda, cuda:1, mps.
+        dtype: floating-point type of the weights, or int8, instead of what a picture names.
+        json: print one line of JSON for each file instead of its path.
+        where: of the model.
+    """
+
+    pictures: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")
+    ]
+    model: OptionalText = None
+    output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
+    device: str = "cpu"
+    dtype: Annotated[PrecisionName | None, one_word(str, "DTYPE")] = None
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    where: Where
+
+    def run(self) -> None:
+        """Draw, save, and print the path of every file.
+
+        Raises:
+            DalleMiniError: a file does not say how it was drawn, or the model, an option or the
+                folder is no good.
+        """
+        with checking_usage():
+            if not self.pictures:
+                raise InputError("There is no picture; try: dallemini redraw a-red-apple-0.png.")
+            from ..models.pretrained import check_device  # here, because torch takes seconds
+            from ..pipeline.metadata import read_metadata
+
+            check_device(self.device)
+        told = [read_metadata(path) for path in self.pictures]
+        pipes: dict[str, Pipeline] = {}
+        with Saving(self.output, None, as_json=self.json) as saving:
+            for path, metadata in zip(self.pictures, told, strict=True):
+                key = repr((metadata.model, sorted(metadata.precision.items())))
+                if key not in pipes:
+                    pipes[key] = self._load(metadata)
+                saving.add(pipes[key].redraw(path))
+
+    def _load(self, told: PictureMetadata) -> Pipeline:
+        """Load the model that a picture names, or the one of the options."""
+        from ..pipeline.pipeline import Pipeline
+
+        name, subfolder, where = self.model, None, self.where
+        if name is None:
+            found = re.fullmatch(r"([^/@]+/[^/@]+)(?:/(.+))?@([0-9a-f]{12,64})", told.model)
+            if found is None:
+                name = told.model
+            else:
+                name, subfolder = found[1], found[2]
+                where = dataclasses.replace(where, revision=where.revision or found[3])
+        known = {part: kind for part, kind in told.precision.items() if part in _PARTS}
+        dtype: Any = self.dtype or told.precision.get("") or known or None
+        if not name:
+            raise InputError("The picture names no model; give --model.")
+        return Pipeline.from_pretrained(
+            where.open(name, subfolder), device=self.device, dtype=dtype
+        )

@@ -1,0 +1,54 @@
+"""`dallemini redraw`: from a picture's own words to the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dallemini.errors import DalleMiniWarning
+from dallemini.testing import tiny_pipeline
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def same(first: str, second: str) -> bool:
+    with Image.open(first) as one, Image.open(second) as other:
+        return one.tobytes() == other.tobytes()
+
+
+def test_pictures_are_drawn_again_with_the_model_and_dtype_that_they_name(
+    run: Any, tiny: Path
+) -> None:
+    words = ["generate", "a cat", "--model", tiny, "--seed", 3]
+    paths = [*run(*words).lines, *run(*words, "--dtype", "int8").lines]
+    assert not same(*paths)
+    again = run("redraw", *paths, "-o", "again")
+    assert (again.code, again.err) == (0, "")
+    assert again.lines == ["again/a-cat-3.png", "again/a-cat-3-2.png"]
+    assert all(same(*pair) for pair in zip(paths, again.lines, strict=True))
+
+
+def test_another_model_or_dtype_is_warned_about(run: Any, tiny: Path) -> None:
+    tiny_pipeline(seed=1).save_pretrained("other")
+    (path,) = run("generate", "a cat", "--model", tiny, "--seed", 3).lines
+    for given, told in ((["--model", "other"], "weights"), (["--dtype", "bfloat16"], "dtype")):
+        result = run("redraw", path, *given)
+        assert result.code == 0
+        assert f"dallemini: warning: {path} was drawn with other {told}" in result.err
+
+
+def test_what_cannot_be_drawn_again_is_told(run: Any, tiny: Path) -> None:
+    assert run("redraw").code == 2
+    assert "There is no file" in run("redraw", "nothing.png").err
+    Image.new("RGB", (8, 8)).save("plain.png")
+    result = run("redraw", "plain.png")
+    assert (result.code, result.out) == (1, "")
+    assert "plain.png does not say how it was drawn" in result.err
+    with pytest.warns(DalleMiniWarning, match="other weights"):
+        tiny_pipeline(seed=1).redraw(run("generate", "a cat", "--model", tiny).lines[0])
