@@ -98,7 +98,7 @@ def test_public_names_are_these() -> None:
     assert dallemini.__all__ == [
         *("CLIP", "VQGAN"),
         *("CLIPScorer", "GenerationConfig", "GenerationOutput", "GenerationStep", "Pipeline"),
-        *("TextTokens", "Tokenizer", "Transformer", "__version__"),
+        *("TextTokens", "Tokenizer", "Transformer", "Upscaler", "__version__"),
     ]
 
 
