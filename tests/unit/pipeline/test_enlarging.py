@@ -218,11 +218,12 @@ def test_chunks_of_a_drawn_picture_go_with_it_and_draw_it_larger(
     pipe: Pipeline, tmp_path: Path
 ) -> None:
     (path,) = pipe("a cat", seed=3, progress=False).save(tmp_path)
-    with Image.open(enlarge_file(path, pipe.upscaler, 4, tmp_path)) as made:
+    larger = enlarge_file(path, pipe.upscaler, 4, tmp_path)
+    with Image.open(larger) as made:
         chunks: Any = made.info
         assert (chunks["upscale"], chunks["upscaler"]) == ("4", "tiny-upscaler")
         again = pipe(chunks["prompt"], progress=False, **json.loads(chunks["config"]))
         assert again.images[0].tobytes() == made.tobytes()
-        twice = enlarge_file(made.filename, pipe.upscaler, 2, tmp_path)
+    twice = enlarge_file(larger, pipe.upscaler, 2, tmp_path)
     with Image.open(twice) as made:
         assert made.info.keys() & {"config", "seed", "upscale"} == {"upscale"}
