@@ -291,7 +291,9 @@ class PartsLoader:
     def upscaler(self) -> Upscaler | None:
         """Load the source's upscaler, None if it has none."""
         source = self._beside("upscaler")
-        return source and Upscaler.from_pretrained(source, **self.precision("upscaler"))
+        if source is None:
+            return None
+        return Upscaler.from_pretrained(source, **self.precision("upscaler"))
 
     def _default_scorer(self) -> CLIPScorer:
         first: DalleMiniError | None = None

@@ -242,7 +242,7 @@ class Pipeline(Editing, Loadable):
             model=self.name,
             sampler=sampler_name(sampler) if sampler is not None else None,
             precision=precisions(transformer=self.transformer, vqgan=self.vqgan, upscaler=upscaler),
-            upscaler=upscaler and enlarging.upscaler_name(upscaler),
+            upscaler=None if upscaler is None else enlarging.upscaler_name(upscaler),
             adapters=adapter_digests(self.transformer),
             edit=None if sketch is None else sketch.record,
         )
