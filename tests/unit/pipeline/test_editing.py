@@ -179,6 +179,9 @@ def test_a_tile_goes_on_at_its_opposite_edges(pipe: Pipeline) -> None:
     shifted = shifted[0].mul(255).floor().permute(1, 2, 0)
     moved = np.roll(levels(tile.images[0]), (8, 12), (0, 1))
     assert abs(moved - shifted.numpy()).max() <= 1
+    for axis, edge in ((0, 8), (1, 12)):  # where the edges meet after moving by half
+        contrasts = abs(np.diff(moved, axis=axis)).mean((1 - axis, 2))
+        assert contrasts[edge - 1] < 2 * np.median(contrasts[UNIT - 1 :: UNIT])
 
 
 def edits(pipe: Pipeline, **settings: Any) -> dict[str, Any]:
