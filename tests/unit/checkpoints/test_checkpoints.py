@@ -22,7 +22,8 @@ from dallemini.errors import (
     StorageError,
     UnsupportedModelError,
 )
-from dallemini.hub.source import conversion_cache_dir, open_source
+from dallemini.hub.conversions import conversion_cache_dir
+from dallemini.hub.source import open_source
 from dallemini.models.transformer import Transformer
 from hub_server import HubServer
 from random_checkpoints import config, write_transformer
