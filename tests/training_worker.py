@@ -3,9 +3,10 @@
     python tests/training_worker.py JSON
 
 JSON holds a list of runs: the task's name, the folder, and changes to the configuration. The
-environment variable PAUSE holds seconds to sleep in every step, FAILS the rank of a process that
-fails. At the end of a run the first process writes the weights to FOLDER/final.pt. A name that
-begins with "train " is a whole run from files, with the output FOLDER/model and the run in FOLDER.
+environment variable PAUSE holds seconds to sleep in every step; in a run in a folder named `fails`
+the last process fails. At the end of a run the first process writes the weights to FOLDER/final.pt.
+A name that begins with "train " is a whole run from files, with the output FOLDER/model and the run
+in FOLDER.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from dallemini.training import (
     VQGANTask,
     run,
 )
-from dallemini.training.distributed import connected, full, own_rows, pick_device, rank
+from dallemini.training.distributed import connected, full, own_rows, pick_device, rank, world_size
 from dallemini.training.recipes import (
     CLIPTrainingConfig,
     TransformerTrainingConfig,
@@ -142,11 +143,11 @@ def train_from_files(kind: str, folder: str, changes: dict[str, Any]) -> None:
         torch.save(module.state_dict(), Path(folder) / "final.pt")
 
 
-def fail(task: Task, failing: int) -> None:
+def fail(task: Task) -> None:
     compute = task.losses
 
     def losses(index: int) -> dict[str, Tensor]:
-        if index == 2 and rank() == failing:
+        if index == 2 and rank() == world_size() - 1:
             raise InputError("this process fails")
         return compute(index)
 
@@ -171,8 +172,8 @@ def train(kind: str, folder: str, changes: dict[str, Any]) -> None:
     task = MAKERS[kind]()
     if pause := float(os.environ.get("PAUSE", "0")):
         slow_down(task, pause)
-    if failing := os.environ.get("FAILS"):
-        fail(task, int(failing))
+    if Path(folder).name == "fails":
+        fail(task)
     run(task, config, folder=folder)
     weights = {name: full(value).clone() for name, value in task.module.state_dict().items()}
     if rank() == 0:

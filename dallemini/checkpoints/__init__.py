@@ -27,7 +27,8 @@ from ..errors import (
 )
 from ..files import as_path, replacing_folder
 from ..foreign import with_article
-from ..hub.source import Source, conversion_cache_dir, list_files, source_key
+from ..hub.conversions import conversion_cache_dir, source_key
+from ..hub.source import Source, list_files
 from .cache import convert_once
 from .clip import HuggingFaceCLIP
 from .clip_openai import OpenAICLIP, OpenCLIP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .card import model_card, upload_folder
+from .conversions import conversion_cache_dir, source_key
 from .packaged import PACKAGED, find_packaged
 from .source import (
     BUNDLED_MODEL,
@@ -10,11 +11,9 @@ from .source import (
     LocalSource,
     Source,
     Where,
-    conversion_cache_dir,
     list_files,
     open,
     open_source,
-    source_key,
 )
 
 __all__ = [

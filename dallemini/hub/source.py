@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import abc
 import functools
-import hashlib
 import importlib.resources
-import json
 import os
 import re
 import warnings
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 BUNDLED_MODEL = "dallemini/emoji"
 """Name of the model that comes inside the package."""
 
-_CONVERSIONS = Path("dallemini", "v1")  # raise the version when the layout of conversions changes
 _SUBFOLDER = re.compile(r"(?!.*(^|/)\.\.?(/|$))[\w.][^\\:\0]*(?<!/)")
 _FILE_ENDING = re.compile(r".*\.(pt|pth|ckpt|bin|param|safetensors|msgpack|json)")
 
@@ -295,33 +292,6 @@ def open_source(
     return open(source, Where(revision, cache_dir, local_files_only, token), subfolder=subfolder)
 
 
-def conversion_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder for converted weights in the Hub's cache folder; it may not exist yet."""
-    from .client import cache_folder
-
-    return cache_folder(cache_dir) / _CONVERSIONS
-
-
-def source_key(source: Source, names: Sequence[str]) -> str:
-    """Return a folder name that stands for these files: the same files, the same key.
-
-    On the Hub the commit tells files apart and nothing is downloaded. Local files count by their
-    path, size and times: a file that was written or replaced since has another key.
-
-    Raises:
-        MissingFileError: a local file does not exist.
-    """
-    if isinstance(source, HubSource):
-        label = source.repository.repo_id.replace("/", "--")
-        key = _digest([source.revision_key, source.subfolder, *sorted(names)])
-        return f"{label}-{source.revision_key[:12]}-{key[:16]}"
-    found = {name: os.path.realpath(path) for name, path in source.fetch(names).items()}
-    states = {name: os.stat(path) for name, path in found.items()}
-    # the last time shows a copy that keeps the time of its original
-    facts = {n: (found[n], s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in states.items()}
-    return f"local-{_digest(sorted(facts.items()))[:32]}"
-
-
 def _find(asked: str | os.PathLike[str], where: Where) -> Source:
     if not isinstance(asked, str | os.PathLike):
         raise InputTypeError(f"A model is named by a string or a path, not {asked!r}.")
@@ -425,10 +395,6 @@ def _joined(*folders: str | None) -> str:
 def _check_name(label: str, value: object) -> None:
     if value is not None and not isinstance(value, str):
         raise InputTypeError(f"{label} must be a string, not {value!r}.")
-
-
-def _digest(facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _visible(names: Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The documentation is true: its code runs, its commands run, its pages build.
 
 Python blocks and commands of one page run in order, in one empty folder; Python blocks share their
-names. Python below the comment `<!-- needs the network -->` is only compiled.
+names. Python below the comment `<!-- needs the network -->` is only compiled. A command that
+several pages show, such as that of the first picture, is run once.
 """
 
 from __future__ import annotations
@@ -86,7 +87,11 @@ def test_examples_in_docstrings_give_what_they_show(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_names())
 @pytest.mark.usefixtures("_empty_folder")
-def test_code_and_commands_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_and_commands_run(
+    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Runs plot their curves at the end, which takes longer than the few steps of a page.
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     names: dict[str, Any] = {"__name__": page.stem}
     for block in blocks(page, "python", "bash"):
         if block.language == "python":
@@ -96,6 +101,8 @@ def test_code_and_commands_run(page: Path, capsys: pytest.CaptureFixture[str]) -
                 exec(code, names)
             continue
         for command in commands(block):
+            if command in SHOWN_BEFORE[page.name]:
+                continue
             words: list[str] = []
             for word in shlex.split(command)[1:]:
                 found = sorted(str(path) for path in Path().glob(word)) if "*" in word else [word]
@@ -112,6 +119,20 @@ def commands(block: Block) -> list[str]:
     return [call for call in calls if call.startswith("dallemini ")]
 
 
+def shown_before() -> dict[str, set[str]]:
+    """Return the commands of each page that an earlier page shows too."""
+    seen: set[str] = set()
+    found: dict[str, set[str]] = {}
+    for page in PAGES:
+        shown = {command for block in blocks(page, "bash") for command in commands(block)}
+        found[page.name] = shown & seen
+        seen |= shown
+    return found
+
+
+SHOWN_BEFORE = shown_before()
+
+
 def test_there_is_something_to_run() -> None:
     assert sum(len(list(blocks(page, "python"))) for page in PAGES) > 10
     every = [block for page in PAGES for block in blocks(page, "bash")]
@@ -124,9 +145,12 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_pages_build_without_warnings(tmp_path: Path) -> None:
+# Everything is read, and every reference followed, by a builder that writes nothing; to write HTML
+# takes three times as long, most of it for the colours of the code.
+@pytest.mark.parametrize("builder", ["dummy", pytest.param("html", marks=pytest.mark.slow)])
+def test_pages_build_without_warnings(tmp_path: Path, builder: str) -> None:
     pytest.importorskip("sphinx", reason="needs the extra docs")
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "docs", str(tmp_path)]
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", builder, "docs", str(tmp_path)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=patience(300)
     )

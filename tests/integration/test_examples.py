@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,20 +43,23 @@ def test_every_script_is_run_here() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_script_writes_its_pictures(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), str(tmp_path / "made")]
-    command += ["1"] if name == "editing.py" else []  # one picture of each kind
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=patience(300)
-    )
-    assert done.returncode == 0, done.stderr
+def test_script_writes_its_pictures(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["1"] if name == "editing.py" else []  # one picture of each kind
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "made"), *few])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     for made in FILES[name]:
         path = tmp_path / "made" / made
         assert path.is_file(), sorted(tmp_path.rglob("*"))
         if path.suffix == ".png":
             with Image.open(path) as image:
                 image.load()
-    assert "the same: False" not in done.stdout
+    assert "the same: False" not in capsys.readouterr().out
 
 
 # The kernel's own packages warn about event loops and sockets.

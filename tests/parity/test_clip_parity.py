@@ -65,9 +65,15 @@ def vectors(fixtures: Path, case: Case) -> Arrays:
         return dict(arrays)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every file is converted once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def clip(fixtures: Path, case: Case, tmp_path: Path) -> CLIP:
-    return CLIP.from_pretrained(fixtures / case.folder / case.checkpoint, cache_dir=tmp_path)
+def clip(fixtures: Path, case: Case, cache: Path) -> CLIP:
+    return CLIP.from_pretrained(fixtures / case.folder / case.checkpoint, cache_dir=cache)
 
 
 def assert_equal(actual: Tensor, expected: npt.NDArray[np.float32], tolerance: float) -> None:

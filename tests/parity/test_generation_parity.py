@@ -54,9 +54,15 @@ def arrays(fixtures: Path, folder: str) -> Arrays:
     return found
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every file is converted once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def transformer(fixtures: Path, folder: str, tmp_path: Path) -> Transformer:
-    return Transformer.from_pretrained(fixtures / folder / "model", cache_dir=tmp_path)
+def transformer(fixtures: Path, folder: str, cache: Path) -> Transformer:
+    return Transformer.from_pretrained(fixtures / folder / "model", cache_dir=cache)
 
 
 class Forced:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import dallemini
 from dallemini.errors import CheckpointError, InputTypeError, StorageError
 from dallemini.files import (
     as_path,
@@ -24,13 +23,11 @@ from dallemini.files import (
     write_beside,
     write_text,
 )
+from light import LIGHT
 
-# The package without its parts, which take seconds to import.
-START = f"""
-import os, resource, signal, sys, time, types
+START = f"""{LIGHT}
+import os, resource, signal, sys, time
 from pathlib import Path
-package = sys.modules["dallemini"] = types.ModuleType("dallemini")
-package.__path__ = [{str(Path(dallemini.__file__).parent)!r}]
 from dallemini.errors import StorageError
 from dallemini.files import *
 def tell():

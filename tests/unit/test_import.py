@@ -60,11 +60,19 @@ print(json.dumps({
 }))
 """
 
-LOADED = """
-import json, sys, torch
-before = set(sys.modules)
-from dallemini import *
-print(json.dumps(sorted(set(sys.modules) - before)))
+# One after the other in one process, so that each may load no more than those below it in the list.
+STEPS = (
+    *("dallemini", "dallemini.text", "dallemini.models.lora", "dallemini.data"),
+    "dallemini.training.lora",
+)
+LOADED = f"""
+import importlib, json, sys, torch
+before, loaded = set(sys.modules), {{}}
+for name in {STEPS}:
+    for public in getattr(importlib.import_module(name), "__all__", ()):
+        getattr(sys.modules[name], public)
+    loaded[name] = sorted(set(sys.modules) - before)
+print(json.dumps(loaded))
 """
 
 
@@ -90,9 +98,15 @@ def report() -> Any:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Any:
-    """The modules that importing this package adds to those of torch."""
+def steps() -> Any:
+    """The modules that are there beside torch's after each import."""
     return run(LOADED)
+
+
+@pytest.fixture
+def loaded(steps: dict[str, list[str]]) -> list[str]:
+    """The modules that importing this package adds to those of torch."""
+    return steps["dallemini"]
 
 
 def test_public_names_are_these() -> None:
@@ -137,6 +151,22 @@ def test_import_loads_nothing_slow_of_torch_or_of_python(loaded: list[str]) -> N
 def test_import_loads_no_layer_above_the_pipeline(loaded: list[str]) -> None:
     above = {"cli", "data", "evaluation", "testing", "training"}
     assert not above & {name.split(".")[1] for name in loaded if name.startswith("dallemini.")}
+
+
+@pytest.mark.parametrize(
+    ("name", "optional"),
+    [
+        ("dallemini.text", "ftfy emoji unidecode anyascii"),
+        ("dallemini.models.lora", "torch.distributed.checkpoint"),
+        ("dallemini.data", "pyarrow webdataset pandas"),
+        ("dallemini.training.lora", "matplotlib tensorboard wandb pytorch_optimizer tyro"),
+        ("dallemini.training.lora", "efficientnet_lite_pytorch torch._dynamo"),
+    ],
+)
+def test_importing_a_layer_needs_no_optional_package(
+    steps: dict[str, list[str]], name: str, optional: str
+) -> None:
+    assert not set(optional.split()) & set(steps[name])
 
 
 def test_import_and_drawing_ask_no_network(report: Any) -> None:

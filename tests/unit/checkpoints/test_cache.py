@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from dallemini.checkpoints.cache import convert_once
 from dallemini.errors import CheckpointError, DalleMiniWarning, StorageError
+from light import LIGHT
 
 
 def is_usable(folder: Path) -> bool:
@@ -87,25 +88,23 @@ def test_second_process_waits_and_takes_what_the_first_made(tmp_path: Path) -> N
     assert results == [tmp_path / "key"]
 
 
-def _race(place: Path) -> None:
-    def count(folder: Path) -> None:
-        with (place.parent / "conversions").open("a") as file:
-            file.write("x")
-        time.sleep(0.2)
-        convert(folder)
-
-    assert is_usable(convert_once(place, is_usable, count, name="model"))
+RACE = f"""{LIGHT}
+import pathlib, time
+from dallemini.checkpoints.cache import convert_once
+place = pathlib.Path(sys.argv[1])
+def is_usable(folder):
+    return (folder / "weights").exists()
+def count(folder):
+    with (place.parent / "conversions").open("a") as file:
+        file.write("x")
+    time.sleep(0.2)
+    (folder / "weights").touch()
+assert is_usable(convert_once(place, is_usable, count, name="model"))
+"""
 
 
 def test_processes_at_once_convert_once(tmp_path: Path) -> None:
-    script = (
-        "import importlib.util, pathlib, sys\n"
-        "spec = importlib.util.spec_from_file_location('racer', sys.argv[1])\n"
-        "racer = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(racer)\n"
-        "racer._race(pathlib.Path(sys.argv[2]))\n"
-    )
-    command = [sys.executable, "-c", script, __file__, str(tmp_path / "key")]
+    command = [sys.executable, "-c", RACE, str(tmp_path / "key")]
     processes = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert (tmp_path / "conversions").read_text() == "x"
@@ -132,7 +131,7 @@ def test_unwritable_cache_warns_and_converts_for_this_process(unwritable: Path) 
 
 
 def test_temporary_conversion_ends_with_the_process(unwritable: Path) -> None:
-    script = f"""
+    script = f"""{LIGHT}
 import pathlib, warnings
 from dallemini.checkpoints.cache import convert_once
 warnings.simplefilter("ignore")

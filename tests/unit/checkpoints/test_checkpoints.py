@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,10 @@ from dallemini.errors import (
     StorageError,
     UnsupportedModelError,
 )
-from dallemini.hub.source import conversion_cache_dir, open_source
+from dallemini.hub.conversions import conversion_cache_dir
+from dallemini.hub.source import open_source
 from dallemini.models.transformer import Transformer
+from full_disk import full_disk
 from hub_server import HubServer
 from random_checkpoints import config, write_transformer
 
@@ -97,22 +97,9 @@ def test_unwritable_cache_warns_and_still_loads(folder: Path, tmp_path: Path) ->
 
 
 def test_full_disk_while_converting_keeps_everything_else(folder: Path, cache: Path) -> None:
-    # A limit on the size of files stands for a disk that fills up while converting.
-    script = """
-import resource, sys
-from dallemini.checkpoints import read_checkpoint
-from dallemini.errors import StorageError
-from dallemini.hub import open_source
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    read_checkpoint(open_source(sys.argv[1]), component="transformer", cache_dir=sys.argv[2])
-except StorageError as error:
-    print(error)
-"""
-    command = [sys.executable, "-c", script, str(folder), str(cache)]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "could not be converted" in shown
-    assert "Free some space" in shown
+    message = r"could not be converted .*Free some space"
+    with full_disk(100_000), pytest.raises(StorageError, match=message):
+        read_checkpoint(open_source(folder), component="transformer", cache_dir=cache)
     left = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert left == []
     read_checkpoint(open_source(folder), component="transformer", cache_dir=cache)

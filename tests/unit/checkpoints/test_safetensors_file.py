@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from dallemini.checkpoints.safetensors_file import (
     write_safetensors,
 )
 from dallemini.errors import CheckpointError, InputTypeError, MissingFileError, StorageError
+from full_disk import full_disk
 
 STATE = {
     "byte": torch.tensor([1, 2, 3], dtype=torch.uint8),
@@ -119,21 +118,10 @@ def test_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    # A limit on the size of files stands for a disk that fills up while writing.
-    script = """
-import resource, sys, torch
-from dallemini.checkpoints import save_checkpoint
-from dallemini.errors import StorageError
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    save_checkpoint({"a": torch.ones(1000), "b": torch.ones(100_000)}, sys.argv[1])
-except StorageError as error:
-    print(error)
-"""
     (tmp_path / WEIGHTS_FILE).write_bytes(b"older")
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert f"{WEIGHTS_FILE} (File too large). Free some space" in shown
+    message = rf"{WEIGHTS_FILE} \(File too large\)\. Free some space"
+    with full_disk(100_000), pytest.raises(StorageError, match=message):
+        save_checkpoint({"a": torch.ones(1000), "b": torch.ones(100_000)}, tmp_path)
     assert os.listdir(tmp_path) == [WEIGHTS_FILE]
     assert (tmp_path / WEIGHTS_FILE).read_bytes() == b"older"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,11 @@ def test_words_that_name_nothing_are_refused() -> None:
         train.run(["clip", "--config=nowhere.yaml"])
 
 
-def test_a_whole_run_from_a_file_and_flags(run: Run, tiny: Path, tmp_path: Path) -> None:
+def test_a_whole_run_from_a_file_and_flags(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("pyarrow")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # curves take longer than a run
     for name in ("red", "green", "blue"):
         Image.new("RGB", (20, 16), name).save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(f"a {name} square")

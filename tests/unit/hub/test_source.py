@@ -30,6 +30,7 @@ from dallemini.hub import (
 )
 from dallemini.hub import source as hub_module
 from hub_server import TOKEN, HubServer
+from light import LIGHT
 
 REPO = "someone/tiny-model"
 WEIGHTS = "transformer/model.safetensors"
@@ -326,7 +327,7 @@ def test_variables_set_before_import_are_followed_in_a_fresh_process(
     hub: HubServer, model_folder: Path
 ) -> None:
     hub.add(REPO, model_folder)
-    script = (
+    script = LIGHT + (
         "import sys; from dallemini.hub import open_source\n"
         f"paths = open_source({REPO!r}).fetch(['transformer/model.safetensors'])\n"
         "print(*paths.values(), sep='')"

@@ -6,9 +6,6 @@ import copy
 import dataclasses
 import gc
 import json
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -535,25 +532,6 @@ def test_saving_where_no_folder_can_be_is_refused(tmp_path: Path) -> None:
         save_lora(trained(), tmp_path / "file")
     with pytest.raises(InputTypeError, match="folder is named by a string or a path"):
         save_lora(trained(), 3)  # type: ignore[arg-type]
-
-
-PROGRAM = """
-import sys
-import weakref
-from dallemini.training import lora
-optional = {"matplotlib", "tensorboard", "wandb", "efficientnet_lite_pytorch", "tyro", "pandas",
-            "pyarrow", "webdataset", "pytorch_optimizer", "torch._dynamo"}
-print(sorted(optional & set(sys.modules)))
-"""
-
-
-def test_importing_it_needs_no_optional_package() -> None:
-    root = os.path.dirname(os.path.dirname(dallemini.__file__))
-    environment = {**os.environ, "PYTHONPATH": root}
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
-    )
-    assert result.stdout == "[]\n"
 
 
 def test_int8_weights_take_no_adapters() -> None:

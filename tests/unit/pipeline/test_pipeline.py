@@ -155,7 +155,7 @@ def test_image_is_drawn_by_its_seed_alone(pipe: Pipeline) -> None:
         assert pixels(alone.images) == pixels(out.images[index : index + 1])
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 9, 100])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_batch_size_changes_nothing(pipe: Pipeline, batch_size: int) -> None:
     whole = draw(pipe, PROMPTS, num_images_per_prompt=3)
     assert same(draw(pipe, PROMPTS, num_images_per_prompt=3, batch_size=batch_size), whole)
@@ -251,7 +251,7 @@ def test_a_scorer_of_ones_own_ranks(pipe: Pipeline) -> None:
     assert light == sorted(light, reverse=True)
 
 
-@pytest.mark.parametrize("every", [1, 3, 5, 16, 32])
+@pytest.mark.parametrize("every", [1, 5, 32])
 def test_last_step_of_a_stream_equals_the_call(pipe: Pipeline, every: int) -> None:
     out = draw(pipe, PROMPTS, num_images_per_prompt=2)
     steps = list(pipe.stream(PROMPTS, num_images_per_prompt=2, seed=0, every=every, progress=False))

@@ -8,7 +8,6 @@ import pickle
 import resource
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,13 +43,6 @@ CONFIG = TrainingConfig(
     device="cpu",
     progress=False,
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run as without matplotlib: to plot takes longer than a run here; test_curves plots."""
-    for name in ("matplotlib", *(name for name in sys.modules if name.startswith("matplotlib."))):
-        monkeypatch.setitem(sys.modules, name, None)
 
 
 def changed(**changes: Any) -> TrainingConfig:

@@ -191,6 +191,7 @@ def test_without_a_terminal_nothing_is_shown(
     assert screen.getvalue() == ""
 
 
+@pytest.mark.usefixtures("plotting")
 def test_closing_plots_the_curves_once(tmp_path: Path) -> None:
     with monitor(tmp_path) as run:
         run.log(10, {"loss": 1.0})

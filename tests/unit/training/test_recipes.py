@@ -49,11 +49,10 @@ LOOP: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of six pictures with captions beside them."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("pictures")
     for number in range(2):
         for name, colour in COLOURS.items():
             Image.new("RGB", (20, 16), colour).save(folder / f"{name}{number}.png")
@@ -61,10 +60,10 @@ def pictures(tmp_path: Path) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A whole pipeline to start from."""
-    folder = tmp_path / "model"
+    folder = tmp_path_factory.mktemp("start") / "model"
     tiny_pipeline().save_pretrained(folder)
     return str(folder)
 
@@ -75,6 +74,7 @@ def transformer_run(pictures: str, model: str, output: Path, **changes: Any) -> 
     return train_transformer(TransformerTrainingConfig(**settings))
 
 
+@pytest.mark.usefixtures("plotting")
 def test_a_vqgan_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path) -> None:
     config = VQGANTrainingConfig(
         train_data=(pictures,),
@@ -154,24 +154,33 @@ def test_a_transformer_is_trained_from_scratch_on_tokens(
     assert Pipeline.from_pretrained(tmp_path / "new")("a red square", progress=False).images
 
 
+@pytest.fixture(scope="module")
+def adapted(
+    pictures: str, model: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Pipeline, Path]:
+    """What a run with adapters returns, and its folder."""
+    output = tmp_path_factory.mktemp("adapted") / "tuned"
+    return transformer_run(pictures, model, output, lora_rank=2), output
+
+
 def test_lora_gives_a_merged_model_and_an_adapter(
-    pictures: str, model: str, tmp_path: Path
+    model: str, adapted: tuple[Pipeline, Path]
 ) -> None:
-    tuned = transformer_run(pictures, model, tmp_path / "tuned", lora_rank=2)
+    tuned, output = adapted
     start = Pipeline.from_pretrained(model)
     assert torch.equal(tuned.transformer.lm_head.weight, start.transformer.lm_head.weight)
     weight = "decoder.layers.0.cross_attn.q_proj.weight"
     merged = tuned.transformer.state_dict()[weight]
     assert not torch.equal(merged, start.transformer.state_dict()[weight])
-    load_lora(start.transformer, tmp_path / "tuned" / "adapter")
+    load_lora(start.transformer, output / "adapter")
     torch.testing.assert_close(start.transformer.state_dict()[weight], merged)
 
 
 def test_a_finished_run_only_writes_its_result_again(
-    pictures: str, model: str, tmp_path: Path
+    pictures: str, model: str, adapted: tuple[Pipeline, Path]
 ) -> None:
-    first = transformer_run(pictures, model, tmp_path / "tuned", lora_rank=2)
-    again = transformer_run(pictures, model, tmp_path / "tuned", lora_rank=2)
+    first, output = adapted
+    again = transformer_run(pictures, model, output, lora_rank=2)
     for name, value in first.transformer.state_dict().items():
         assert torch.equal(again.transformer.state_dict()[name], value)
 
@@ -228,7 +237,8 @@ def test_released_weights_are_fine_tuned_in_float32(
         pipe = Pipeline.from_pretrained(source, vqgan=images, dtype=dtype)
         pipe.save_pretrained(tmp_path / "half")
         source = str(tmp_path / "half")
-    tuned = transformer_run(pictures, source, tmp_path / "tuned", vqgan=vqgan, data=ANY_SIZE)
+    changes = {"vqgan": vqgan, "data": ANY_SIZE, "eval_data": (), "steps": 1}
+    tuned = transformer_run(pictures, source, tmp_path / "tuned", **changes)
     assert {parameter.dtype for parameter in tuned.transformer.parameters()} == {torch.float32}
     saved = Pipeline.from_pretrained(tmp_path / "tuned").transformer
     assert torch.equal(saved.lm_head.weight, tuned.transformer.lm_head.weight)
@@ -240,7 +250,7 @@ def test_every_part_starts_from_a_pipeline(pictures: str, model: str, tmp_path: 
     clip = CLIPTrainingConfig(init_from=model, output=str(tmp_path / "clip"), **settings)
     assert train_vqgan(vqgan).config == TINY_VQGAN
     assert train_clip(clip).clip.config.image_size == 16
-    changes = {"vqgan": str(tmp_path / "vqgan"), "tokenizer": model, "data": ANY_SIZE}
+    changes = {"vqgan": str(tmp_path / "vqgan"), "tokenizer": model, "data": ANY_SIZE, "steps": 1}
     tuned = transformer_run(pictures, model, tmp_path / "tuned", **changes)
     assert tuned.tokenizer.vocab_size == Pipeline.from_pretrained(model).tokenizer.vocab_size
 
@@ -339,10 +349,10 @@ def test_more_steps_start_neither_the_codes_nor_the_discriminator_again(
 ) -> None:
     """Quantised from a quarter of the first steps, with a discriminator from half of them."""
     vqgan_run(pictures, tmp_path / "vqgan", steps=4)
-    vqgan_run(pictures, tmp_path / "vqgan", steps=16)
+    vqgan_run(pictures, tmp_path / "vqgan", steps=8)
     log = [row for row in read_log(tmp_path / "vqgan-run") if "loss" in row]
-    assert [row["step"] for row in log if "commitment" in row] == list(range(2, 17))
-    assert [row["step"] for row in log if "discriminator" in row] == list(range(3, 17))
+    assert [row["step"] for row in log if "commitment" in row] == list(range(2, 9))
+    assert [row["step"] for row in log if "discriminator" in row] == list(range(3, 9))
     for changes in ({"loss": VQGANLossConfig(quantize_from=4)}, {"accumulation": 2}):
         with pytest.raises(
             ConfigError, match=r"(loss.quantize_from|accumulation)=1, not [24]: that"

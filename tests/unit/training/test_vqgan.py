@@ -73,8 +73,7 @@ def test_the_discriminator_learns_from_the_loss() -> None:
     assert all(head.grad is not None and bool(head.grad.any()) for head in heads)
 
 
-@pytest.mark.parametrize("quantize_from", [-1, 0, 9])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("quantize_from", "seed"), [(-1, 0), (0, 1), (9, 0)])
 def test_a_black_picture_leaves_the_gradients_of_the_others_as_they_are(
     quantize_from: int, seed: int
 ) -> None:
