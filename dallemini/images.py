@@ -101,10 +101,11 @@ def open_image(
 ) -> PIL.Image.Image:
     """Open a picture as RGB: upright as its camera was held, on white where it is transparent.
 
-    Palettes, CMYK, LAB, gray and single bits are converted. Gray of more than 8 bits is scaled to
-    the full range of its file (12 or 16 bits); whole numbers up to 255 count as 8 bits, whatever
-    the file could hold. Wider whole numbers, and fractions that are not all in [0, 1], are divided
-    by the first of 255, 65535 and the type's largest value that none of them exceeds.
+    Palettes, CMYK, LAB, gray and single bits are converted. Gray of more than 8 bits is scaled by
+    its range: that of a file which says how many bits it has (10, 12, 14), else the first of 255,
+    4095, 65535 and the type's largest value that none of its numbers exceeds, because cameras and
+    microscopes store 8 or 12 bits in files of 16 or 32. Fractions are taken as they are if all lie
+    in [0, 1], and like whole numbers elsewhere.
 
     Args:
         image: a regular file of at most 512 MiB, its content, an open binary file, a picture of
@@ -404,13 +405,14 @@ def _to_levels(picture: PIL.Image.Image, name: str) -> NDArray[np.uint8]:
     values: NDArray[Any] = np.asarray(picture)
     if picture.mode == "F":
         values = values.astype(np.float64)
-        limits = (1.0, 255.0, 65535.0)
+        limits = (1.0, 255.0, 4095.0, 65535.0)
     else:
         bits, is_signed = _depth(picture)
         values = values.astype(np.int64)
         if not is_signed and bits == 32:
             values &= 0xFFFFFFFF  # PIL takes them for signed ones
-        limits = (255, *(2**n - 1 for n in (bits if bits < 32 else 16, 31, 32)))
+        deeper = {16: (12, 16), 32: (12, 16, 31, 32)}.get(bits, (bits,))
+        limits = (255, *(2**n - 1 for n in deeper))
     lowest, highest = (values.min(), values.max()) if values.size else (0, 0)
     limit = next((limit for limit in limits if highest <= limit), None)
     if limit is None or not lowest >= 0:

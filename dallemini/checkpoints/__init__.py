@@ -45,10 +45,9 @@ from .formats import (
 )
 from .lazy import LazyTensor, check_weights
 from .min_dalle import Detokenizer, MinDalle
-from .native import Native, read_config, write_native
+from .native import Native, read_config, read_plain, write_native
 from .safetensors_file import (
     WEIGHTS_FILE,
-    read_safetensors,
     read_tensor,
     save_checkpoint,
     write_tensors,
@@ -56,7 +55,6 @@ from .safetensors_file import (
 from .shapes import Shapes, check_tensors
 from .upscaler import NCNN, RealESRGAN
 from .vqgan import Taming, VQGANJax
-from .wrappers import common_prefix
 
 __all__ = [
     "Checkpoint",
@@ -122,6 +120,7 @@ class Checkpoint:
         format: the format that they came in.
         path: the native weight file.
         mark: what `config.json` says beside the configuration: the version, a quantisation.
+        prefix: what the file has in front of all the names, such as "module.".
     """
 
     config: dict[str, Any]
@@ -129,6 +128,15 @@ class Checkpoint:
     format: str
     path: Path
     mark: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor past the shared mapping, whose pages would stay in memory.
+
+        Raises:
+            CheckpointError: the file lacks it, or is damaged.
+        """
+        return read_tensor(self.path, self.prefix + name)
 
 
 def read_checkpoint(
@@ -275,13 +283,11 @@ def _nothing_found(source: Source, component: Component) -> Exception:
 
 
 def _map(config: Path, weights: Path, name: str) -> Checkpoint:
-    (fields, mark), stored = read_config(config), read_safetensors(weights)
-    prefix = common_prefix(stored)
-    tensors = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
+    (fields, mark), (prefix, tensors) = read_config(config), read_plain(weights)
     refuse_too_many_layers(fields, tensors)
     if mark.get("quantization") is None:
         check_weights(map(LazyTensor.of, tensors, tensors.values()), origin=str(weights))
-    return Checkpoint(fields, tensors, name, weights, mark)
+    return Checkpoint(fields, tensors, name, weights, mark, prefix)
 
 
 def _is_usable(folder: Path) -> bool:

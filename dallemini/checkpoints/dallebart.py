@@ -19,7 +19,14 @@ from .flax_msgpack import flax_files, read_flax_files
 from .formats import Component, LazyCheckpoint, fetch_json
 from .lazy import Op, transpose
 from .rules import Rule, Table, assemble
-from .settings import flag, refuse_other_component, refuse_values, whole_number
+from .settings import (
+    TRANSFORMERS_INERT,
+    account,
+    flag,
+    refuse_other_component,
+    refuse_values,
+    whole_number,
+)
 from .shapes import infer_transformer
 
 _SIZES = {  # the name in config.json: the name here, and the default of DalleBartConfig
@@ -54,6 +61,11 @@ _ARCHITECTURE = {  # the only values that this library computes; each is also th
     "sinkhorn_iters": 1,
     "tie_word_embeddings": False,
 }
+_READ = ("model_type", "decoder_start_token_id", "scale_embedding")
+_INERT: tuple[str, ...] = ("normalize_text",)  # the tokenizer reads it
+_INERT += ("init_std", "use_subln_init", "tau_init")  # the values that training started from
+_INERT += ("activation_dropout", "encoder_layerdrop", "decoder_layerdrop")  # of training
+_INERT += ("use_scan",)  # how the layers are stored, which their names tell
 _OLDER_MODELS = ("flax-community/dalle-mini", "nev/dalle-mini-pytorch")
 _LAYER = {  # the name here: names in a Flax layer, and what happens to them
     "self_attn_norm.bias": ("LayerNorm_0/bias",),
@@ -162,12 +174,14 @@ def translate_config(
     """Turn a DalleBart configuration into the fields of a `TransformerConfig`.
 
     Args:
-        config: the values of its `config.json`; keys that change nothing here are passed over.
+        config: the values of its `config.json`; keys that are known to change nothing here are
+            passed over.
         origin: where it comes from, for messages.
         inferred: values for absent sizes, instead of the defaults of DalleBart.
 
     Raises:
-        UnsupportedModelError: it asks for an architecture that is not modelled.
+        UnsupportedModelError: it asks for an architecture that is not modelled, or has a setting
+            that is not known here.
         CheckpointError: it belongs to another part of the pipeline.
         ConfigError: a size is not a whole number.
     """
@@ -178,6 +192,8 @@ def translate_config(
             f"{origin} has model_type {show(model_type)}, but only 'dallebart' is supported."
         )
     refuse_values(config, _ARCHITECTURE, origin=origin, model="the released DALL-E Mini and Mega")
+    known_keys = (_SIZES, _ARCHITECTURE, _READ, _INERT, TRANSFORMERS_INERT)
+    account(config, *known_keys, origin=origin, what="its configuration")
     known = inferred or {}
     fields: dict[str, Any] = {
         name: whole_number(config, key, known.get(name, default), origin=origin)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from .._version import __version__
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, MissingFileError
@@ -20,6 +22,7 @@ from ..hub.source import Source
 from .formats import CLASS_NAMES, Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor
 from .safetensors_file import WEIGHTS_FILE, read_safetensors, write_safetensors
+from .wrappers import common_prefix
 
 MARK = "dallemini"
 FILES = (CONFIG_NAME, WEIGHTS_FILE)
@@ -54,9 +57,24 @@ class Native:
     def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
         """Describe the component."""
         config, mark = read_config(paths[CONFIG_NAME])
-        tensors = read_safetensors(paths[WEIGHTS_FILE])
+        _, tensors = read_plain(paths[WEIGHTS_FILE])
         lazy = {name: LazyTensor.of(name, tensor) for name, tensor in tensors.items()}
         return LazyCheckpoint(config, lazy, mark)
+
+
+def read_plain(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Map a weight file, and take off what training put in front of all its names.
+
+    Returns:
+        What was in front of them, "" where there was nothing, and the tensors without it.
+
+    Raises:
+        MissingFileError: the file does not exist.
+        CheckpointError: it is truncated or corrupt.
+    """
+    stored = read_safetensors(path)
+    prefix = common_prefix(stored)
+    return prefix, {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
 
 
 def _class_name(component: object) -> str:

@@ -18,7 +18,7 @@ from ..config import MOST_LAYERS
 from ..errors import CheckpointError, UnsupportedModelError
 from ..foreign import show, show_names, show_tensors
 from .lazy import LazyTensor, Op, check_weights, concatenate
-from .wrappers import TRAINING, log_ignored, unwrap
+from .wrappers import TRAINING, foreign_prefix, log_ignored, unwrap
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -175,9 +175,15 @@ def _leave_out(tensors: Sequence[LazyTensor], table: Table, origin: str) -> None
         else:
             reasons.setdefault(entry.reason, []).append(tensor.name)
     if unknown:
+        prefix = foreign_prefix(unknown, known_names(table))
+        advice = (
+            f"Rename them: without {show(prefix)} in front their names would be right."
+            if prefix
+            else "Use a released checkpoint of a supported model."
+        )
         raise CheckpointError(
             f"{origin} holds {len(unknown)} tensors that have no place in this architecture: "
-            f"{show_tensors(unknown)}. Use a released checkpoint of a supported model."
+            f"{show_tensors(unknown)}. {advice}"
         )
     for reason, names in reasons.items():
         log_ignored(origin, reason, names)

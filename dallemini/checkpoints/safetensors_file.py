@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, DalleMiniError, InputTypeError
+from ..errors import CheckpointError, DalleMiniError, InputTypeError, StorageError
 from ..files import as_path, replacing
 from ..foreign import check_file
 from .lazy import MOST_TENSORS, LazyTensor
@@ -71,6 +71,7 @@ def read_tensor(path: Path, name: str) -> Tensor:
 def _opened(path: Path) -> Iterator[Any]:
     """Open a file whose header is of a size that can be read at once."""
     size = check_file(path)
+    _check_name(path, CheckpointError)
     with path.open("rb") as head:
         length = int.from_bytes(head.read(8), "little")
     if size < 8 or length + 8 > size:
@@ -87,6 +88,21 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except Exception as error:  # a damaged header can fail in any way
         raise _damaged(path, " ".join(str(error).split())[:200]) from error
+
+
+def _check_name(path: Path, kind: type[DalleMiniError]) -> None:
+    """Refuse a path that safetensors cannot open, whatever is in the file.
+
+    Raises:
+        DalleMiniError: its name is not UTF-8; of this kind.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        name = str(path).encode("utf-8", "backslashreplace").decode()
+        raise kind(
+            f"{name} is not a name in UTF-8, and weights are read from no other; rename the folder."
+        ) from error
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
@@ -151,8 +167,9 @@ def write_safetensors(
 
     Raises:
         InputTypeError: a tensor has a dtype that the format does not have.
-        StorageError: the file cannot be written; nothing of it is left.
+        StorageError: the file cannot be written, or could not be read again; nothing of it is left.
     """
+    _check_name(path, StorageError)
     # Wide dtypes first keep every tensor aligned, as the reference writer does.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header = _header({name: tensors[name] for name in order}, metadata)

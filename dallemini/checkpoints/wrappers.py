@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ..foreign import show, show_names
 from .lazy import LazyTensor
@@ -76,6 +76,17 @@ def common_prefix(names: Iterable[str]) -> str:
     prefixes = [_prefixes(name)[-1] for name in names]
     shortest = min(prefixes, key=len, default="")
     return shortest if all(prefix.startswith(shortest) for prefix in prefixes) else ""
+
+
+def foreign_prefix(names: Collection[str], known: re.Pattern[str]) -> str:
+    """Return what is in front of all names where most are known without it, "" elsewhere."""
+    first = min(names)
+    ends = [found.end() for found in re.finditer(r"[./]", first)][:_MOST_WORDS]
+    for prefix in (first[:end] for end in ends):
+        right = sum(known.fullmatch(name, len(prefix)) is not None for name in names)
+        if 2 * right > len(names) and all(name.startswith(prefix) for name in names):
+            return prefix
+    return ""
 
 
 def log_ignored(origin: str, reason: str, names: list[str]) -> None:

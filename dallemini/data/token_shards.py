@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import DalleMiniError, InputError, MissingDependencyError, MissingFileError
 from ..files import replacing
-from .sources.arrow import UNREADABLE, check_size, repeated_texts, short
+from .sources.arrow import UNREADABLE, check_footer, open_parquet, repeated_texts, short
 from .sources.files import check_regular
 
 METADATA_KEY = b"dallemini"
@@ -71,10 +71,12 @@ class TokenShard:
             InputError: it is not a whole Parquet file, or not one of `encode_images`.
             MissingDependencyError: pyarrow is not installed.
         """
-        parquet = import_parquet()
+        import_parquet()
         try:
             check_regular(path)
-            footer = parquet.read_metadata(path)
+            with open_parquet(path) as file:
+                footer, columns = file.metadata, file.schema_arrow.names
+            check_footer(path, footer, columns)
             metadata = json.loads((footer.metadata or {}).get(METADATA_KEY, b"null"))
         except (*UNREADABLE, RecursionError) as error:
             if isinstance(error, DalleMiniError):
@@ -97,7 +99,6 @@ class TokenShard:
                 f"{path} says that it is shard {metadata['shard']} of {metadata['shards']}, which "
                 "cannot be; delete it and encode again."
             )
-        check_size(path, footer, footer.schema.to_arrow_schema().names)
         return cls(path=path, rows=footer.num_rows, metadata=metadata)
 
 
@@ -268,13 +269,17 @@ def read_arrays(shard: TokenShard) -> Iterator[dict[str, NDArray[Any]]]:
     Raises:
         InputError: the file is damaged, or holds codes that its footer does not allow.
     """
+    rows = 0
     try:
         with _open(shard.path) as file:
             _check_columns(file.schema_arrow, shard)
             for batch in file.iter_batches(
                 batch_size=_ROWS_OF_A_GROUP, columns=list(_COLUMNS), use_threads=False
             ):
+                rows += len(batch)
                 yield _flat(batch, shard)
+        if rows != shard.rows:
+            raise ValueError(f"its footer says that it has {shard.rows} rows, but it has {rows}")
     except UNREADABLE as error:
         if isinstance(error, DalleMiniError):
             raise
@@ -284,10 +289,9 @@ def read_arrays(shard: TokenShard) -> Iterator[dict[str, NDArray[Any]]]:
 
 
 def _open(path: Path) -> Any:
-    parquet = import_parquet()
-    return parquet.ParquetFile(
-        path, read_dictionary=list(repeated_texts(parquet.read_metadata(path)))
-    )
+    with open_parquet(path) as file:
+        repeated = list(repeated_texts(file.metadata))
+    return open_parquet(path, read_dictionary=repeated)
 
 
 def _check_columns(schema: Any, shard: TokenShard) -> None:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoints
 from ..checkpoints import Checkpoint, LazyTensor
 from ..config import Config
 from ..errors import CheckpointError, InputError, UnsupportedOperationError
@@ -374,7 +373,7 @@ def _read_layer(
     if stored is not None and isinstance(choose_operator(inputs, outputs), PlainOperator):
         weight = mapped
     else:
-        weight = checkpoints.read_tensor(checkpoint.path, f"{name}.weight")
+        weight = checkpoint.read(f"{name}.weight")
     if stored is None:
         return quantize_weight(weight)
     scale = checkpoint.state_dict[f"{name}.weight_scale"]
@@ -398,7 +397,7 @@ def _read_float(checkpoint: Checkpoint, name: str) -> Tensor:
     mapped = checkpoint.state_dict[name]
     if mapped.dtype == torch.float32:
         return mapped
-    return checkpoints.read_tensor(checkpoint.path, name).float()
+    return checkpoint.read(name).float()
 
 
 def _leaves(model: nn.Module) -> dict[str, nn.Module]:

@@ -133,6 +133,16 @@ def shown_before() -> dict[str, set[str]]:
 SHOWN_BEFORE = shown_before()
 
 
+@pytest.mark.usefixtures("_empty_folder")
+def test_commands_that_need_data_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    """What stands in `sh` blocks asks for data that is not here: told so, as no wrong use is."""
+    pages = [page for page in PAGES if any(blocks(page, "sh"))]
+    calls = [call for page in pages for block in blocks(page, "sh") for call in commands(block)]
+    assert len(calls) > 5
+    for call in calls:
+        assert main(shlex.split(call)[1:]) == 1, f"{call}\n{capsys.readouterr().err}"
+
+
 def test_there_is_something_to_run() -> None:
     assert sum(len(list(blocks(page, "python"))) for page in PAGES) > 10
     every = [block for page in PAGES for block in blocks(page, "bash")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ...errors import DalleMiniError, InputError
 from ..config import DataConfig
 from ..filters import Filter
 from ..records import BadRecord
@@ -31,6 +32,9 @@ UNREADABLE = (
     NotImplementedError,
     MemoryError,
 )
+_TAIL = 8  # bytes at the end: the length of the footer, and the magic word
+_LARGEST_FOOTER = 2**24  # bytes
+_MOST_CHUNKS = 200_000  # row groups times columns
 _FEW = 2**26  # bytes that any file may hold
 _MOST_TIMES = 15  # how many times larger than its file other contents may be
 _NO_VALUES = frozenset(("", "NA", "N/A", "n/a", "NULL", "null", "NaN", "nan"))
@@ -84,11 +88,19 @@ def read_rows(file: TableFile, columns: Collection[str], *, group: int | None = 
     names = [name for name in file.names if name in columns]
     repeated = list(file.dictionaries)
     try:
-        with _pyarrow().parquet.ParquetFile(file.path, read_dictionary=repeated) as parquet:
+        with open_parquet(file.path, read_dictionary=repeated) as parquet:
+            footer = parquet.metadata
             if group is None:
-                return parquet.read(columns=names, use_threads=False)
-            return parquet.read_row_group(group, columns=names, use_threads=False)
+                table = parquet.read(columns=names, use_threads=False)
+            else:
+                footer = footer.row_group(group)
+                table = parquet.read_row_group(group, columns=names, use_threads=False)
+            if len(table) != footer.num_rows:
+                raise _contradiction(file.path, f"{footer.num_rows} rows where {len(table)} are")
+            return table
     except UNREADABLE as error:
+        if isinstance(error, DalleMiniError):
+            raise
         raise InputError(f"{file.path} cannot be read: {short(error)}.") from error
 
 
@@ -160,30 +172,73 @@ def repeated_texts(footer: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_size(path: Path, footer: Any, columns: Collection[str]) -> None:
-    """Refuse a file that unpacks to many times its size, which no pictures and captions do.
+def open_parquet(path: Path, **options: Any) -> Any:
+    """Open a `ParquetFile`, after a look at how long its footer says that it is.
 
     Args:
-        path: for the message.
-        footer: pyarrow's metadata of the file.
+        path: the file.
+        **options: of pyarrow's `ParquetFile`.
+
+    Raises:
+        InputError: the footer is longer than any that describes pictures.
+        Exception: one of `UNREADABLE`: the file is none, or damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(-min(_TAIL, path.stat().st_size), os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+    if length > _LARGEST_FOOTER:
+        raise InputError(
+            f"{path} has a footer of {length} bytes, but at most {_LARGEST_FOOTER} are read: it "
+            "has too many columns or row groups, or is damaged. Write it again, with "
+            "row_group_size=1000."
+        )
+    return _pyarrow().parquet.ParquetFile(path, **options)
+
+
+def check_footer(path: Path, footer: Any, columns: Collection[str]) -> None:
+    """Refuse a footer that contradicts itself, and a file that unpacks to many times its size.
+
+    A footer is believed by whoever reads the rows: how many they are, and how much memory they
+    need. Pictures and captions do not pack well, so what needs much more than the file is none.
+
+    Args:
+        path: the file.
+        footer: pyarrow's metadata of it.
         columns: those that will be read.
 
     Raises:
         InputError: it does.
     """
-    packed = whole = 0
+    chunks = footer.num_row_groups * footer.num_columns
+    if chunks > _MOST_CHUNKS:
+        raise InputError(
+            f"{path} has {footer.num_row_groups} row groups of {footer.num_columns} columns; write "
+            "it again with row_group_size=1000 and the columns that are needed."
+        )
+    nested = [footer.schema.column(at).max_repetition_level > 0 for at in range(footer.num_columns)]
+    size, rows, packed, whole = path.stat().st_size, 0, 0, 0
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
-        for place in range(group.num_columns):
+        rows += group.num_rows
+        for place, in_list in enumerate(nested):
             chunk = group.column(place)
+            values = chunk.num_values
+            if not 0 <= group.num_rows <= values or (values > group.num_rows and not in_list):
+                raise _contradiction(path, f"{values} values in {group.num_rows} rows")
             if chunk.path_in_schema.partition(".")[0] in columns:
-                packed += max(chunk.total_compressed_size, 0)
-                whole += max(chunk.total_uncompressed_size, 4 * chunk.num_values)
+                packed += min(max(chunk.total_compressed_size, 0), size)
+                whole += max(chunk.total_uncompressed_size, 4 * values)
+    if rows != footer.num_rows:
+        raise _contradiction(path, f"{footer.num_rows} rows, but {rows} in its row groups")
     if whole > _FEW and whole > _MOST_TIMES * packed:
         raise InputError(
             f"{path} would unpack {packed} bytes to {whole / 2**30:.1f} GiB, as no pictures and "
             "captions do; it is not read."
         )
+
+
+def _contradiction(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is damaged: its footer says that it has {what}. Write it again.")
 
 
 def passing_rows(table: Any, filters: Sequence[Filter]) -> NDArray[np.int64]:
@@ -203,16 +258,19 @@ def passing_rows(table: Any, filters: Sequence[Filter]) -> NDArray[np.int64]:
 def _open_parquet(path: Path, config: DataConfig) -> TableFile:
     pyarrow = _pyarrow()
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             footer, schema = file.metadata, file.schema_arrow
+            check_footer(path, footer, ())
             dictionaries = repeated_texts(footer)
     except UNREADABLE as error:
+        if isinstance(error, DalleMiniError):
+            raise
         raise InputError(f"{path} cannot be read as Parquet: {short(error)}.") from error
     fields = Fields.choose(schema.names, config, name=str(path))
     needed = {fields.image, fields.caption}
     wanted = [f.name for f in schema if f.name in needed or _is_simple(f.type)]
     filtered = {condition.column for condition in all_filters(config)}
-    check_size(path, footer, {*wanted, *filtered})
+    check_footer(path, footer, {*wanted, *filtered})
     kind, types = schema.field(fields.image).type, pyarrow.types
     if not (types.is_binary(kind) or types.is_large_binary(kind) or types.is_struct(kind)):
         names = tuple(schema.names)

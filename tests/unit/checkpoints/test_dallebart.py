@@ -152,10 +152,18 @@ def test_absent_sizes_take_the_defaults_of_the_original() -> None:
 
 
 def test_values_without_effect_are_passed_over() -> None:
-    harmless = {"dropout": 0.1, "init_std": 0.01, "use_subln_init": True, "tau_init": 1, "x": None}
+    harmless = {"dropout": 0.1, "init_std": 0.01, "use_subln_init": True, "tau_init": 1}
+    harmless |= {"normalize_text": True, "activation_dropout": 0.0, "use_scan": False, "top_k": 50}
     assert translate_config(config("tiny") | harmless, origin="x") == translate_config(
         config("tiny"), origin="x"
     )
+
+
+@pytest.mark.parametrize("key", ["use_rotary_embeddings", "hidden_size", "quantization_config"])
+def test_setting_that_nobody_reads_is_refused_by_name(folder: Path, key: str) -> None:
+    (folder / "config.json").write_text(json.dumps(config("tiny") | {key: None}))
+    with pytest.raises(UnsupportedModelError, match=rf"not known here \('{key}'\), so what"):
+        DalleBart().detect(open_source(folder))
 
 
 def test_scaled_embeddings_are_kept() -> None:

@@ -175,6 +175,17 @@ def test_file_of_more_tensors_than_a_model_has_is_refused(tmp_path: Path) -> Non
         read_safetensors(save_checkpoint(state, tmp_path))
 
 
+def test_name_that_is_not_utf8_is_the_reason_and_not_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    path = save_checkpoint({"weight": torch.ones(2)}, tmp_path).rename(folder / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"/\\udcff/a\.safetensors is not a name in UTF-8"):
+        read_safetensors(path)
+    with pytest.raises(StorageError, match=r"is not a name in UTF-8.* rename the folder"):
+        save_checkpoint({"weight": torch.ones(2)}, folder)
+    assert [entry.name for entry in folder.iterdir()] == ["a.safetensors"]
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no file .*nothing"):
         read_safetensors(tmp_path / "nothing")

@@ -127,6 +127,12 @@ def test_count_needs_a_tensor() -> None:
         count({}, r"x\.(\d+)\.y", origin="folder")
 
 
+@pytest.mark.parametrize("number", ["256", "999999999", "9" * 5000])
+def test_numbers_that_no_layer_has_are_refused(number: str) -> None:
+    with pytest.raises(CheckpointError, match=r"layers up to \d{3,20}, but no model has more than"):
+        count(lazy({f"x.{number}.y": (1,)}), r"x\.(\d+)\.y", origin="folder")
+
+
 @pytest.mark.parametrize(
     ("expected", "message"),
     [

@@ -308,6 +308,14 @@ def test_usual_wrappers_are_taken_off(tmp_path: Path, state: dict[str, Tensor], 
     assert_holds(read(tmp_path, Taming()), state)
 
 
+def test_prefix_that_is_not_a_usual_one_is_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_taming(tmp_path, state)
+    foreign = {f"net.vae.{name}": x for name, x in state.items()} | {"net.vae.x": torch.ones(2)}
+    torch.save({"state_dict": foreign}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"without 'state_dict\.net\.vae\.' in front their"):
+        read(tmp_path, Taming())
+
+
 def test_vqgan_of_a_transformer_over_codes_is_read(
     tmp_path: Path, state: dict[str, Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
