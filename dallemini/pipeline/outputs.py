@@ -186,10 +186,24 @@ class Pictures(Drawn):
     def _stem(self, index: int) -> str:
         return f"{_slug(str(self.prompt_of(index)))}-{self.seeds[index]}"
 
-    def _save_one(self, folder: Path, index: int) -> Path:
+    def png(self, index: int) -> bytes:
+        """Return picture `index` as a PNG file with its `metadata`, as `save` writes it.
+
+        Raises:
+            InputTypeError: `index` is not a whole number.
+            InputError: there is no such picture.
+
+        Example:
+            >>> from dallemini.testing import tiny_pipeline
+            >>> tiny_pipeline()("a red apple", seed=0).png(0)[1:4]
+            b'PNG'
+        """
         content = image_bytes(self.images[index], "PNG", texts=self.metadata(index))
         assert content is not None
-        return write_beside(_names(folder, self._stem(index), ".png"), content)
+        return content
+
+    def _save_one(self, folder: Path, index: int) -> Path:
+        return write_beside(_names(folder, self._stem(index), ".png"), self.png(index))
 
     def _repr_png_(self) -> bytes:
         content = image_bytes(self.grid(labels=True), "PNG")
