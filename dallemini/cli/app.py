@@ -14,6 +14,7 @@ from .edit import Edit, Extend
 from .encode import Encode
 from .evaluate import Evaluate
 from .generate import Generate
+from .gui import App
 from .info import Info
 from .score import Score
 from .upscale import Upscale
@@ -28,6 +29,7 @@ _COMMANDS: dict[str, Any] = {
     "upscale": Upscale,
     "encode": Encode,
     "evaluate": Evaluate,
+    "app": App,
 }
 _DESCRIPTION = """Text to image with the DALL-E Mini family of models.
 
