@@ -6,6 +6,7 @@ Needs `chromium` and Playwright for Python (`pip install playwright`, without it
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -145,7 +146,7 @@ def status(page: Any, words: str, of: str = "pictures") -> str:
     return str(found.inner_text())
 
 
-def download(page: Any, of: str = "pictures") -> PIL.Image.Image:
+def download(page: Any, of: str = "pictures") -> Any:
     """Open the first picture of a gallery and download it."""
     page.locator(f"#{of} button.thumbnail-item, #{of} .thumbnail-item").first.click()
     with page.expect_download() as told:
@@ -163,7 +164,7 @@ def test_nine_pictures_fill_while_they_are_drawn(page: Any, model: Path) -> None
     assert "seeds 7 to 15" in status(page, "Done")
     assert pictures.count() == 9
     assert page.locator("#pictures").get_by_text(re.compile(r"seed \d+ · -?\d")).count() == 9
-    image: Any = download(page)
+    image = download(page)
     again = Pipeline.from_pretrained(model)("a red apple", seed=int(image.text["seed"]))
     assert image.format == "PNG"
     assert image.text["prompt"] == "a red apple"
@@ -185,6 +186,29 @@ def test_cancel_stops_and_leaves_room_for_the_next(page: Any) -> None:
     status(page, r"Cancelled\.")
     draw(page, "a green bird", Candidates=1, Pictures=1)
     status(page, "Done")
+
+
+def test_painted_part_is_redrawn(page: Any) -> None:
+    page.get_by_role("tab", name="Draw").click()
+    draw(page, "a red apple", "1", Pictures=1)
+    status(page, "seed 1")
+    page.get_by_role("button", name="Redraw a part").first.click()
+    canvas = page.locator("#painting canvas").first
+    canvas.wait_for()
+    assert page.locator("#redraw-prompt textarea").input_value() == "a red apple"
+    page.locator("#redraw-draw").click()
+    page.get_by_text("Nothing is painted; paint over what is to be redrawn.").wait_for()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 20, y)
+    page.mouse.down()
+    page.mouse.move(x + 20, y, steps=8)
+    page.mouse.up()
+    page.locator("#redraw-draw").click()
+    status(page, "Done", of="redraw-pictures")
+    told = json.loads(download(page, of="redraw-pictures").text["edit"])
+    assert told["operation"] == "inpaint"
+    page.get_by_role("tab", name="Draw").click()
 
 
 def test_wrong_input_is_told_and_harmless(page: Any) -> None:

@@ -14,7 +14,7 @@ LIMITS = AppLimits(max_images=4, max_candidates=2, max_prompt_length=10)
 
 
 def test_empty_seed_becomes_a_fresh_one_and_a_given_one_stays() -> None:
-    fresh = [Wish(prompt="a cat").check(LIMITS).seed for _ in range(3)]
+    fresh = [Wish(prompt="a cat", number=1).check(LIMITS).seed for _ in range(3)]
     assert all(seed is not None and 0 <= seed < FRESH_SEEDS for seed in fresh)
     assert len(set(fresh)) > 1
     assert Wish(prompt="a cat", number=1, seed=7).check(AppLimits()).seed == 7
