@@ -19,7 +19,7 @@ from .mask import read_painting
 from .sessions import Drawn, Sessions
 from .studio import Look, Studio
 from .widgets import gallery, prompt_box, seed_box, show_pictures, show_settings, show_status
-from .wish import SETTINGS, SHAPES, Wish
+from .wish import SHAPES, Wish
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _DRAWING: dict[str, Any] = {**_PRIVATE, "concurrency_id": "drawing", "concurrency_limit": 1}
@@ -46,7 +46,6 @@ class Page:
     ) -> None:
         self.studio, self.sessions = studio, sessions
         self._limits, self._ranks = about.limits_of(card), ranks
-        self._editable = hasattr(studio.pipe, "inpaint")
         self._targets: dict[str, list[Any]] = {}  # of each tab that takes a picture
 
     def build(self) -> gr.Blocks:
@@ -68,12 +67,11 @@ class Page:
         self._history = gallery("History", "history-pictures", columns=6).unrender()
         with gr.Tab("Draw", id="draw"):
             buttons, taking = self._add_drawing()
-        if self._editable:
-            self._add_redrawing()
-            self._add_extending()
-            self._add_varying()
-            for tab, button in buttons.items():
-                self._send(button, tab, taking)
+        self._add_redrawing()
+        self._add_extending()
+        self._add_varying()
+        for tab, button in buttons.items():
+            self._send(button, tab, taking)
         with gr.Tab("History", id="history"):
             self._add_history()
         with gr.Tab("Limits", id="limits"):
@@ -114,42 +112,28 @@ class Page:
         return buttons, chosen
 
     def _add_more(self) -> Fields:
-        """Add the controls of those settings that the library has."""
-        limits, config = self.studio.limits, self.studio.pipe.config
-        scale: Any = config.guidance_scale
-        plain = scale if isinstance(scale, float | int) else None
-        more: Fields = {
+        limits, config, side = self.studio.limits, self.studio.pipe.config, self.studio.side
+        scale: Any = config.guidance_scale  # a schedule ends in its last number
+        guidance = scale[-1] if isinstance(scale, tuple) else scale
+        candidates = min(config.candidates, limits.max_candidates)
+        sizes = [(f"{name} ({side * w}×{side * h})", name) for name, (w, h) in SHAPES.items()]
+        return {
             "guidance_scale": gr.Slider(
-                0, 20, plain, step=0.5, label="Guidance", info="how far the prompt pushes; 1 is off"
-            )
-        }
-        if "negative_prompt" in SETTINGS:
-            more["negative_prompt"] = prompt_box(
-                "negative",
-                limits.max_prompt_length,
-                "Negative prompt",
+                0, 20, guidance, step=0.5, label="Guidance",
+                info="how far the prompt pushes; 1 is off",
+            ),
+            "negative_prompt": prompt_box(
+                "negative", limits.max_prompt_length, "Negative prompt",
                 info="what to lead away from; needs guidance above 1",
-            )
-        more["candidates"] = gr.Slider(
-            1,
-            limits.max_candidates,
-            min(config.candidates, limits.max_candidates),
-            step=1,
-            label="Candidates",
-            info="drawn for each picture that is kept",
-        )
-        more["rank"] = gr.Checkbox(self._ranks, label="Best first", info="with scores")
-        if "width" in SETTINGS:
-            side = self.studio.side
-            more["shape"] = gr.Radio(
-                [(f"{name} ({side * w}×{side * h})", name) for name, (w, h) in SHAPES.items()],
-                value="square",
-                label="Size",
-            )
-        if "upscale" in SETTINGS:
-            factors = [("no", 1), ("2×", 2), ("4×", 4)]
-            more["upscale"] = gr.Radio(factors, value=1, label="Upscale")
-        return more
+            ),
+            "candidates": gr.Slider(
+                1, limits.max_candidates, candidates, step=1, label="Candidates",
+                info="drawn for each picture that is kept",
+            ),
+            "rank": gr.Checkbox(self._ranks, label="Best first", info="with scores"),
+            "shape": gr.Radio(sizes, value="square", label="Size"),
+            "upscale": gr.Radio([("no", 1), ("2×", 2), ("4×", 4)], value=1, label="Upscale"),
+        }  # fmt: skip
 
     def _add_result(self, elem_id: str) -> tuple[Any, Any, Any, Any]:
         """Add what shows pictures: status, gallery, what is in it, and which one was chosen."""
@@ -161,8 +145,6 @@ class Page:
 
     def _add_sending(self) -> dict[str, Any]:
         """Add buttons that take the chosen picture to another tab."""
-        if not self._editable:
-            return {}
         labels = {"redraw": "Redraw a part", "extend": "Extend", "vary": "Vary"}
         with gr.Row():
             return {tab: gr.Button(label, size="sm", min_width=90) for tab, label in labels.items()}

@@ -14,17 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import DalleMiniWarning, InputError
-from ..images import image_to_tensor
-from ..pipeline.moving import precisions
-from ..pipeline.outputs import GenerationOutput, GenerationStep
+from ..errors import DalleMiniWarning, GenerationCancelled, InputError
+from ..pipeline.outputs import GenerationOutput
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.progress import GenerationProgress
 from .limits import AppLimits
 from .sessions import Drawn
 from .wish import Wish
@@ -91,23 +89,21 @@ class Studio:
         """
         wish = wish.check(self.limits)
         settings = wish.overrides(self.side)
-        settings.pop("rank")
         start, previews = time.monotonic(), dict[int, Any]()
-        finished: list[GenerationStep] = []
         with _listening() as notes:  # the prompts are read at the call
             steps = self.pipe.stream(
                 wish.prompt, every=self._every(wish), progress=False, **settings
             )
         for step in steps:
             previews |= dict(zip(step.seeds, step.images, strict=True))
-            finished += [step] if step.finished else []
+            if step.output is not None:
+                yield self._finish(step.output, wish, notes, start)
+                return
             done = step.first_image + len(step.seeds) * step.position / step.length
             share, seconds = done / (wish.number * wish.candidates), time.monotonic() - start
             yield Look(
                 wish=wish, share=share, previews=previews, notes=tuple(notes), seconds=seconds
             )
-        output = _gather(self.pipe, finished, settings, rank=wish.rank)
-        yield self._finish(output, wish, notes, start)
 
     def _every(self, wish: Wish) -> int:
         """Return after how many tokens there is a look."""
@@ -173,31 +169,6 @@ class Studio:
         return Look(wish=wish, share=1.0, drawn=drawn, notes=tuple(notes), seconds=seconds)
 
 
-def _gather(
-    pipe: Pipeline, steps: list[GenerationStep], settings: Any, *, rank: bool
-) -> GenerationOutput:
-    """Put the finished pictures of a stream together, the best first if they are ranked."""
-    images = [image for step in steps for image in step.images]
-    tokens = torch.cat([step.image_tokens for step in steps])
-    seeds = [seed for step in steps for seed in step.seeds]
-    prompts = [prompt for step in steps for prompt in step.prompts]
-    order, scores = [*range(len(images))], list[float]()
-    if rank:
-        pixels = torch.stack([image_to_tensor(image) for image in images])
-        scores = pipe.scorer.score(pixels, prompts).tolist()
-        order.sort(key=lambda index: -scores[index])
-    return GenerationOutput(
-        prompts=(prompts[0],),
-        images=[images[index] for index in order],
-        image_tokens=tokens[order],
-        seeds=tuple(seeds[index] for index in order),
-        config=pipe.config.override(**settings),
-        scores=tuple(scores[index] for index in order) if rank else None,
-        model=pipe.name,
-        precision=precisions(transformer=pipe.transformer, vqgan=pipe.vqgan),
-    )
-
-
 @contextmanager
 def _listening() -> Iterator[list[str]]:
     """Collect what the library warns of; as `warnings` works, of all threads."""
@@ -221,17 +192,15 @@ def _watched(
     news: queue.SimpleQueue[float | GenerationOutput | BaseException] = queue.SimpleQueue()
     dropped = threading.Event()
 
-    def tell(progress: Any) -> None:
+    def tell(progress: GenerationProgress) -> None:
         if dropped.is_set():
-            raise InputError("The page was closed, or somebody pressed Cancel.")
+            raise GenerationCancelled("The page was closed, or somebody pressed Cancel.")
         if progress.stage == "tokens":
             news.put(progress.done / progress.total)
 
-    heard = {"callback": tell} if "callback" in signature(Pipeline.__call__).parameters else {}
-
     def work() -> None:
         try:
-            news.put(call({**settings, **heard}))
+            news.put(call({**settings, "callback": tell}))
         except BaseException as error:  # it is raised where somebody waits
             news.put(error)
 

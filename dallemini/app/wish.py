@@ -15,9 +15,6 @@ FRESH_SEEDS = 2**31  # seeds that nobody chose, short enough to be read out
 MAX_SEED = 2**53 - 1  # a browser's numbers are whole up to here
 SHAPES = {"square": (1, 1), "wide": (2, 1), "tall": (1, 2)}
 
-SETTINGS = frozenset(GenerationOverrides.__annotations__)
-"""The settings that this version of the library has."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Wish(Config):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from dallemini.app.studio import Look, Studio
 from dallemini.app.wish import Wish
 from dallemini.errors import InputError
 from dallemini.testing import tiny_pipeline
+from patience import patience
 
 WISH = Wish(prompt="a red apple", number=3, seed=5)
 
@@ -35,7 +38,7 @@ def test_looks_come_before_the_pictures_that_are_saved(studio: Studio) -> None:
     assert len(looks) >= 3
     shares = [look.share for look in looks]
     assert shares == sorted(shares)
-    assert 0 < shares[0] < shares[-1] == 1.0
+    assert 0 < shares[0] < shares[-1] < 1
     assert [*looks[0].previews] == [5, 6, 7]
     assert not any(look.drawn for look in looks)
     assert [drawn.wish.seed for drawn in last.drawn] == [5, 6, 7]
@@ -73,6 +76,26 @@ def test_wish_is_checked_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="from 1 to 2, not 3"):
         next(small.vary(WISH, PIL.Image.new("RGB", (16, 16)), 0.5))
     assert [*tmp_path.iterdir()] == []
+
+
+def test_candidates_are_drawn_and_the_best_of_each_is_kept(studio: Studio) -> None:
+    wish = Wish(prompt="a red apple", number=2, seed=5, candidates=3)
+    *looks, last = studio.draw(wish)
+    expected = studio.pipe("a red apple", num_images_per_prompt=2, seed=5, candidates=3)
+    assert len(looks[0].previews) == 6
+    assert tuple(drawn.wish.seed for drawn in last.drawn) == expected.seeds
+
+
+def test_dropped_edit_is_cancelled(studio: Studio) -> None:
+    before = len([*studio._folder.iterdir()])
+    looks = studio.vary(WISH, PIL.Image.new("RGB", (16, 16)), 1.0)
+    next(looks)
+    assert isinstance(looks, Generator)
+    looks.close()
+    for thread in threading.enumerate():
+        if thread.name == "dallemini-app":
+            thread.join(patience(20))
+    assert len([*studio._folder.iterdir()]) == before
 
 
 def last_of(looks: Any) -> Look:
