@@ -17,22 +17,27 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .generation.blend import Blend
     from .generation.config import GenerationConfig
+    from .generation.watermark import Watermark
     from .images import image_to_tensor
     from .models.clip import CLIP
     from .models.transformer import Transformer
     from .models.upscaler import Upscaler
     from .models.vqgan import VQGAN
+    from .pipeline.detecting import Detection
     from .pipeline.outputs import GenerationOutput, GenerationStep
     from .pipeline.pipeline import Pipeline
     from .pipeline.progress import GenerationProgress
+    from .pipeline.signing import C2PASigner
     from .scorer import CLIPScorer
     from .text.tokenizer import TextTokens, Tokenizer
 
 __all__ = [
+    "C2PASigner",
     "CLIP",
     "VQGAN",
     "Blend",
     "CLIPScorer",
+    "Detection",
     "GenerationConfig",
     "GenerationOutput",
     "GenerationProgress",
@@ -42,15 +47,18 @@ __all__ = [
     "Tokenizer",
     "Transformer",
     "Upscaler",
+    "Watermark",
     "__version__",
     "image_to_tensor",
 ]
 
 _PLACES = {
+    "C2PASigner": "pipeline.signing",
     "CLIP": "models.clip",
     "VQGAN": "models.vqgan",
     "Blend": "generation.blend",
     "CLIPScorer": "scorer",
+    "Detection": "pipeline.detecting",
     "GenerationConfig": "generation.config",
     "GenerationOutput": "pipeline.outputs",
     "GenerationProgress": "pipeline.progress",
@@ -60,6 +68,7 @@ _PLACES = {
     "Tokenizer": "text.tokenizer",
     "Transformer": "models.transformer",
     "Upscaler": "models.upscaler",
+    "Watermark": "generation.watermark",
     "image_to_tensor": "images",
 }
 

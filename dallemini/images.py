@@ -157,6 +157,25 @@ def read_header(path: str | os.PathLike[str]) -> PIL.Image.Image:
     return _parse(_read(path, name), name)
 
 
+def open_picture_file(
+    picture: str | os.PathLike[str] | bytes,
+) -> tuple[bytes, PIL.Image.Image]:
+    """Return the content of a file and what PIL read of it, unchanged and with its notes.
+
+    Raises:
+        As `open_image`.
+    """
+    name = _name(picture)
+    content = _read(picture, name)
+    image = _parse(content, name)
+    _check_size(image.size, name, 1, None, MAX_PIXELS)
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise PictureError(name, "broken image", f"{type(error).__name__}: {error}") from error
+    return content, image
+
+
 def image_to_tensor(image: PIL.Image.Image) -> Tensor:
     """Turn a picture of any mode into f32[3,H,W] in [0, 1], as `open_image` does.
 

@@ -38,6 +38,10 @@ def main(folder: Path, count: int) -> None:
     """Draw a sheet of each kind."""
     pipe = Pipeline.from_pretrained()
     settings: GenerationOverrides = {"num_images_per_prompt": count, "seed": 1}
+    blind: GenerationOverrides = {**settings, "lookahead": 1}
+    farsighted: GenerationOverrides = {**settings, "lookahead": 16}
+    wide: GenerationOverrides = {**settings, "width": 320}
+    tiled: GenerationOverrides = {**settings, "tile": True}
     apple = pipe("a red apple", seed=3, candidates=4).images[0]
     small = Image.new("RGB", apple.size, "white")
     small.paste(apple.resize((96, 96)), (32, 32))
@@ -51,8 +55,8 @@ def main(folder: Path, count: int) -> None:
         "lookahead": lambda: [
             apple,
             middle.convert("RGB"),
-            *pipe.inpaint("a green apple", apple, middle, lookahead=1, **settings).images,
-            *pipe.inpaint("a green apple", apple, middle, lookahead=16, **settings).images,
+            *pipe.inpaint("a green apple", apple, middle, **blind).images,
+            *pipe.inpaint("a green apple", apple, middle, **farsighted).images,
         ],
         "vary": lambda: [apple, *pipe.vary(apple, "a red apple", strength=0.4, **settings).images],
         "start": lambda: [apple, *pipe("a red apple", start_image=apple, **settings).images],
@@ -60,8 +64,8 @@ def main(folder: Path, count: int) -> None:
             apple,
             *pipe.outpaint(apple, "a red apple", left=80, right=80, **settings).images,
         ],
-        "panorama": lambda: pipe("snowy mountain", width=320, **settings).images,
-        "tile": lambda: [repeat(tile) for tile in pipe("flowers", tile=True, **settings).images],
+        "panorama": lambda: pipe("snowy mountain", **wide).images,
+        "tile": lambda: [repeat(tile) for tile in pipe("flowers", **tiled).images],
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in sheets.items():

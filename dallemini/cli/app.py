@@ -22,6 +22,9 @@ _COMMANDS = {
     "extend": ("Extend", "go on beyond the edges of a picture"),
     "redraw": ("Redraw", "draw pictures again from what their files say"),
     "upscale": ("Upscale", "make pictures larger"),
+    "app": ("App", "draw in the browser"),
+    "inspect": ("Inspect", "say what files tell of their pictures' origin"),
+    "detect": ("Detect", "look for the mark of a key in pictures"),
     "score": ("Score", "say how well pictures fit a prompt"),
     "info": ("Info", "tell what a checkpoint holds"),
     "convert": ("Convert", "write a checkpoint in the library's own format"),
@@ -67,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _load(name: str) -> Any:
-    place = "edit" if name == "extend" else name
+    place = {"extend": "edit", "detect": "inspect", "app": "gui"}.get(name, name)
     module = importlib.import_module(f".{place}", package=__package__)
     return getattr(module, _COMMANDS[name][0])
 

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
-from .options import Drawing, OptionalPath, OptionalText, Where, drawing_type
+from .options import Drawing, Marks, OptionalPath, OptionalText, Where, drawing_type
 from .prompts import read_all
 from .saving import Saving
 from .words import checking_usage
@@ -54,6 +54,7 @@ class Generate:
         rank_by: what --rank and --candidates go by; the model's scorer if it has one.
         json: print one line of JSON for each file instead of its path.
         settings: of the drawing.
+        marks: that the pictures get.
         drawing: of the model.
         where: of the model.
     """
@@ -71,6 +72,7 @@ class Generate:
     rank_by: Literal["scorer", "likelihood"] = "scorer"
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     settings: Annotated[Settings, tyro.conf.arg(name="")]
+    marks: Marks
     drawing: Drawing
     where: Where
 
@@ -85,9 +87,10 @@ class Generate:
             settings = self._checked_settings()
             prompts = read_all(self.prompts, self.prompts_file)
             self.drawing.check()
+            watermark, signer = self.marks.watermark(), self.marks.signer()
         from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
 
-        saving = Saving(self.output, self.grid, as_json=self.json)
+        saving = Saving(self.output, self.grid, as_json=self.json, c2pa=signer)
         upscaler = None if self.upscaler is None else self._load_upscaler(self.upscaler)
         source = self.where.open(self.model)
         pipe = Pipeline.from_pretrained(source, upscaler=upscaler, **self.drawing.keywords)
@@ -95,7 +98,7 @@ class Generate:
             calls = split_call(pipe.config.override(**settings), prompts)
         with saving:
             for part, own in calls:
-                saving.add(pipe(part, **{**settings, **own}))
+                saving.add(pipe(part, watermark=watermark, **{**settings, **own}))
 
     def _load_upscaler(self, name: str) -> Upscaler:
         from .upscale import load_upscaler

@@ -13,8 +13,15 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .. import hub
+from ..errors import InputError
+from ..files import as_path
+from ..foreign import check_file
 from ..generation import GenerationConfig
 from .words import own_words
+
+if typing.TYPE_CHECKING:
+    from ..generation.watermark import Watermark
+    from ..pipeline.signing import C2PASigner
 
 Quantization = Literal["int8"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -150,6 +157,75 @@ def _form(name: str, hint: Any) -> Any:
         return _FORMS.get(name)
     kind = int if int in options else float
     return one_word(_or_none(kind), f"{kind.__name__.upper()}|none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MarkOptions:
+    """How pictures are marked.
+
+    Attributes:
+        watermark_key_file: a file with a secret, whose mark the tokens get; `dallemini detect`
+            finds it again. A key in the command itself could be read by other users.
+        c2pa_certificate: a PEM file with your certificate and those that vouch for it; every file
+            is signed with it.
+        c2pa_key: a PEM file with the key of the certificate.
+        c2pa_algorithm: of that key.
+    """
+
+    watermark_key_file: OptionalPath = None
+    c2pa_certificate: OptionalPath = None
+    c2pa_key: OptionalPath = None
+    c2pa_algorithm: str = "es256"
+
+    def watermark(self) -> Watermark | None:
+        """Read the key, if there is one.
+
+        Raises:
+            DalleMiniError: as `read_watermark`.
+        """
+        return read_watermark(self.watermark_key_file)
+
+    def signer(self) -> C2PASigner | None:
+        """Return what signs, if anything does.
+
+        Raises:
+            DalleMiniError: one of the two files is not given, not there, or no PEM file.
+        """
+        if self.c2pa_certificate is None and self.c2pa_key is None:
+            return None
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            raise InputError("Signing needs both --c2pa-certificate and --c2pa-key.")
+        from ..pipeline.signing import C2PASigner  # here, because torch takes seconds
+
+        signer = C2PASigner(
+            certificate=self.c2pa_certificate,
+            private_key=self.c2pa_key,
+            algorithm=self.c2pa_algorithm,
+        )
+        signer.check()
+        return signer
+
+
+Marks = Annotated[MarkOptions, tyro.conf.arg(name="")]
+"""The same, with its options named as if they were the command's own."""
+
+_MOST_KEY = 4096
+
+
+def read_watermark(path: Path | None) -> Watermark | None:
+    """Return the watermark of the key in a file, without white space around it.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it is empty or too large for a key.
+    """
+    if path is None:
+        return None
+    from ..generation.watermark import Watermark  # here, because torch takes seconds
+
+    file = as_path(path)
+    check_file(file, error=InputError, largest=_MOST_KEY)
+    return Watermark(file.read_bytes().strip())
 
 
 def attribute_help(cls: type) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ..files import as_path, make_folder
 
 if TYPE_CHECKING:
     from ..pipeline.outputs import GenerationOutput
+    from ..pipeline.signing import C2PASigner
 
 
 class Saving:
@@ -21,25 +22,33 @@ class Saving:
         output: folder for the pictures; None for the current one, or for none with a grid.
         grid: file for all of them together.
         as_json: print a line of JSON for each file.
+        c2pa: signs the files.
 
     Raises:
         StorageError: a folder cannot be made or written.
     """
 
-    def __init__(self, output: Path | None, grid: Path | None, *, as_json: bool) -> None:
+    def __init__(
+        self,
+        output: Path | None,
+        grid: Path | None,
+        *,
+        as_json: bool,
+        c2pa: C2PASigner | None = None,
+    ) -> None:
         self._grid = None if grid is None else as_path(grid)
         self._folder = Path() if output is None and grid is None else output
         for place in (self._folder, self._grid and self._grid.parent):
             if place is not None:
                 make_folder(place)
-        self._as_json = as_json
+        self._as_json, self._c2pa = as_json, c2pa
         self._drawn: list[GenerationOutput] = []
         self._files: list[dict[str, Any]] = []
 
     def add(self, drawn: GenerationOutput) -> None:
         """Save the pictures of a call."""
         if self._folder is not None:
-            for index, path in enumerate(drawn.save(self._folder)):
+            for index, path in enumerate(drawn.save(self._folder, c2pa=self._c2pa)):
                 self._files.append({"path": str(path), **_facts(drawn, index)})
         if self._grid is not None:
             self._drawn.append(drawn)
@@ -55,7 +64,7 @@ class Saving:
     ) -> None:
         try:
             if error is None and self._grid is not None:
-                path = join(self._drawn).save_grid(self._grid)
+                path = join(self._drawn).save_grid(self._grid, c2pa=self._c2pa)
                 self._files.append({"path": str(path), "grid": True})
         finally:
             for facts in self._files:

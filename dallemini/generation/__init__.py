@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .memory import MemoryPrediction, predict_memory
     from .sampling import Sampler, SamplerState, TopSampler, filter_logits, make_generators
     from .slots import Slot, Slots
+    from .watermark import Watermark
 
 __all__ = [
     "Blend",
@@ -31,6 +32,7 @@ __all__ = [
     "Slot",
     "Slots",
     "TopSampler",
+    "Watermark",
     "filter_logits",
     "generate_tokens",
     "make_generators",
@@ -48,6 +50,7 @@ _PLACES = {
     "Slot": "slots",
     "Slots": "slots",
     "TopSampler": "sampling",
+    "Watermark": "watermark",
     "filter_logits": "sampling",
     "generate_tokens": "loop",
     "make_generators": "sampling",

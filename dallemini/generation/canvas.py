@@ -177,6 +177,7 @@ class CanvasPicture:
         empty = torch.full((count,), FREE, dtype=torch.int64, device="cpu")
         given = empty if drawing.fixed is None else drawing.fixed.to("cpu", torch.int64)
         self.tokens = given.clone()
+        self._width = canvas.width
         self.windows = canvas.plan((given == FREE).view(canvas.height, canvas.width))
         self._drawing, self._lookahead = drawing, lookahead
         self._number = 0
@@ -200,6 +201,7 @@ class CanvasPicture:
             self._drawing,
             fixed=None if bool(window.free.all()) else given,
             seed=derive_seed(seed, "window", self._number) if self._number else seed,
+            corner=divmod(int(window.index[0]), self._width),
         )
         self._particles = Particles(slots, drawing, count=self._lookahead)
 

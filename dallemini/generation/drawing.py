@@ -37,6 +37,7 @@ class Drawing:
         base: the text from which the others lead away, one row; the empty prompt, as a rule.
         seed: of the picture's random numbers.
         fixed: i64[L], tokens that are given, -1 where they are free; None for all free.
+        corner: row and column of its first token on a larger canvas, which a watermark follows.
 
     Raises:
         InputTypeError: a text is not tokenized, or `fixed` is not a tensor of integers.
@@ -62,6 +63,7 @@ class Drawing:
     base: TextTokens | None = None
     seed: int = 0
     fixed: Tensor | None = None
+    corner: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         if not self.texts:

@@ -27,6 +27,8 @@ class SamplerState(list[torch.Generator]):
     Args:
         generators: one random stream (on the CPU) for each picture.
         tokens: i64[N,P], the tokens before, on the device of the logits; not to be changed.
+        corners: for each picture the row and column of its first token on a larger canvas; None
+            for pictures of the model's own size.
 
     Example:
         >>> import torch
@@ -36,9 +38,15 @@ class SamplerState(list[torch.Generator]):
         (2, 3, [3, 2])
     """
 
-    def __init__(self, generators: Iterable[torch.Generator], tokens: Tensor) -> None:
+    def __init__(
+        self,
+        generators: Iterable[torch.Generator],
+        tokens: Tensor,
+        corners: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         super().__init__(generators)
         self.tokens = tokens
+        self.corners = [(0, 0)] * len(self) if corners is None else [*corners]
 
     @property
     def generators(self) -> list[torch.Generator]:

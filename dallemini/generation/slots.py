@@ -235,7 +235,11 @@ class Slots:
         return chosen
 
     def _ask(self, logits: Tensor, index: Index, slots: list[Slot], position: int) -> Tensor:
-        state = SamplerState([slot.generator for slot in slots], self._tokens[index, :position])
+        state = SamplerState(
+            [slot.generator for slot in slots],
+            self._tokens[index, :position],
+            [slot.drawing.corner for slot in slots],
+        )
         return self._choices.take(self.sampler(logits[index], state), logits[index])
 
     def _leave(self) -> list[Slot]:

@@ -6,7 +6,7 @@ Knows a checked request and the parts that do it, not where they come from.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,14 +61,11 @@ class Call:
 
     def steps(self, every: int) -> Iterator[GenerationStep]:
         """Look at the pictures every so many tokens; the last look has what `output` returns."""
-        length = self.transformer.config.image_length
         drawn: dict[int, Tensor] = {}
         images: dict[int, Any] = {}
         large: dict[int, Any] = {}
         for part, tokens in self._draw(every=every):
-            step = make_step(
-                self.request, self.sketch, part, tokens, length, self._decode, self.about
-            )
+            step = self.look(part, tokens)
             if step.finished:
                 drawn |= zip(part, step.image_tokens, strict=True)
                 images |= zip(part, step.images, strict=True)
@@ -79,6 +76,39 @@ class Call:
                     output = self._complete(drawn, images, large)
                     step = dataclasses.replace(step, output=output)
             yield step
+
+    def look(self, part: Sequence[int], tokens: Tensor) -> GenerationStep:
+        """Return a look at some pictures, not yet enlarged, from their tokens so far."""
+        length = self.transformer.config.image_length
+        request, sketch = self.request, self.sketch
+        return make_step(request, sketch, part, tokens, length, self._decode, self.about)
+
+    def finish(
+        self,
+        drawn: Mapping[int, Tensor],
+        images: Mapping[int, Any],
+        *,
+        large: Mapping[int, Any] | None = None,
+        scores: Mapping[int, float] | None = None,
+    ) -> GenerationOutput:
+        """Return pictures, as many of each prompt, enlarged where that is asked for.
+
+        Args:
+            drawn: i64[L] of each.
+            images: in the order in which they are to come.
+            large: those that are enlarged already.
+            scores: of each, if there are any.
+        """
+        known, kept = large or {}, list(images)
+        return GenerationOutput(
+            prompts=self.request.prompts,
+            images=[known.get(image) or self._enlarge(images[image]) for image in kept],
+            image_tokens=torch.stack([drawn[image] for image in kept]),
+            seeds=tuple(self.request.seeds[image] for image in kept),
+            config=self.request.config,
+            scores=tuple(scores[image] for image in kept) if scores else None,
+            **self.about,
+        )
 
     def _is_last(self, part: Sequence[int]) -> bool:
         """Tell whether these pictures, without those that were pruned, are the last batch."""
@@ -125,15 +155,8 @@ class Call:
                     scores |= self._score(drawn, part, pixels)
         if self.judge is not None and self.judge.needs_pixels:
             kept = self.request.choose(scores)
-        return GenerationOutput(
-            prompts=self.request.prompts,
-            images=[large.get(image) or self._enlarge(images[image]) for image in kept],
-            image_tokens=torch.stack([drawn[image] for image in kept]),
-            seeds=tuple(self.request.seeds[image] for image in kept),
-            config=self.request.config,
-            scores=tuple(scores[image] for image in kept) if scores else None,
-            **self.about,
-        )
+        finished = {image: images[image] for image in kept}
+        return self.finish(drawn, finished, large=large, scores=scores)
 
     def _remaining(self, drawn: dict[int, Tensor]) -> list[int]:
         """Return the images that were not pruned.

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Unpack
 from ..generation import GenerationConfig, GenerationOverrides, Sampler
 from ..generation.blend import Prompt
 from ..generation.request import Request
+from ..generation.watermark import Watermark
 from ..images import Picture
 from .call import Call
 from .metadata import check_redrawing, read_metadata, warn_of_differences
@@ -29,6 +30,7 @@ class _Artist(Protocol):
         prompts: Prompt | Sequence[Prompt],
         sampler: Sampler | None,
         overrides: GenerationOverrides,
+        watermark: Watermark | None = None,
     ) -> Request: ...
 
     def _sketcher(self, config: GenerationConfig) -> Sketcher: ...
@@ -40,6 +42,7 @@ class _Artist(Protocol):
         prompts: Prompt | Sequence[Prompt],
         *,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         progress: bool | None = None,
         callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -67,6 +70,7 @@ class Editing:
         *,
         paste: bool = True,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         progress: bool | None = None,
         callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -85,6 +89,7 @@ class Editing:
             paste: keep the picture's own pixels outside the white part, to the last bit; what is
                 drawn fades in over a quarter of a token. False shows the decoded picture.
             sampler: chooses the tokens, instead of the settings.
+            watermark: a key whose mark the tokens that are drawn get.
             progress: show a bar; None shows it on a terminal and in a notebook.
             callback: as in a call.
             **overrides: fields of `GenerationConfig` for this call.
@@ -105,7 +110,7 @@ class Editing:
             >>> out.images[0].getpixel((0, 0)), out.edit["operation"]
             ((255, 0, 0), 'inpaint')
         """
-        request = self._request(prompts, sampler, overrides)
+        request = self._request(prompts, sampler, overrides, watermark)
         sketch = self._sketcher(request.config).inpaint(image, mask_image, paste=paste)
         return self._call(request, sketch, sampler, Meter(progress, callback)).output()
 
@@ -117,6 +122,7 @@ class Editing:
         strength: float = 0.5,
         paste: bool = True,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         progress: bool | None = None,
         callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -129,6 +135,7 @@ class Editing:
             strength: share of the tokens that is redrawn, above 0 and at most 1.
             paste: as in `inpaint`.
             sampler: chooses the tokens, instead of the settings.
+            watermark: a key whose mark the tokens that are drawn get.
             progress: show a bar; None shows it on a terminal and in a notebook.
             callback: as in a call.
             **overrides: fields of `GenerationConfig` for this call.
@@ -139,7 +146,7 @@ class Editing:
             InputTypeError: as in a call; or what is given as a picture is none.
             UnsupportedOperationError: the VQGAN has no encoder.
         """
-        request = self._request(prompts, sampler, overrides)
+        request = self._request(prompts, sampler, overrides, watermark)
         sketch = self._sketcher(request.config).vary(image, strength, paste=paste)
         return self._call(request, sketch, sampler, Meter(progress, callback)).output()
 
@@ -154,6 +161,7 @@ class Editing:
         bottom: int = 0,
         paste: bool = True,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         progress: bool | None = None,
         callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -172,6 +180,7 @@ class Editing:
             bottom: likewise.
             paste: as in `inpaint`.
             sampler: chooses the tokens, instead of the settings.
+            watermark: a key whose mark the tokens that are drawn get.
             progress: show a bar; None shows it on a terminal and in a notebook.
             callback: as in a call.
             **overrides: fields of `GenerationConfig` for this call; `width` and `height` are those
@@ -184,7 +193,7 @@ class Editing:
             InputTypeError: as in a call; or what is given as a picture is none.
             UnsupportedOperationError: the VQGAN has no encoder.
         """
-        request = self._request(prompts, sampler, overrides)
+        request = self._request(prompts, sampler, overrides, watermark)
         around = {"left": left, "right": right, "top": top, "bottom": bottom}
         sketch = self._sketcher(request.config).outpaint(image, around, paste=paste)
         return self._call(request, sketch, sampler, Meter(progress, callback)).output()
@@ -194,6 +203,7 @@ class Editing:
         picture: str | os.PathLike[str],
         *,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         progress: bool | None = None,
         callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -206,6 +216,7 @@ class Editing:
         Args:
             picture: the path of a file that `save` or `save_grid` wrote.
             sampler: the one that the picture was drawn with, if it was your own.
+            watermark: the one that it was drawn with, if there was one.
             progress: show a bar; None shows it on a terminal and in a notebook.
             callback: as in a call.
             **overrides: fields of `GenerationConfig` that are to be others than in the file.
@@ -213,12 +224,20 @@ class Editing:
         Raises:
             MissingFileError: there is no such file.
             InputError: it does not say how it was drawn; or it was drawn from another picture, by
-                a sampler of your own or with a function of guidance that is not given.
+                a sampler of your own, a watermark or a function of guidance that is not given.
             ConfigError: an unknown keyword or a setting out of range.
         """
         told = read_metadata(picture)
         name = os.fspath(picture)
-        check_redrawing(told, name=name, sampler=sampler, guidance="guidance_scale" in overrides)
+        guidance = "guidance_scale" in overrides
+        check_redrawing(told, name=name, sampler=sampler, watermark=watermark, guidance=guidance)
         warn_of_differences(told, self._about(sampler), name=name)
         settings: Any = {**told.config.to_dict(), **overrides}
-        return self(told.prompts, sampler=sampler, progress=progress, callback=callback, **settings)
+        return self(
+            told.prompts,
+            sampler=sampler,
+            watermark=watermark,
+            progress=progress,
+            callback=callback,
+            **settings,
+        )

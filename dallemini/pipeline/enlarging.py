@@ -20,6 +20,7 @@ from ..errors import InputError, InputTypeError
 from ..files import PathName, as_path, make_folder, write_beside
 from ..foreign import show
 from ..images import MAX_PIXELS, image_to_tensor, open_image, tensor_to_images
+from .origin import stamp
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -28,7 +29,7 @@ DEFAULT_UPSCALER = "realesr-animevideov3"
 _REDRAWING = {"prompt", "seed", "config"}  # chunks without which a picture cannot be drawn again
 _CARRIED = (
     *(*_REDRAWING, "blend", "model", "version", "weights", "dtype", "commit", "adapters"),
-    *("sampler", "guidance", "edit", "score"),
+    *("sampler", "guidance", "watermark", "edit", "score"),
 )
 _BLEED = 8  # pixels over which colours spread into what is transparent
 
@@ -166,13 +167,17 @@ def enlarge_file(
     from PIL.PngImagePlugin import PngInfo
 
     picture = open_image(name, keep_alpha=True)
-    large, content, chunks = enlarge(picture, upscaler, factor), io.BytesIO(), PngInfo()
-    for key, text in _chunks(picture.info, factor, upscaler_name(upscaler)).items():
+    large, buffer, chunks = enlarge(picture, upscaler, factor), io.BytesIO(), PngInfo()
+    texts = _chunks(picture.info, factor, upscaler_name(upscaler))
+    for key, text in texts.items():
         chunks.add_itxt(key, text)
-    large.save(content, format="PNG", pnginfo=chunks)
+    large.save(buffer, format="PNG", pnginfo=chunks)
+    content = buffer.getvalue()
+    if texts.keys() >= _REDRAWING:  # a model drew it; a photograph stays one
+        content = stamp(content, texts)
     folder, stem = make_folder(directory), f"{as_path(name).stem}-{factor}x"
     endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-    return write_beside((folder / f"{stem}{end}.png" for end in endings), content.getvalue())
+    return write_beside((folder / f"{stem}{end}.png" for end in endings), content)
 
 
 def _chunks(info: Mapping[Any, Any], factor: int, name: str) -> dict[str, str]:

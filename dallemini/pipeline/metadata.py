@@ -57,6 +57,7 @@ class Drawn:
         edit: of pictures that were drawn from another one, the operation, its settings, and the
             SHA-256 of each picture that was given; None for others.
         upscaler: name of what made the pictures `config.upscale` times larger, if anything did.
+        watermark: what kind of mark the tokens have, if any; the key is not told.
     """
 
     prompts: tuple[Prompt, ...]
@@ -72,6 +73,7 @@ class Drawn:
     weights: str = ""
     edit: Mapping[str, Any] | None = None
     upscaler: str | None = None
+    watermark: str | None = None
 
     @property
     def images_per_prompt(self) -> int:
@@ -99,6 +101,7 @@ class PictureMetadata:
         edit: of pictures that were drawn from another one, the operation, its settings, and the
             SHA-256 of each picture that was given; None for others.
         upscaler: name of what made them `config.upscale` times larger, if anything did.
+        watermark: what kind of mark the tokens have, if any; the key is not told.
         scores: those that the pictures were ranked or chosen by.
 
     Example:
@@ -123,6 +126,7 @@ class PictureMetadata:
     guidance: str | None = None
     edit: Mapping[str, Any] | None = None
     upscaler: str | None = None
+    watermark: str | None = None
     scores: tuple[float, ...] = ()
 
 
@@ -180,6 +184,7 @@ def _shared(pictures: Drawn, **own: Any) -> dict[str, str]:
         "adapters": json.dumps(pictures.adapters) if pictures.adapters else "",
         "sampler": pictures.sampler or "",
         "guidance": function or "",
+        "watermark": pictures.watermark or "",
         "upscale": str(config["upscale"]) if pictures.upscaler else "",
         "upscaler": pictures.upscaler or "",
         "edit": "" if pictures.edit is None else json.dumps(dict(pictures.edit)),
@@ -234,6 +239,7 @@ def _parse(texts: Mapping[str, str]) -> PictureMetadata:
         sampler=texts.get("sampler"),
         guidance=texts.get("guidance"),
         upscaler=texts.get("upscaler"),
+        watermark=texts.get("watermark"),
         edit=dict(json.loads(texts["edit"])) if "edit" in texts else None,
         scores=tuple(map(float, scores)),
     )
@@ -299,17 +305,21 @@ def _sample(tensor: Tensor) -> bytes:
     return flat[::step].to(torch.float32).cpu().clone().numpy().tobytes()
 
 
-def check_redrawing(told: PictureMetadata, *, name: str, sampler: object, guidance: bool) -> None:
+def check_redrawing(
+    told: PictureMetadata, *, name: str, sampler: object, watermark: object, guidance: bool
+) -> None:
     """Look whether what a file says suffices to draw its pictures again.
 
     Args:
         told: what it says.
         name: of the file.
         sampler: the caller's.
+        watermark: the caller's.
         guidance: whether the caller gives the scale of guidance.
 
     Raises:
-        InputError: it was made from other pictures, or by a function or sampler that is not given.
+        InputError: it was made from other pictures, or by a function, a sampler or a key that is
+            not given.
     """
     if told.edit is not None:
         inputs = ", ".join(f"{key} {show(value)}" for key, value in told.edit.items())
@@ -322,6 +332,11 @@ def check_redrawing(told: PictureMetadata, *, name: str, sampler: object, guidan
         raise InputError(
             f"{name} was drawn by the sampler {told.sampler!r}, which a file cannot hold; give it "
             "as sampler=."
+        )
+    if told.watermark is not None and watermark is None:
+        raise InputError(
+            f"{name} was drawn with a watermark, whose key a file does not hold; give it as "
+            "watermark=Watermark(key)."
         )
     if told.guidance is not None and not guidance:
         raise InputError(

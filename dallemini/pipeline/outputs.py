@@ -11,7 +11,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -22,6 +22,8 @@ from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path, make_folder, write_b
 from ..generation.blend import Prompt
 from ..sheets import image_bytes, make_grid
 from .metadata import Drawn, PictureMetadata, describe_grid, describe_picture, read_metadata
+from .origin import stamp
+from .signing import C2PASigner
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -94,25 +96,30 @@ class Pictures(Drawn):
         captions = {n * each: str(prompt) for n, prompt in enumerate(self.prompts)}
         return make_grid(self.images, columns=columns, captions=captions if labels else None)
 
-    def save(self, directory: str | os.PathLike[str]) -> list[Path]:
+    def save(
+        self, directory: str | os.PathLike[str], *, c2pa: C2PASigner | None = None
+    ) -> list[Path]:
         """Write every picture as PNG, with what draws it again in its text chunks.
 
         The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version`, `weights` and `dtype`
         (a JSON object where parts differ); where there are any, `blend` (JSON, the prompts of a
         mixture with their shares), `commit`, `adapters` (JSON), `sampler`, `guidance` (the name of
-        a function, which a file cannot hold), `edit` (JSON), `score`, and `upscale` with
-        `upscaler`, the factor and the name.
+        a function, which a file cannot hold), `watermark` (its kind), `edit` (JSON), `score`, and
+        `upscale` with `upscaler`, the factor and the name. Beside them XMP has IPTC's Digital
+        Source Type: drawn by a model, wholly or in part.
 
         Args:
             directory: made if missing; files there are not overwritten but numbered on. `~` is the
                 home folder.
+            c2pa: also signs each file, last.
 
         Returns:
             The paths, one for each picture.
 
         Raises:
             StorageError: the folder cannot be made or written; no picture is there in part.
-            InputError: `directory` is the name of a picture.
+            InputError: `directory` is the name of a picture, or the certificate cannot sign.
+            MissingDependencyError: `c2pa` without its extra.
             InputTypeError: `directory` is neither a string nor a path.
         """
         folder = as_path(directory)
@@ -122,10 +129,15 @@ class Pictures(Drawn):
                 f"file, call images[0].save({str(folder)!r}), or save_grid(...) for all in one."
             )
         make_folder(folder)
-        return [self._save_one(folder, index) for index in range(len(self.images))]
+        return [self._save_one(folder, index, c2pa) for index in range(len(self.images))]
 
     def save_grid(
-        self, path: str | os.PathLike[str], *, columns: int | None = None, labels: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        columns: int | None = None,
+        labels: bool = True,
+        c2pa: C2PASigner | None = None,
     ) -> Path:
         """Write all pictures as one PNG or JPEG file, with what draws them again.
 
@@ -134,6 +146,7 @@ class Pictures(Drawn):
                 on. The folder is made if missing.
             columns: as in `grid`.
             labels: as in `grid`.
+            c2pa: also signs the file, last.
 
         Returns:
             The path.
@@ -161,6 +174,7 @@ class Pictures(Drawn):
             )
             content = image_bytes(self.grid(columns=columns, labels=labels), kind)
         assert content is not None
+        content = _finish(content, describe_grid(self), c2pa)
         return write_beside(_names(target.parent, target.stem, target.suffix), content)
 
     def metadata(self, index: int) -> dict[str, str]:
@@ -186,10 +200,29 @@ class Pictures(Drawn):
     def _stem(self, index: int) -> str:
         return f"{_slug(str(self.prompt_of(index)))}-{self.seeds[index]}"
 
-    def _save_one(self, folder: Path, index: int) -> Path:
-        content = image_bytes(self.images[index], "PNG", texts=self.metadata(index))
+    def png(self, index: int, *, c2pa: C2PASigner | None = None) -> bytes:
+        """Return picture `index` as a PNG file with its metadata and origin, as `save` writes it.
+
+        Args:
+            index: of the picture.
+            c2pa: signs the file; see `save`.
+
+        Raises:
+            InputTypeError: `index` is not a whole number.
+            InputError: there is no such picture.
+
+        Example:
+            >>> from dallemini.testing import tiny_pipeline
+            >>> tiny_pipeline()("a red apple", seed=0).png(0)[1:4]
+            b'PNG'
+        """
+        texts = self.metadata(index)
+        content = image_bytes(self.images[index], "PNG", texts=texts)
         assert content is not None
-        return write_beside(_names(folder, self._stem(index), ".png"), content)
+        return _finish(content, texts, c2pa)
+
+    def _save_one(self, folder: Path, index: int, c2pa: C2PASigner | None) -> Path:
+        return write_beside(_names(folder, self._stem(index), ".png"), self.png(index, c2pa=c2pa))
 
     def _repr_png_(self) -> bytes:
         content = image_bytes(self.grid(labels=True), "PNG")
@@ -269,6 +302,12 @@ class GenerationStep(Pictures):
     def _stem(self, index: int) -> str:
         stem = super()._stem(index)
         return stem if self.finished else f"{stem}-at-{self.position}"
+
+
+def _finish(content: bytes, texts: Mapping[str, str], c2pa: C2PASigner | None) -> bytes:
+    """Say the origin in the file, and sign it."""
+    stamped = stamp(content, texts)
+    return stamped if c2pa is None else c2pa.sign(stamped, texts)
 
 
 def _slug(prompt: str) -> str:

@@ -16,6 +16,7 @@ from ..files import write_text
 from ..generation import GenerationConfig, GenerationOverrides, Sampler
 from ..generation.blend import Prompt
 from ..generation.request import Request, make_request
+from ..generation.watermark import SCHEME, MarkedSampler, Watermark
 from ..images import Picture
 from ..models.precision import Precision, Quantization, check_dtype
 from ..models.pretrained import Loadable, SourceName, check_device, open_model
@@ -25,6 +26,7 @@ from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
 from . import enlarging
 from .call import Call
+from .detecting import Detecting, mark_request
 from .editing import Editing
 from .enlarging import ImageUpscaler
 from .judging import Judge, LikelihoodJudge, ScorerJudge
@@ -49,7 +51,7 @@ from .sketch import Sketch, Sketcher
 _LOADING = threading.RLock()  # one for all, since a pipeline that holds one cannot be pickled
 
 
-class Pipeline(Editing, Loadable):
+class Pipeline(Detecting, Editing, Loadable):
     """Text to image with a DALL-E Mini model.
 
     Args:
@@ -174,6 +176,7 @@ class Pipeline(Editing, Loadable):
         start_image: Picture | None = None,
         rows: int | None = None,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         progress: bool | None = None,
         callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -188,6 +191,7 @@ class Pipeline(Editing, Loadable):
                 is fitted as `inpaint` does.
             rows: rows of tokens that are kept of it; None keeps its upper half.
             sampler: chooses the tokens; temperature, top_k and top_p are its own affair then.
+            watermark: a key whose mark the tokens get; `detect` finds it again.
             progress: show a bar; None shows it on a terminal and in a notebook.
             callback: called after every step with how far the call is. What it raises ends the
                 call; `errors.GenerationCancelled` is made for that.
@@ -202,7 +206,7 @@ class Pipeline(Editing, Loadable):
                 be called.
             MissingDependencyError: `upscale` without an upscaler, and the extra is not installed.
         """
-        request = self._request(prompts, sampler, overrides)
+        request = self._request(prompts, sampler, overrides, watermark)
         sketch = self._sketcher(request.config).begin(start_image, rows)
         return self._call(request, sketch, sampler, Meter(progress, callback)).output()
 
@@ -214,6 +218,7 @@ class Pipeline(Editing, Loadable):
         start_image: Picture | None = None,
         rows: int | None = None,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         progress: bool | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> Iterator[GenerationStep]:
@@ -228,6 +233,7 @@ class Pipeline(Editing, Loadable):
             start_image: as in a call.
             rows: as in a call.
             sampler: chooses the tokens, instead of the settings.
+            watermark: as in a call.
             progress: show a bar; None shows it on a terminal and in a notebook.
             **overrides: fields of `GenerationConfig` for this call. All candidates are shown until
                 they are pruned. `upscale` makes the finished pictures larger, not the previews.
@@ -239,7 +245,7 @@ class Pipeline(Editing, Loadable):
             InputTypeError: prompts that are neither strings nor blends, or a sampler that cannot
                 be called.
         """
-        request = self._request(prompts, sampler, overrides)
+        request = self._request(prompts, sampler, overrides, watermark)
         every = plain_number(every)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
@@ -338,8 +344,9 @@ class Pipeline(Editing, Loadable):
         prompts: Prompt | Sequence[Prompt],
         sampler: Sampler | None,
         overrides: GenerationOverrides,
+        watermark: Watermark | None = None,
     ) -> Request:
-        return make_request(
+        request = make_request(
             prompts,
             tokenizer=self.tokenizer,
             transformer=self.transformer,
@@ -347,6 +354,7 @@ class Pipeline(Editing, Loadable):
             config=self.config.override(**overrides),
             sampler=sampler,
         )
+        return mark_request(request, watermark, self.vqgan)
 
     def _sketcher(self, config: GenerationConfig) -> Sketcher:
         return Sketcher(config, self.vqgan, self.transformer.config.image_length)
@@ -356,6 +364,7 @@ class Pipeline(Editing, Loadable):
     ) -> Call:
         upscaler = self._enlarger(request.config)
         edit = None if sketch is None else sketch.record
+        mark = SCHEME if isinstance(request.sampler, MarkedSampler) else None
         return Call(
             request=request,
             sketch=sketch,
@@ -364,7 +373,7 @@ class Pipeline(Editing, Loadable):
             judge=self._judge(request.config),
             upscaler=upscaler,
             meter=meter,
-            about={**self._about(sampler, upscaler), "edit": edit},
+            about={**self._about(sampler, upscaler), "edit": edit, "watermark": mark},
         )
 
     def _about(self, sampler: Sampler | None, upscaler: object = None) -> dict[str, Any]:

@@ -184,9 +184,11 @@ def open_parquet(path: Path, **options: Any) -> Any:
         Exception: one of `UNREADABLE`: the file is none, or damaged.
     """
     with path.open("rb") as file:
-        file.seek(-min(_TAIL, path.stat().st_size), os.SEEK_END)
-        length = int.from_bytes(file.read(4), "little")
-    if length > _LARGEST_FOOTER:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        tail = file.read(_TAIL)
+    length = int.from_bytes(tail[:4], "little")
+    if _LARGEST_FOOTER < length < size:  # elsewhere pyarrow says that it is no Parquet
         raise InputError(
             f"{path} has a footer of {length} bytes, but at most {_LARGEST_FOOTER} are read: it "
             "has too many columns or row groups, or is damaged. Write it again, with "

@@ -199,9 +199,9 @@ def test_prompts_come_from_files_and_from_standard_input(
         Path(name).write_text(text, encoding="utf-8")
         words = ["generate", "--prompts-file", name, "--model", tiny, "-s", 1, "-o", name[8:]]
         assert run(*words).lines == [f"{name[8:]}/{path}" for path in wanted]
-    for number, words in enumerate((["-"], ["--prompts-file", "-"])):
+    for number, given in enumerate((["-"], ["--prompts-file", "-"])):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a cat\r\na dog")))
-        result = run("generate", *words, "--model", tiny, "--seed", 1, "-o", str(number))
+        result = run("generate", *given, "--model", tiny, "--seed", 1, "-o", str(number))
         assert result.lines == [f"{number}/{path}" for path in wanted]
 
 

@@ -47,7 +47,8 @@ def draw(one: Drawing, count: int, others: int = 0) -> list[int]:
 def log_likelihood(text: TextTokens, tokens: list[int]) -> Tensor:
     """f32[L] of the tokens, by teacher forcing."""
     logits = TRANSFORMER(text, torch.tensor([tokens]))[0, :, :64].detach()
-    return logits.log_softmax(-1)[torch.arange(LENGTH), torch.tensor(tokens)]
+    found: Tensor = logits.log_softmax(-1)[torch.arange(LENGTH), torch.tensor(tokens)]
+    return found
 
 
 def test_what_is_kept_stays_and_a_seed_draws_one_picture_beside_others() -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dallemini import Pipeline
+from dallemini import VQGAN, Pipeline
 from dallemini.errors import ConfigError, DalleMiniError, InputError, InputTypeError
 from dallemini.images import image_to_tensor
 from dallemini.pipeline.sketch import choose_regions, fade_in
@@ -175,6 +175,7 @@ def test_pictures_are_drawn_at_any_multiple_of_a_token(pipe: Pipeline) -> None:
 def test_a_tile_goes_on_at_its_opposite_edges(pipe: Pipeline) -> None:
     tile = pipe("a red apple", tile=True, width=24, seed=0)
     tokens = tile.image_tokens.view(4, 6).roll((2, 3), (0, 1))
+    assert isinstance(pipe.vqgan, VQGAN)
     shifted = pipe.vqgan.decode(tokens.reshape(1, -1), shape=(4, 6), wraps=True)
     shifted = shifted[0].mul(255).floor().permute(1, 2, 0)
     moved = np.roll(levels(tile.images[0]), (8, 12), (0, 1))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dallemini.data import CaptionedImages, DataConfig, EncodedImages
+from dallemini.data.sources import arrow
 from dallemini.errors import InputError
 from encoded_sets import write_set
 from fuzzing import ruled
@@ -66,4 +67,20 @@ def test_numbers_of_rows_that_cannot_be_are_refused_at_once(
     path, load = table
     rewrite(path, places, number)
     with ruled(), pytest.raises(InputError, match=r"footer says|would unpack|cannot be read"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [("_LARGEST_FOOTER", r"footer of \d+ bytes, but at most 3"), ("_MOST_CHUNKS", "1 row groups")],
+)
+def test_footers_of_more_than_any_table_are_refused(
+    table: tuple[Path, Callable[[Path], object]],
+    limit: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, load = table
+    monkeypatch.setattr(arrow, limit, 0 if limit == "_MOST_CHUNKS" else 3)
+    with pytest.raises(InputError, match=message):
         load(path)

@@ -1,0 +1,53 @@
+"""The words of the app: examples, and what people should know before they use what it makes."""
+
+from __future__ import annotations
+
+import re
+
+BUNDLED_EXAMPLES = (
+    "red apple",
+    "cat face, 3d emoji",
+    "rocket, on a blue background",
+    "sunflower, noto emoji, on a yellow background",
+    "a cat face and a red apple",
+    "😀",
+)
+EXAMPLES = (
+    "an armchair in the shape of an avocado",
+    "a watercolor painting of a lighthouse in a storm",
+    "sunset over a lake in the mountains",
+    "a bowl of noodle soup, photographed from above",
+    "the Eiffel tower on the moon",
+    "a cute robot that waters flowers",
+)
+
+RESPONSIBLE_USE = """
+## Limits and responsible use
+
+- **Pictures are inventions.** A model draws what its training pictures make likely. It errs about
+  facts, numbers, letters and faces, and what it draws of a place, a person or an event is no
+  evidence of anything.
+- **Models repeat the prejudices of their data**: who is shown for a profession, a country or a
+  feeling. Look at several seeds before you take a picture as typical of anything.
+- **Do not use it to deceive or to hurt**: no pictures that pretend to be photographs of real people
+  or events, none that demean or sexualise people, none that pass off another person's style or mark
+  as yours. Say that a picture was made by a model where people would take it for something else.
+- **The licence of the model holds for what you do with it.** Read its card before you publish or
+  sell.
+- **Nothing leaves the machine that the app runs on.** It asks no other server and counts nobody.
+  Pictures are deleted when it is stopped: download what you want to keep.
+- **A downloaded PNG says how it was made**: prompt, seed, settings and model are in its text
+  chunks. Remove them before you publish a picture whose prompt is private.
+"""
+
+
+def limits_of(card: str) -> str:
+    r"""Return the section "Limits" of a model card, without its heading; empty without one.
+
+    Example:
+        >>> from dallemini.app.about import limits_of
+        >>> limits_of("# A model\n\n## Limits\n\nNo text.\n\n## More\n")
+        'No text.'
+    """
+    found = re.search(r"^##+ .*limit.*\n(.*?)(?=^#|\Z)", card, re.I | re.M | re.S)
+    return found[1].strip() if found else ""

@@ -1,0 +1,88 @@
+"""Pieces of the page that are used more than once, and what is written in them."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import gradio as gr
+
+from .sessions import Drawn
+from .studio import Look
+from .wish import Wish
+
+STYLE = """
+.status { min-height: 3.2em; }
+.status .bar { height: 4px; border-radius: 2px; background: var(--primary-500); }
+.status .note { color: var(--body-text-color-subdued); }
+.gallery .grid-wrap { max-height: none; min-height: 0; }
+footer { display: none !important; }
+"""
+
+
+def theme() -> Any:
+    """Return a theme that asks no server for fonts."""
+    fonts = ["system-ui", "sans-serif"]
+    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+
+
+def prompt_box(elem_id: str, longest: int, label: str = "Prompt", **more: Any) -> gr.Textbox:
+    """Make a field for a prompt."""
+    return gr.Textbox(label=label, max_length=longest, elem_id=elem_id, **more)
+
+
+def seed_box(elem_id: str) -> gr.Textbox:
+    """Make a field for a seed; empty for a fresh one."""
+    return gr.Textbox(
+        label="Seed", placeholder="fresh", max_length=20, elem_id=elem_id, min_width=120
+    )
+
+
+def gallery(label: str, elem_id: str, columns: int = 3) -> gr.Gallery:
+    """Make a gallery; saved files are shown and downloaded as they are."""
+    return gr.Gallery(
+        label=label,
+        columns=columns,
+        height="auto",
+        object_fit="contain",
+        interactive=False,
+        buttons=["download", "download_all", "fullscreen"],
+        elem_id=elem_id,
+        elem_classes="gallery",
+    )
+
+
+def show_pictures(look: Look) -> list[tuple[Any, str]]:
+    """Return what a gallery shows of a look."""
+    if look.drawn:
+        return [(str(picture.path), picture.caption) for picture in look.drawn]
+    return [(image, f"seed {seed}") for seed, image in look.previews.items()]
+
+
+def show_status(look: Look) -> str:
+    """Return how far a wish is, as HTML."""
+    if look.drawn:
+        seeds = [picture.wish.seed or 0 for picture in look.drawn]
+        several = f"seeds {min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"
+        told = f"Done in {look.seconds:.1f} s, {several}."
+    else:
+        told = f"Drawing: {look.share:.0%}"
+    notes = "".join(f'<div class="note">{html.escape(note)}</div>' for note in look.notes)
+    bar = f'<div class="bar" style="width:{look.share:.0%}"></div>'
+    return f'<div role="status">{told}{bar}{notes}</div>'
+
+
+def show_settings(picture: Drawn) -> str:
+    """Return what a picture was drawn with, as HTML."""
+    usual = Wish(prompt="")
+    wish = {"prompt": picture.wish.prompt, "seed": picture.wish.seed}
+    wish |= {
+        name: value
+        for name, value in picture.wish.to_dict().items()
+        if name not in (*wish, "number") and value != getattr(usual, name)
+    }
+    if picture.score is not None:
+        wish["score"] = f"{picture.score:.3f}"
+    rows = ((name.replace("_", " "), str(value)) for name, value in wish.items())
+    told = ", ".join(f"<b>{name}</b> {html.escape(value)}" for name, value in rows)
+    return f'<div role="status">{told}</div>'

@@ -1,0 +1,69 @@
+"""`dallemini app`: the app in a browser."""
+
+from __future__ import annotations
+
+import ipaddress
+import warnings
+from dataclasses import dataclass
+
+from ..errors import DalleMiniWarning, MissingDependencyError
+from ..hub.source import BUNDLED_MODEL
+from .options import Drawing, Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """Draw in a browser: previews, a history, and editing. Needs the extra `app`.
+
+    It asks no other server, and deletes its pictures when it ends.
+
+    Attributes:
+        model: Hub id or local folder of a pipeline.
+        host: address to listen on; 0.0.0.0 lets everybody in who reaches this machine.
+        port: to listen on; 0 for a free one.
+        drawing: of the model.
+        where: of the model.
+    """
+
+    model: str = BUNDLED_MODEL
+    host: str = "127.0.0.1"
+    port: int = 7860
+    drawing: Drawing
+    where: Where
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM.
+
+        Raises:
+            DalleMiniError: an option, the address or the model is no good, or the extra is missing.
+        """
+        try:
+            from ..app import web
+        except ImportError as error:
+            if (error.name or "").startswith("dallemini"):
+                raise
+            raise MissingDependencyError(
+                f'The app needs its extra ({error}); run: pip install ".[app]"'
+            ) from error
+        from ..pipeline.pipeline import Pipeline
+
+        self.drawing.check()
+        if not _is_loopback(self.host):
+            warnings.warn(
+                f"Everybody who reaches {self.host} can draw: no password is asked for.",
+                DalleMiniWarning,
+                stacklevel=2,
+            )
+        with web.open_socket(self.host, self.port) as listener, web.workplace() as folder:
+            source = self.where.open(self.model)
+            pipe = Pipeline.from_pretrained(source, **self.drawing.keywords)
+            app = web.create_app(pipe, folder, source=source)
+            print(f"{pipe.name} draws on {web.url_of(listener)}", flush=True)
+            web.serve(app, listener)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,117 @@
+"""`dallemini inspect` and `dallemini detect`: where pictures come from, and the mark of a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from .. import hub
+from ..errors import InputError
+from ..hub.source import BUNDLED_MODEL
+from ..images import read_image
+from .options import OptionalPath, Where, read_watermark
+
+if TYPE_CHECKING:
+    from ..models.vqgan import VQGAN
+
+_Pictures = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Say what picture files tell of their origin: what holds, what is missing, what was taken off.
+
+    The layers are the texts that draw a picture again, IPTC's source type, the mark of a key, and
+    Content Credentials (with the extra c2pa).
+
+    Attributes:
+        pictures: image files.
+        watermark_key_file: a file with the key to look for.
+        model: whose VQGAN may have drawn them.
+        where: of the model.
+    """
+
+    pictures: _Pictures
+    watermark_key_file: OptionalPath = None
+    model: str = BUNDLED_MODEL
+    where: Where
+
+    def run(self) -> None:
+        """Print a line for each layer, and one in words, for each picture.
+
+        Raises:
+            DalleMiniError: a file is no picture, or the key or the model is no good.
+        """
+        if not self.pictures:
+            raise InputError("There is no picture; try: dallemini inspect apple.png.")
+        from ..pipeline.inspecting import inspect_picture  # here, because torch takes seconds
+
+        watermark = read_watermark(self.watermark_key_file)
+        vqgan = None if watermark is None else _vqgan(self.where.open(self.model))
+        for path in self.pictures:
+            told = inspect_picture(path, watermark=watermark, vqgan=vqgan)
+            print(path)
+            for layer in told.layers:
+                print(f"  {layer.name:<12} {layer.state:<9} {layer.detail}")
+            print(f"  {told.verdict}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detect:
+    """Look for the mark of a key: p-value, score, votes and file, one line each, then all together.
+
+    A p-value is the chance that pictures without the mark do as well: below 0.001 they have it.
+    Small pictures often say too little alone; several of one key say more together.
+
+    Attributes:
+        pictures: image files.
+        watermark_key_file: a file with the key.
+        model: whose VQGAN may have drawn them.
+        search: also look for crops, which takes longer.
+        where: of the model.
+    """
+
+    pictures: _Pictures
+    watermark_key_file: Path
+    model: str = BUNDLED_MODEL
+    search: bool = True
+    where: Where
+
+    def run(self) -> None:
+        """Print the findings.
+
+        Raises:
+            DalleMiniError: a file is no picture, or the key or the model is no good.
+        """
+        if not self.pictures:
+            raise InputError(
+                "There is no picture; try: dallemini detect apple.png --watermark-key-file FILE."
+            )
+        from ..pipeline.detecting import look_for  # here, because torch takes seconds
+
+        watermark = read_watermark(self.watermark_key_file)
+        assert watermark is not None
+        pictures = [read_image(path) for path in self.pictures]
+        vqgan = _vqgan(self.where.open(self.model))
+        groups = [([one], str(path)) for one, path in zip(pictures, self.pictures, strict=True)]
+        for group, name in [*groups, (pictures, "all together")][: None if groups[1:] else 1]:
+            found = look_for(group, watermark, vqgan, search=self.search)
+            print(f"{found.p_value:.3g}\t{found.score:.3f}\t{found.votes}\t{name}")
+
+
+def _vqgan(source: hub.Source) -> VQGAN:
+    from ..models.vqgan import VQGAN
+    from ..pipeline.parts import Parts
+
+    place = Parts(source).all().get("vqgan")
+    if place is None:
+        raise InputError(
+            f"{source.name} has no VQGAN; name one, such as "
+            "--model dalle-mini/vqgan_imagenet_f16_16384."
+        )
+    return VQGAN.from_pretrained(place)

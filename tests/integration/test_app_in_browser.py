@@ -1,0 +1,254 @@
+"""The app as people use it: a real Chromium, a real server, and a tiny model.
+
+Needs `chromium` and Playwright for Python (`pip install playwright`, without its own browsers).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from dallemini import Pipeline
+from dallemini.testing import (
+    TINY_TRANSFORMER,
+    TINY_VQGAN,
+    tiny_clip_scorer,
+    tiny_tokenizer,
+    tiny_transformer,
+    tiny_vqgan,
+)
+from patience import patience
+
+pytestmark = pytest.mark.browser
+
+WAIT = 1000 * patience(20)  # milliseconds
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+# The command, in a process that writes down whom it tries to reach.
+SERVER = """
+import sys
+
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        address = args[1] if event == "socket.connect" else args[0]
+        host = address[0] if isinstance(address, tuple) else address
+        if isinstance(host, bytes):
+            host = host.decode()
+        if host and not str(host).startswith(("127.", "/")) and host not in ("localhost", "::1"):
+            print("reached for", host, file=sys.stderr, flush=True)
+
+sys.addaudithook(watch)
+from dallemini.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that takes long enough to be watched: 256 tokens a picture."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    transformer = dataclasses.replace(TINY_TRANSFORMER, image_length=256)
+    Pipeline(
+        tokenizer=tiny_tokenizer(),
+        transformer=tiny_transformer(transformer),
+        vqgan=tiny_vqgan(dataclasses.replace(TINY_VQGAN, resolution=64)),
+        scorer=tiny_clip_scorer(),
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a running app, and the file with what it complains of."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, "app", "--model", str(model), "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    assert process.stdout is not None
+    found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+    assert found, log.read_text()
+    yield found[0], log
+    process.terminate()
+    process.wait(patience(20))
+    process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("The tests of the app need a browser; run: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, server: tuple[str, Path]) -> Iterator[Any]:
+    """The app in a fresh profile; nothing may be fetched from elsewhere, and no script may fail.
+
+    One for all tests: loading it takes longer than they do.
+    """
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    elsewhere: list[str] = []
+    failures: list[str] = []
+    page.on("request", lambda asked: elsewhere.append(asked.url))
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.goto(server[0])
+    page.get_by_label("Prompt", exact=True).first.wait_for()
+    yield page
+    context.close()
+    assert [url for url in elsewhere if not url.startswith((server[0], "data:", "blob:"))] == []
+    assert failures == []
+    assert "reached for" not in server[1].read_text()
+    assert "Traceback" not in server[1].read_text()
+
+
+def draw(page: Any, prompt: str, seed: str = "", **fields: int) -> None:
+    """Fill the form and press Draw."""
+    page.locator("#prompt textarea").fill(prompt)
+    page.locator("#seed input, #seed textarea").first.fill(seed)
+    for label, value in fields.items():
+        page.get_by_role("spinbutton", name=label).first.fill(str(value))
+    page.get_by_role("button", name="Draw", exact=True).first.click()
+
+
+def status(page: Any, words: str, of: str = "pictures") -> str:
+    """Wait until the line above the pictures has these words, and return it."""
+    found = page.locator(f"#{of}-status").get_by_text(re.compile(words))
+    found.wait_for()
+    return str(found.inner_text())
+
+
+def download(page: Any, of: str = "pictures") -> Any:
+    """Open the first picture of a gallery and download it."""
+    page.locator(f"#{of} button.thumbnail-item, #{of} .thumbnail-item").first.click()
+    with page.expect_download() as told:
+        page.locator(f"#{of}").get_by_label("Download", exact=True).first.click()
+    image = PIL.Image.open(told.value.path())
+    image.load()
+    return image
+
+
+def test_nine_pictures_fill_while_they_are_drawn(page: Any, model: Path) -> None:
+    draw(page, "a red apple", "7")
+    status(page, r"Drawing: \d+%")
+    pictures = page.locator("#pictures .thumbnail-item img")
+    pictures.nth(8).wait_for()
+    assert "seeds 7 to 15" in status(page, "Done")
+    assert pictures.count() == 9
+    assert page.locator("#pictures").get_by_text(re.compile(r"seed \d+ · -?\d")).count() == 9
+    image = download(page)
+    again = Pipeline.from_pretrained(model)("a red apple", seed=int(image.text["seed"]))
+    assert image.format == "PNG"
+    assert image.text["prompt"] == "a red apple"
+    assert image.tobytes() == again.images[0].tobytes()
+
+
+def test_again_takes_the_next_seeds(page: Any) -> None:
+    draw(page, "a red apple", "100", Pictures=2)
+    status(page, "seeds 100 to 101")
+    page.get_by_role("button", name="Again").click()
+    status(page, "seeds 102 to 103")
+
+
+def test_cancel_stops_and_leaves_room_for_the_next(page: Any) -> None:
+    page.get_by_role("button", name="More settings").click()
+    draw(page, "a red apple", Candidates=8)
+    status(page, "Drawing")
+    page.get_by_role("button", name="Cancel").first.click()
+    status(page, r"Cancelled\.")
+    draw(page, "a green bird", Candidates=1, Pictures=1)
+    status(page, "Done")
+
+
+def test_painted_part_is_redrawn(page: Any) -> None:
+    page.get_by_role("tab", name="Draw").click()
+    draw(page, "a red apple", "1", Pictures=1)
+    status(page, "seed 1")
+    page.get_by_role("button", name="Redraw a part").first.click()
+    canvas = page.locator("#painting canvas").first
+    canvas.wait_for()
+    assert page.locator("#redraw-prompt textarea").input_value() == "a red apple"
+    page.locator("#redraw-draw").click()
+    page.get_by_text("Nothing is painted; paint over what is to be redrawn.").wait_for()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 20, y)
+    page.mouse.down()
+    page.mouse.move(x + 20, y, steps=8)
+    page.mouse.up()
+    page.locator("#redraw-draw").click()
+    status(page, "Done", of="redraw-pictures")
+    told = json.loads(download(page, of="redraw-pictures").text["edit"])
+    assert told["operation"] == "inpaint"
+    page.get_by_role("tab", name="Draw").click()
+
+
+def test_wrong_input_is_told_and_harmless(page: Any) -> None:
+    page.get_by_role("button", name="Draw", exact=True).first.click()
+    page.get_by_text("Write what the pictures should show.").wait_for()
+    draw(page, "a red apple", str(2**60))
+    page.get_by_text(re.compile(r"The seed is from 0 to \d+, not")).wait_for()
+    draw(page, "a red apple", "-1")
+    page.get_by_text("The seed is a whole number from 0").wait_for()
+    draw(page, "x" * 2000, Pictures=1)  # the field takes no more than the limit
+    status(page, "Done")
+    assert len(page.locator("#prompt textarea").input_value()) == 500
+
+
+def test_reload_keeps_the_history_and_ends_the_drawing(page: Any) -> None:
+    draw(page, "a blue rocket <b>&", Pictures=2)
+    status(page, "Done")
+    draw(page, "a red apple", Pictures=9)
+    status(page, "Drawing")
+    page.reload()
+    page.get_by_role("tab", name="History").click()
+    page.locator("#history-pictures .thumbnail-item").first.click()
+    page.locator("#details").get_by_text("a blue rocket <b>&").wait_for()
+    page.get_by_role("button", name="Use these settings").click()
+    assert page.locator("#prompt textarea").input_value() == "a blue rocket <b>&"
+    draw(page, "a red apple", Pictures=1)
+    status(page, "Done")
+
+
+def test_page_fits_a_phone_and_says_its_limits(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_role("button", name="Limits and responsible use").click()
+    page.get_by_text("Pictures are inventions.").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("tab", name="Draw").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_files_of_the_machine_are_not_served(server: tuple[str, Path], page: Any) -> None:
+    for path in ("/etc/hostname", str(server[1])):
+        assert page.request.get(f"{server[0]}/gradio_api/file={path}").status == 403
+    big = page.request.post(f"{server[0]}/gradio_api/upload", data=b"x" * (10 << 20))
+    assert big.status == 413

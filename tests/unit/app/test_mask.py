@@ -1,0 +1,42 @@
+"""What was painted becomes a mask."""
+
+from __future__ import annotations
+
+import PIL.Image
+import pytest
+
+from dallemini.app.mask import read_painting
+from dallemini.errors import InputError
+
+PICTURE = PIL.Image.new("RGBA", (8, 8), "blue")
+
+
+def layer(*box: int) -> PIL.Image.Image:
+    image = PIL.Image.new("RGBA", (8, 8))
+    image.paste((255, 0, 0, 255), box)
+    return image
+
+
+def test_all_layers_make_one_mask() -> None:
+    layers = [layer(0, 0, 2, 2), layer(6, 6, 8, 8)]
+    picture, mask = read_painting({"background": PICTURE, "layers": layers, "composite": None})
+    assert (picture.mode, picture.getpixel((0, 0))) == ("RGB", (0, 0, 255))
+    assert mask.mode == "L"
+    white = {(x, y) for x in range(8) for y in range(8) if mask.getpixel((x, y)) == 255}
+    assert white == {(x, y) for lo in (0, 6) for x in (lo, lo + 1) for y in (lo, lo + 1)}
+    assert mask.getextrema() == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, "There is no picture"),
+        ({"background": None, "layers": []}, "There is no picture"),
+        ({"background": PIL.Image.new("RGBA", (8, 8)), "layers": []}, "There is no picture"),
+        ({"background": PICTURE, "layers": [PIL.Image.new("RGBA", (8, 8))]}, "Nothing is painted"),
+        ({"background": PICTURE, "layers": None}, "Nothing is painted"),
+    ],
+)
+def test_missing_picture_or_paint_is_told(value: object, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        read_painting(value)

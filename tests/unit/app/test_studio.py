@@ -1,0 +1,105 @@
+"""What the studio draws: with looks on the way, within limits, saved with metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from dallemini.app.limits import AppLimits
+from dallemini.app.studio import Look, Studio
+from dallemini.app.wish import Wish
+from dallemini.errors import InputError
+from dallemini.testing import tiny_pipeline
+
+WISH = Wish(prompt="a red apple", number=3, seed=5)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return Studio(tiny_pipeline(), tmp_path_factory.mktemp("pictures"))
+
+
+def texts(path: Path) -> dict[str, str]:
+    with PIL.Image.open(path) as image:
+        image.load()
+        found: Any = image
+        return dict(found.text)
+
+
+def test_looks_come_before_the_pictures_that_are_saved(studio: Studio) -> None:
+    *looks, last = studio.draw(WISH)
+    assert len(looks) >= 3
+    shares = [look.share for look in looks]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] == 1.0
+    assert [*looks[0].previews] == [5, 6, 7]
+    assert not any(look.drawn for look in looks)
+    assert [drawn.wish.seed for drawn in last.drawn] == [5, 6, 7]
+    again = studio.pipe("a red apple", seed=6, progress=False)
+    told = texts(last.drawn[1].path)
+    assert (told["prompt"], told["seed"]) == ("a red apple", "6")
+    with PIL.Image.open(last.drawn[1].path) as image:
+        assert image.tobytes() == again.images[0].tobytes()
+
+
+def test_ranked_pictures_come_best_first_with_scores(studio: Studio) -> None:
+    *_, last = studio.draw(Wish(prompt="a red apple", number=4, seed=5, rank=True))
+    scores = [drawn.score or 0.0 for drawn in last.drawn]
+    expected = studio.pipe("a red apple", num_images_per_prompt=4, seed=5, rank=True)
+    assert scores == sorted(scores, reverse=True)
+    assert tuple(drawn.wish.seed for drawn in last.drawn) == expected.seeds
+    assert float(texts(last.drawn[0].path)["score"]) == pytest.approx(scores[0], abs=1e-3)
+
+
+def test_size_is_that_of_the_shape(studio: Studio) -> None:
+    *_, last = studio.draw(Wish(prompt="a red apple", number=1, seed=1, shape="tall"))
+    with PIL.Image.open(last.drawn[0].path) as image:
+        assert image.size == (studio.side, 2 * studio.side)
+
+
+def test_warnings_of_the_library_are_notes(studio: Studio) -> None:
+    look = next(studio.draw(Wish(prompt="word " * 99, number=1)))
+    assert any("were dropped" in note for note in look.notes)
+
+
+def test_wish_is_checked_before_anything_is_drawn(tmp_path: Path) -> None:
+    small = Studio(tiny_pipeline(), tmp_path, AppLimits(max_images=2))
+    with pytest.raises(InputError, match="from 1 to 2, not 3"):
+        next(small.draw(WISH))
+    with pytest.raises(InputError, match="from 1 to 2, not 3"):
+        next(small.vary(WISH, PIL.Image.new("RGB", (16, 16)), 0.5))
+    assert [*tmp_path.iterdir()] == []
+
+
+def last_of(looks: Any) -> Look:
+    *_, last = looks
+    assert isinstance(last, Look)
+    return last
+
+
+def test_edits_are_saved_with_what_they_were(studio: Studio) -> None:
+    picture, mask = PIL.Image.new("RGB", (16, 16), "red"), PIL.Image.new("L", (16, 16))
+    mask.paste(255, (4, 4, 12, 12))
+    around = {"left": 0, "right": 8, "top": 0, "bottom": 0}
+    for looks, operation, size in (
+        (studio.redraw(WISH, picture, mask), "inpaint", (16, 16)),
+        (studio.vary(WISH, picture, 0.5), "vary", (16, 16)),
+        (studio.extend(WISH, picture, around), "outpaint", (24, 16)),
+    ):
+        last = last_of(looks)
+        assert [drawn.wish.seed for drawn in last.drawn] == [5, 6, 7]
+        assert json.loads(texts(last.drawn[0].path)["edit"])["operation"] == operation
+        with PIL.Image.open(last.drawn[0].path) as image:
+            assert image.size == size
+
+
+def test_edit_that_cannot_be_is_told(studio: Studio) -> None:
+    picture = PIL.Image.new("RGB", (16, 16))
+    with pytest.raises(InputError, match="A side grows by 0 to 16 pixels in one go"):
+        next(studio.extend(WISH, picture, {"right": 32}))
+    with pytest.raises(InputError, match="The mask is black"):
+        next(studio.redraw(WISH, picture, PIL.Image.new("L", (16, 16))))
