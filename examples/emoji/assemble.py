@@ -20,7 +20,7 @@ from knowledge import knowledge_of
 from train_transformer import read_synonyms
 
 # Chosen on captions that the evaluation does not use; guidance blurs what is known by heart.
-SETTINGS = GenerationConfig(guidance_scale=1.0, temperature=0.5, top_k=None)
+SETTINGS = GenerationConfig(guidance_scale=1.0, temperature=0.5, top_k=None, candidates=4)
 LIMIT = 60_000_000
 
 

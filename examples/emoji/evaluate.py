@@ -96,7 +96,12 @@ class Eye:
         best = []
         for number, text in enumerate(captions):
             out = self.pipe(
-                text, num_images_per_prompt=8, rank=True, seed=seed + 8 * number, progress=False
+                text,
+                num_images_per_prompt=8,
+                candidates=1,
+                rank=True,
+                seed=seed + 8 * number,
+                progress=False,
             )
             best.append(image_to_tensor(out.images[0]))
         return torch.stack(best)
@@ -272,10 +277,20 @@ def likelihood(eye: Eye) -> Report:
 
 
 def everyday(eye: Eye, *, names: bool = False) -> Report:
-    """Measure one unranked picture each of unseen everyday sentences, or of bare names."""
+    """Measure a picture each of unseen everyday sentences, or of bare names.
+
+    One is the only candidate, the other is drawn with the default settings.
+    """
+    return {
+        "single": _asked(eye, names=names, candidates=1),
+        "default": _asked(eye, names=names, candidates=eye.pipe.config.candidates),
+    }
+
+
+def _asked(eye: Eye, *, names: bool, candidates: int) -> Report:
     judge = Judge(eye.data)
     asked = judge.names(eye.count) if names else judge.sentences("test", eye.count)
-    images = draw(eye.pipe, [text for text, _ in asked], seed=9000)
+    images = draw(eye.pipe, [text for text, _ in asked], seed=9000, candidates=candidates)
     return shares(judge.ranks(images, [code for _, code in asked]))
 
 

@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, required=True)
     parser.add_argument("--model", help="a pipeline's folder; the bundled model if not given")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=500)
     arguments = parser.parse_args()
     run, emojis = arguments.run, Emojis(arguments.data, split="train")
     run.mkdir(parents=True, exist_ok=True)
