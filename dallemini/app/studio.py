@@ -143,8 +143,9 @@ class Studio:
         """
         if not all(0 <= pixels <= self.side for pixels in around.values()):
             raise InputError(f"A side grows by 0 to {self.side} pixels in one go.")
+        edges: dict[str, Any] = dict(around)
         return self._edit(
-            wish, lambda more: self.pipe.outpaint(image, wish.prompt, **around, **more)
+            wish, lambda more: self.pipe.outpaint(image, wish.prompt, **edges, **more)
         )
 
     def _edit(self, wish: Wish, call: Callable[[Any], GenerationOutput]) -> Iterator[Look]:

@@ -17,6 +17,7 @@ Reason = Literal[
     "not an image",
     "broken image",
     "animated",
+    "transparent",
     "too small",
     "too large",
     "no caption",

@@ -133,8 +133,8 @@ class Level(nn.Module):
             hidden_states = block(hidden_states, wraps=wraps)
             if self.attn:
                 hidden_states = self.attn[index](hidden_states)
-        if hasattr(self, "downsample"):
-            hidden_states = self.downsample(hidden_states)
-        if hasattr(self, "upsample"):
-            hidden_states = self.upsample(hidden_states, wraps=wraps)
+        if isinstance(down := getattr(self, "downsample", None), nn.Module):
+            hidden_states = down(hidden_states)
+        if isinstance(up := getattr(self, "upsample", None), nn.Module):
+            hidden_states = up(hidden_states, wraps=wraps)
         return hidden_states

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,7 +103,8 @@ class Detecting:
         """
         check_watermark(watermark)
         single = isinstance(images, str | bytes) or not isinstance(images, Sequence)
-        pictures = [read_image(image) for image in ([images] if single else images)]  # type: ignore[list-item]
+        several: Any = [images] if single else images
+        pictures = [read_image(image) for image in several]
         if not pictures:
             raise InputError("There is no picture to look at; give one or several.")
         return look_for(pictures, watermark, codebook_of(self.vqgan), search=search)

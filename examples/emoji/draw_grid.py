@@ -2,6 +2,7 @@
 
     python examples/emoji/draw_grid.py GRID.png [--model MODEL] [--seed 0]
     python examples/emoji/draw_grid.py SHEET.png --sentences 40
+    python examples/emoji/draw_grid.py CONTROL.png --control
 
 One picture a prompt with the default settings, prompt n with seed + n; nothing is picked by hand.
 The sentences are chosen by chance among those of the split "test" of `phrases.jsonl`.
@@ -31,6 +32,18 @@ PROMPTS = (
     "a cat and a red apple",
     "a rocket on a blue background",
     "a cup of coffee",
+)
+CONTROL = (
+    "a green apple",
+    "a blue car",
+    "a purple cat",
+    "a sunflower on a blue background",
+    "a tiny rocket",
+    "two dogs",
+    "three strawberries",
+    "a star above a house",
+    "a fish, black and white",
+    "a fish, pixel art",
 )
 SIDE = 160
 CAPTION = 40
@@ -79,9 +92,11 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sentences", type=int, help="draw so many unseen sentences instead")
+    parser.add_argument("--control", action="store_true", help="draw colours, numbers, places")
     arguments = parser.parse_args()
     pipe = Pipeline.from_pretrained(*([arguments.model] if arguments.model else []))
     prompts = sentences(arguments.sentences) if arguments.sentences else PROMPTS
+    prompts = CONTROL if arguments.control else prompts
     columns = 8 if arguments.sentences else 5
     sheet(pipe, prompts, seed=arguments.seed, columns=columns).save(arguments.output)
 
