@@ -20,7 +20,6 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import hub
-from ..errors import InputError
 from ..pipeline.parts import Parts
 from ..pipeline.pipeline import Pipeline
 from .gui import Page
@@ -30,7 +29,6 @@ from .studio import Studio
 from .widgets import STYLE, theme
 
 _FIELDS = 1 << 20  # bytes of a request besides a picture
-_HIGHEST_PORT = 65535
 
 
 class BodyLimit:
@@ -121,36 +119,6 @@ def workplace() -> Iterator[Path]:
         folder.mkdir()
         os.environ["GRADIO_TEMP_DIR"] = str(Path(name, "sent"))
         yield folder
-
-
-@contextmanager
-def open_socket(host: str, port: int) -> Iterator[socket.socket]:
-    """Open the socket of the app; port 0 is any free one.
-
-    Raises:
-        InputError: the address cannot be used.
-    """
-    if not 0 <= port <= _HIGHEST_PORT:  # some systems would take another one
-        raise InputError(f"A port is a number from 0 to {_HIGHEST_PORT}, not {port}.")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.create_server(address[:2], family=family, backlog=128)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"The app cannot listen on {host} at port {port} ({reason}); choose another --port or "
-            "--host."
-        ) from error
-    with listener:
-        yield listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the address of a socket as a browser on this machine writes it."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "redraw": ("Redraw", "draw pictures again from what their files say"),
     "upscale": ("Upscale", "make pictures larger"),
     "app": ("App", "draw in the browser"),
+    "serve": ("Serve", "draw for others over HTTP"),
     "inspect": ("Inspect", "say what files tell of their pictures' origin"),
     "detect": ("Detect", "look for the mark of a key in pictures"),
     "score": ("Score", "say how well pictures fit a prompt"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import warnings
 from dataclasses import dataclass
 
+from ..app.listening import is_loopback, open_socket, url_of
 from ..errors import DalleMiniWarning, MissingDependencyError
 from ..hub.source import BUNDLED_MODEL
 from .options import Drawing, Where
@@ -48,22 +48,15 @@ class App:
         from ..pipeline.pipeline import Pipeline
 
         self.drawing.check()
-        if not _is_loopback(self.host):
+        if not is_loopback(self.host):
             warnings.warn(
                 f"Everybody who reaches {self.host} can draw: no password is asked for.",
                 DalleMiniWarning,
                 stacklevel=2,
             )
-        with web.open_socket(self.host, self.port) as listener, web.workplace() as folder:
+        with open_socket(self.host, self.port) as listener, web.workplace() as folder:
             source = self.where.open(self.model)
             pipe = Pipeline.from_pretrained(source, **self.drawing.keywords)
             app = web.create_app(pipe, folder, source=source)
-            print(f"{pipe.name} draws on {web.url_of(listener)}", flush=True)
+            print(f"{pipe.name} draws on {url_of(listener)}", flush=True)
             web.serve(app, listener)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -23,7 +23,7 @@ from ..models.transformer import Transformer
 from .drawing import FREE, Drawing
 from .lookahead import Particles, derive_seed
 from .sampling import Sampler
-from .slots import Slots
+from .slots import Slot, Slots
 
 MOST_TOKENS = 1 << 14
 
@@ -187,6 +187,19 @@ class CanvasPicture:
     def is_drawn(self) -> bool:
         """Whether there is no window left."""
         return self._number == len(self.windows)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots of the window that is drawn now."""
+        return [] if self._particles is None else self._particles.slots
+
+    @property
+    def most_rows(self) -> int:
+        """How many decoder rows it takes at most."""
+        ahead = any(window.has_ahead for window in self.windows)
+        return (self._lookahead if ahead else 1) * (
+            len(self._drawing.texts) + self._drawing.is_guided
+        )
 
     @property
     def weighs(self) -> bool:

@@ -148,7 +148,7 @@ class Call:
                 part = kept[start : start + PIXEL_BATCH]
                 for image in part:
                     if image not in images:
-                        images[image] = self._picture(image, drawn[image])
+                        images[image] = self.picture(image, drawn[image])
                     told(1)
                 if self.judge is not None and self.judge.needs_pixels:
                     pixels = torch.stack([image_to_tensor(images[image]) for image in part])
@@ -171,7 +171,7 @@ class Call:
         half = half_length(self.transformer.config.image_length)
         return pruner(images, torch.stack([drawn[image] for image in images])[:, :half])
 
-    def _picture(self, image: int, tokens: Tensor) -> Any:
+    def picture(self, image: int, tokens: Tensor) -> Any:
         """Decode i64[L] to a picture, with the pixels that are kept."""
         picture = tensor_to_images(self._decode(tokens[None]))[0]
         if self.sketch is None:

@@ -1,0 +1,50 @@
+"""The socket on which the app and the service listen, opened before a model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+from ..errors import InputError
+
+_HIGHEST_PORT = 65535
+
+
+@contextlib.contextmanager
+def open_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """Open a socket on which clients may already knock; port 0 is any free one.
+
+    Raises:
+        InputError: the address cannot be used.
+    """
+    if not 0 <= port <= _HIGHEST_PORT:  # some systems would take another one
+        raise InputError(f"A port is a number from 0 to {_HIGHEST_PORT}, not {port}.")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(address[:2], family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"Nothing can listen on {host} at port {port} ({reason}); choose another --port or "
+            "--host."
+        ) from error
+    with listener:
+        yield listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address of a socket as clients on this machine write it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

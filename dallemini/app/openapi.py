@@ -1,0 +1,79 @@
+"""What the OpenAPI page says beyond the types: this service's limits, errors and events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from .api import EVENTS, ErrorResponse, ImageEvent
+from .config import ServiceConfig
+
+_ERRORS = {
+    "400": "The request cannot be drawn; `message` says why.",
+    "401": "The key is missing or wrong.",
+    "404": "There is no such model.",
+    "408": "The request did not come whole in time.",
+    "413": "The request is too large.",
+    "429": "Too many pictures wait; `Retry-After` says for how long.",
+    "500": "Drawing failed.",
+    "503": "The service is ending, or the time for the pictures was up.",
+}
+
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": [*EVENTS, "error"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "anyOf": [
+                    {"$ref": "#/components/schemas/ImageEvent"},
+                    {"$ref": "#/components/schemas/ErrorResponse"},
+                ]
+            },
+        },
+    },
+}
+
+
+def describe(app: FastAPI, config: ServiceConfig, *, size: str, model: str, has_key: bool) -> None:
+    """Complete the description of an app; all of its routes must be there."""
+    schema = app.openapi()
+    schemas = schema["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for kind in (ErrorResponse, ImageEvent):
+        found = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**found.pop("$defs", {}), kind.__name__: found}
+    for name, described in schemas.items():
+        if name.endswith("Request"):
+            _bound(described["properties"], config, size=size, model=model)
+    for path, methods in schema["paths"].items():
+        if path.startswith("/v1/"):
+            for operation in methods.values():
+                _add_answers(operation, has_key=has_key)
+    if has_key:
+        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+
+
+def _bound(fields: dict[str, Any], config: ServiceConfig, *, size: str, model: str) -> None:
+    fields["model"]["enum"] = [model, None]
+    fields["size"]["enum"] = ["auto", size, None]
+    fields["n"]["anyOf"][0]["maximum"] = config.max_images
+    if "prompt" in fields:
+        fields["prompt"]["maxLength"] = config.max_prompt_length
+
+
+def _add_answers(operation: dict[str, Any], *, has_key: bool) -> None:
+    answers = operation["responses"]
+    answers.pop("422", None)
+    answers["200"]["content"]["text/event-stream"] = {"schema": _EVENT}
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+    for status, description in _ERRORS.items():
+        if status != "401" or has_key:
+            answers[status] = {"description": description, "content": content}
+    if has_key:
+        operation["security"] = [{"key": []}]

@@ -1,0 +1,83 @@
+"""`dallemini serve`: a model as a service with OpenAI's images API."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from ..app.config import ServiceConfig
+from ..app.listening import is_loopback, open_socket, url_of
+from ..errors import DalleMiniWarning, InputError, MissingDependencyError
+from ..hub.source import BUNDLED_MODEL
+from ..pipeline.pipeline import Pipeline
+from .options import Drawing, Where
+
+KEY_VARIABLE = "DALLEMINI_API_KEY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serve a model over HTTP, with the images API of OpenAI; clients are drawn for together.
+
+    The environment variable DALLEMINI_API_KEY, if set, is the key that clients must send.
+
+    Attributes:
+        model: Hub id or local folder of a pipeline.
+        host: address to listen on; 0.0.0.0 lets other machines in.
+        port: to listen on; 0 for a free one.
+        config: limits of the service.
+        access_log: write a line for each request.
+        drawing: of the model.
+        where: of the model.
+    """
+
+    model: str = BUNDLED_MODEL
+    host: str = "127.0.0.1"
+    port: int = 8000
+    config: Annotated[ServiceConfig, tyro.conf.arg(name="")] = field(default_factory=ServiceConfig)
+    access_log: bool = True
+    drawing: Drawing
+    where: Where
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM; then what is drawn is finished.
+
+        Raises:
+            DalleMiniError: an option, the address, the key or the model is no good, or the extra
+                is missing.
+        """
+        try:
+            from ..app.server import Server
+            from ..app.service import check_key, create_service
+        except ImportError as error:
+            if (error.name or "").startswith("dallemini"):
+                raise
+            raise MissingDependencyError(
+                f'The service needs its extra ({error}); run: pip install ".[serve]"'
+            ) from error
+        key = check_key(os.environ.get(KEY_VARIABLE))
+        self.drawing.check()
+        if key is None and not is_loopback(self.host):
+            warnings.warn(
+                f"Everybody who reaches {self.host} can draw: {KEY_VARIABLE} is not set.",
+                DalleMiniWarning,
+                stacklevel=2,
+            )
+        with open_socket(self.host, self.port) as listener:
+            pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
+            app = create_service(pipe, config=self.config, api_key=key)
+            server = Server(app, timeout=self.config.timeout, access_log=self.access_log)
+            print(f"{pipe.name} is served on {url_of(listener)} (see /docs)", flush=True)
+            try:
+                with contextlib.suppress(KeyboardInterrupt), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DalleMiniWarning)  # they quote prompts
+                    server.run(sockets=[listener])
+            finally:
+                app.state.batcher.close(0)  # where a second signal left no time to finish
+        if not server.started:
+            raise InputError("The service did not start; its log above says why.")
