@@ -1,7 +1,7 @@
 """Where a picture comes from, said in the file itself: IPTC's Digital Source Type, as XMP.
 
 Works on the bytes of encoded files, so that any way of writing a picture can have it: an iTXt chunk
-in PNG, an APP1 segment in JPEG, a chunk named "XMP" in WebP. Sources: the XMP specification, part 3;
+in PNG, an APP1 segment in JPEG, a chunk "XMP" in WebP. Sources: the XMP specification, part 3;
 the IPTC photo metadata standard 2025.1; http://cv.iptc.org/newscodes/digitalsourcetype/.
 """
 
