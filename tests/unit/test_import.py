@@ -111,9 +111,9 @@ def loaded(steps: dict[str, list[str]]) -> list[str]:
 
 def test_public_names_are_these() -> None:
     assert dallemini.__all__ == [
-        *("CLIP", "VQGAN", "Blend"),
-        *("CLIPScorer", "GenerationConfig", "GenerationOutput", "GenerationProgress"),
-        *("GenerationStep", "Pipeline", "TextTokens", "Tokenizer", "Transformer", "Upscaler"),
+        *("C2PASigner", "CLIP", "VQGAN", "Blend", "CLIPScorer", "Detection"),
+        *("GenerationConfig", "GenerationOutput", "GenerationProgress", "GenerationStep"),
+        *("Pipeline", "TextTokens", "Tokenizer", "Transformer", "Upscaler", "Watermark"),
         *("__version__", "image_to_tensor"),
     ]
 
