@@ -6,12 +6,9 @@ Knows the pipeline and files; neither pages nor sessions.
 from __future__ import annotations
 
 import math
-import queue
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import DalleMiniWarning, GenerationCancelled, InputError
-from ..pipeline.outputs import GenerationOutput
+from ..errors import DalleMiniWarning, InputError
+from ..pipeline.outputs import GenerationOutput, GenerationStep
 from ..pipeline.pipeline import Pipeline
-from ..pipeline.progress import GenerationProgress
 from .limits import AppLimits
 from .sessions import Drawn
+from .watching import watch
 from .wish import Wish
 
 if TYPE_CHECKING:
@@ -41,7 +38,7 @@ class Look:
     Attributes:
         wish: what is drawn, with its seed.
         share: of the work that is done.
-        previews: pictures that are not finished, each with its seed.
+        previews: pictures that are not finished, by their seeds; none where they are as before.
         drawn: those that are finished and saved.
         notes: what the library warns of.
         seconds: since the beginning.
@@ -88,22 +85,8 @@ class Studio:
             DalleMiniError: the wish is beyond the limits or no good.
         """
         wish = wish.check(self.limits)
-        settings = wish.overrides(self.side)
-        start, previews = time.monotonic(), dict[int, Any]()
-        with _listening() as notes:  # the prompts are read at the call
-            steps = self.pipe.stream(
-                wish.prompt, every=self._every(wish), progress=False, **settings
-            )
-        for step in steps:
-            previews |= dict(zip(step.seeds, step.images, strict=True))
-            if step.output is not None:
-                yield self._finish(step.output, wish, notes, start)
-                return
-            done = step.first_image + len(step.seeds) * step.position / step.length
-            share, seconds = done / (wish.number * wish.candidates), time.monotonic() - start
-            yield Look(
-                wish=wish, share=share, previews=previews, notes=tuple(notes), seconds=seconds
-            )
+        settings: Any = {**wish.overrides(self.side), "every": self._every(wish)}
+        return self._run(wish, lambda told: self.pipe.stream(wish.prompt, **settings, **told))
 
     def _every(self, wish: Wish) -> int:
         """Return after how many tokens there is a look."""
@@ -151,68 +134,43 @@ class Studio:
     def _edit(self, wish: Wish, call: Callable[[Any], GenerationOutput]) -> Iterator[Look]:
         wish = replace(wish, shape="square").check(self.limits)
         settings = wish.overrides(self.side)
-        start, notes = time.monotonic(), list[str]()
-        for news in _watched(call, {**settings, "progress": False}):
-            if isinstance(news, GenerationOutput):
-                yield self._finish(news, wish, notes, start)
-            else:
-                seconds = time.monotonic() - start
-                yield Look(wish=wish, share=news, notes=tuple(notes), seconds=seconds)
+        return self._run(wish, lambda told: [call({**settings, **told})])
 
-    def _finish(self, output: GenerationOutput, wish: Wish, notes: list[str], start: float) -> Look:
+    def _run(
+        self,
+        wish: Wish,
+        work: Callable[[Any], Iterable[GenerationStep | GenerationOutput]],
+    ) -> Iterator[Look]:
+        """Look at some work, which is told its other keywords."""
+        start, previews = time.monotonic(), dict[int, Any]()
+        notes = self._warnings(wish)
+        about: Any = {"wish": wish, "notes": notes}
+        for news in watch(lambda tell: work({"callback": tell, "progress": False})):
+            seconds = time.monotonic() - start
+            output = news.output if isinstance(news, GenerationStep) else news
+            if isinstance(output, GenerationOutput):
+                drawn = self._save(output, wish)
+                yield Look(share=1.0, drawn=drawn, seconds=seconds, **about)
+            elif isinstance(news, GenerationStep):
+                previews |= dict(zip(news.seeds, news.images, strict=True))
+                done = news.first_image + len(news.seeds) * news.position / news.length
+                share = done / (wish.number * wish.candidates)
+                yield Look(share=share, previews=dict(previews), seconds=seconds, **about)
+            elif isinstance(news, float):
+                yield Look(share=news, seconds=seconds, **about)
+
+    def _warnings(self, wish: Wish) -> tuple[str, ...]:
+        """Return what the tokenizer warns of; collecting it is, as `warnings` work, global."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DalleMiniWarning)
+            self.pipe.tokenizer(wish.prompt)
+        told = [str(w.message) for w in caught if issubclass(w.category, DalleMiniWarning)]
+        return tuple(told)
+
+    def _save(self, output: GenerationOutput, wish: Wish) -> tuple[Drawn, ...]:
         paths = output.save(self._folder)
         scores = output.scores or [None] * len(paths)
-        drawn = tuple(
+        return tuple(
             Drawn(path=path, wish=replace(wish, seed=seed), score=score)
             for path, seed, score in zip(paths, output.seeds, scores, strict=True)
         )
-        seconds = time.monotonic() - start
-        return Look(wish=wish, share=1.0, drawn=drawn, notes=tuple(notes), seconds=seconds)
-
-
-@contextmanager
-def _listening() -> Iterator[list[str]]:
-    """Collect what the library warns of; as `warnings` works, of all threads."""
-    notes: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DalleMiniWarning)
-        yield notes
-    for warning in caught:
-        if issubclass(warning.category, DalleMiniWarning):
-            notes.append(str(warning.message))
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
-
-
-def _watched(
-    call: Callable[[Any], GenerationOutput], settings: Mapping[str, Any]
-) -> Iterator[float | GenerationOutput]:
-    """Yield which share of a call is done, and what it returns; dropped, it cancels the call."""
-    news: queue.SimpleQueue[float | GenerationOutput | BaseException] = queue.SimpleQueue()
-    dropped = threading.Event()
-
-    def tell(progress: GenerationProgress) -> None:
-        if dropped.is_set():
-            raise GenerationCancelled("The page was closed, or somebody pressed Cancel.")
-        if progress.stage == "tokens":
-            news.put(progress.done / progress.total)
-
-    def work() -> None:
-        try:
-            news.put(call({**settings, "callback": tell}))
-        except BaseException as error:  # it is raised where somebody waits
-            news.put(error)
-
-    threading.Thread(target=work, name="dallemini-app", daemon=True).start()
-    try:
-        while True:
-            came = news.get()
-            if isinstance(came, BaseException):
-                raise came
-            yield came
-            if isinstance(came, GenerationOutput):
-                return
-    finally:  # the call ends at its next token
-        dropped.set()

@@ -220,6 +220,7 @@ class Pipeline(Detecting, Editing, Loadable):
         sampler: Sampler | None = None,
         watermark: Watermark | None = None,
         progress: bool | None = None,
+        callback: Callback | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> Iterator[GenerationStep]:
         """Draw pictures and show them on the way; drop the iterator to cancel.
@@ -235,6 +236,7 @@ class Pipeline(Detecting, Editing, Loadable):
             sampler: chooses the tokens, instead of the settings.
             watermark: as in a call.
             progress: show a bar; None shows it on a terminal and in a notebook.
+            callback: as in a call; it comes between the looks, too.
             **overrides: fields of `GenerationConfig` for this call. All candidates are shown until
                 they are pruned. `upscale` makes the finished pictures larger, not the previews.
 
@@ -250,7 +252,7 @@ class Pipeline(Detecting, Editing, Loadable):
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
         sketch = self._sketcher(request.config).begin(start_image, rows)
-        return self._call(request, sketch, sampler, Meter(progress)).steps(every)
+        return self._call(request, sketch, sampler, Meter(progress, callback)).steps(every)
 
     @property
     def components(self) -> dict[str, Any]:

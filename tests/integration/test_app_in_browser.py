@@ -189,7 +189,7 @@ def test_cancel_stops_and_leaves_room_for_the_next(page: Any) -> None:
 
 
 def test_painted_part_is_redrawn(page: Any) -> None:
-    page.get_by_role("tab", name="Draw").click()
+    page.get_by_role("tab", name="Draw", exact=True).click()
     draw(page, "a red apple", "1", Pictures=1)
     status(page, "seed 1")
     page.get_by_role("button", name="Redraw a part").first.click()
@@ -208,7 +208,7 @@ def test_painted_part_is_redrawn(page: Any) -> None:
     status(page, "Done", of="redraw-pictures")
     told = json.loads(download(page, of="redraw-pictures").text["edit"])
     assert told["operation"] == "inpaint"
-    page.get_by_role("tab", name="Draw").click()
+    page.get_by_role("tab", name="Draw", exact=True).click()
 
 
 def test_wrong_input_is_told_and_harmless(page: Any) -> None:
@@ -243,7 +243,7 @@ def test_page_fits_a_phone_and_says_its_limits(page: Any) -> None:
     page.get_by_role("button", name="Limits and responsible use").click()
     page.get_by_text("Pictures are inventions.").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.get_by_role("tab", name="Draw").click()
+    page.get_by_role("tab", name="Draw", exact=True).click()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from dallemini.app.limits import AppLimits
 from dallemini.app.studio import Look, Studio
+from dallemini.app.watching import THREAD
 from dallemini.app.wish import Wish
 from dallemini.errors import InputError
 from dallemini.testing import tiny_pipeline
@@ -35,8 +37,9 @@ def texts(path: Path) -> dict[str, str]:
 
 def test_looks_come_before_the_pictures_that_are_saved(studio: Studio) -> None:
     *looks, last = studio.draw(WISH)
-    assert len(looks) >= 3
+    looks = [look for look in looks if look.previews]
     shares = [look.share for look in looks]
+    assert len(shares) >= 3
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] < 1
     assert [*looks[0].previews] == [5, 6, 7]
@@ -64,6 +67,7 @@ def test_size_is_that_of_the_shape(studio: Studio) -> None:
         assert image.size == (studio.side, 2 * studio.side)
 
 
+@pytest.mark.filterwarnings("ignore:.*were dropped")
 def test_warnings_of_the_library_are_notes(studio: Studio) -> None:
     look = next(studio.draw(Wish(prompt="word " * 99, number=1)))
     assert any("were dropped" in note for note in look.notes)
@@ -82,20 +86,24 @@ def test_candidates_are_drawn_and_the_best_of_each_is_kept(studio: Studio) -> No
     wish = Wish(prompt="a red apple", number=2, seed=5, candidates=3)
     *looks, last = studio.draw(wish)
     expected = studio.pipe("a red apple", num_images_per_prompt=2, seed=5, candidates=3)
-    assert len(looks[0].previews) == 6
+    assert max(len(look.previews) for look in looks) == 6
     assert tuple(drawn.wish.seed for drawn in last.drawn) == expected.seeds
 
 
-def test_dropped_edit_is_cancelled(studio: Studio) -> None:
-    before = len([*studio._folder.iterdir()])
-    looks = studio.vary(WISH, PIL.Image.new("RGB", (16, 16)), 1.0)
-    next(looks)
-    assert isinstance(looks, Generator)
-    looks.close()
-    for thread in threading.enumerate():
-        if thread.name == "dallemini-app":
-            thread.join(patience(20))
-    assert len([*studio._folder.iterdir()]) == before
+def test_dropped_drawing_is_cancelled(studio: Studio) -> None:
+    for begin in (
+        lambda: studio.vary(WISH, PIL.Image.new("RGB", (16, 16)), 1.0),
+        lambda: studio.draw(replace(WISH, candidates=8)),
+    ):
+        before = len([*studio._folder.iterdir()])
+        looks = begin()
+        next(looks)
+        assert isinstance(looks, Generator)
+        looks.close()
+        for thread in threading.enumerate():
+            if thread.name == THREAD:
+                thread.join(patience(20))
+        assert len([*studio._folder.iterdir()]) == before
 
 
 def last_of(looks: Any) -> Look:

@@ -60,6 +60,19 @@ def test_a_callback_ends_the_call_also_for_another_thread(pipe: Pipeline) -> Non
     assert len(pipe("a cat", seed=0)) == 1
 
 
+def test_a_stream_is_ended_by_a_callback_between_two_looks(pipe: Pipeline) -> None:
+    told: list[GenerationProgress] = []
+
+    def watch(progress: GenerationProgress) -> None:
+        told.append(progress)
+        if progress.done == 3:
+            raise GenerationCancelled("enough")
+
+    with pytest.raises(GenerationCancelled, match="enough"):
+        next(pipe.stream("a cat", seed=0, every=8, callback=watch))
+    assert [progress.done for progress in told] == [1, 2, 3]
+
+
 def test_a_callback_that_cannot_be_called_is_refused(pipe: Pipeline) -> None:
     with pytest.raises(InputTypeError, match="callback must be a function of one argument, not 3"):
         pipe("a cat", callback=3)  # type: ignore[arg-type]
