@@ -111,10 +111,10 @@ def loaded(steps: dict[str, list[str]]) -> list[str]:
 
 def test_public_names_are_these() -> None:
     assert dallemini.__all__ == [
-        *("CLIP", "VQGAN", "Blend"),
-        *("CLIPScorer", "GenerationConfig", "GenerationOutput", "GenerationProgress"),
+        *("CLIP", "VQGAN", "Blend", "C2PASigner"),
+        *("CLIPScorer", "Detection", "GenerationConfig", "GenerationOutput", "GenerationProgress"),
         *("GenerationStep", "Pipeline", "TextTokens", "Tokenizer", "Transformer", "Upscaler"),
-        *("__version__", "image_to_tensor"),
+        *("Watermark", "__version__", "image_to_tensor"),
     ]
 
 

@@ -173,6 +173,7 @@ def test_file_tells_how_it_was_drawn(tmp_path: Path) -> None:
     with Image.open(path) as image:
         chunks: dict[str, str] = image.text  # type: ignore[attr-defined]
     config = chunks.pop("config")
+    assert "trainedAlgorithmicMedia" in chunks.pop("XML:com.adobe.xmp")
     assert chunks == {
         "prompt": "a blue bird",
         "seed": "14",
