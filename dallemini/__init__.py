@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from .text.tokenizer import TextTokens, Tokenizer
 
 __all__ = [
-    "C2PASigner",
     "CLIP",
     "VQGAN",
     "Blend",
+    "C2PASigner",
     "CLIPScorer",
     "Detection",
     "GenerationConfig",

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -102,12 +102,15 @@ class Detecting:
             16
         """
         check_watermark(watermark)
-        single = isinstance(images, str | bytes) or not isinstance(images, Sequence)
-        several: Any = [images] if single else images
-        pictures = [read_image(image) for image in several]
+        given = [images] if _is_one(images) else list(cast("Sequence[Picture]", images))
+        pictures = [read_image(cast("Picture", image)) for image in given]
         if not pictures:
             raise InputError("There is no picture to look at; give one or several.")
         return look_for(pictures, watermark, codebook_of(self.vqgan), search=search)
+
+
+def _is_one(images: object) -> bool:
+    return isinstance(images, str | bytes) or not isinstance(images, Sequence)
 
 
 def look_for(

@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter
 from dallemini import Pipeline, Watermark
 from dallemini.evaluation.metrics import wilson_interval
 from dallemini.images import image_to_tensor
-from dallemini.pipeline.detecting import known_groups, look_for
+from dallemini.pipeline.detecting import codebook_of, known_groups, look_for
 
 ALPHA = 1e-3
 POOLED = 4
@@ -95,7 +95,7 @@ def draw(pipe: Pipeline, count: int, strength: float, folder: Path) -> dict[str,
     """Draw `count` pictures twice, and say what the mark costs."""
     folder.mkdir(parents=True, exist_ok=True)
     prompts = [PROMPTS[number % len(PROMPTS)] for number in range(count)]
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[bool]] = {}
     lengths: dict[str, list[float]] = {}
     for kind in ("plain", "marked"):
         scores[kind], lengths[kind] = [], []
@@ -107,7 +107,7 @@ def draw(pipe: Pipeline, count: int, strength: float, folder: Path) -> dict[str,
             for number, image in zip(part, out.images, strict=True):
                 image.save(folder / f"{kind}-{number:04d}.png")
             pixels = torch.stack([image_to_tensor(image) for image in out.images])
-            scores[kind] += [bool(row) for row in retrieved(pipe, pixels, asked)]
+            scores[kind] += retrieved(pipe, pixels, asked)
             lengths[kind] += bits(pipe, asked, out.image_tokens)
     return {
         "machine": platform.processor() or platform.machine(),
@@ -164,7 +164,7 @@ def measure(pipe: Pipeline, folder: Path) -> dict[str, Any]:
         tensors = [image_to_tensor(change(Image.open(path).convert("RGB"))) for path in chosen]
 
         def is_found(part: list[torch.Tensor], number: int, moved: bool = moved) -> bool:
-            told = look_for(part, Watermark(key_of(number)), pipe.vqgan, search=moved)
+            told = look_for(part, Watermark(key_of(number)), codebook_of(pipe.vqgan), search=moved)
             return told.p_value * (1 if moved else 2) < ALPHA
 
         alone = [is_found([one], number) for number, one in enumerate(tensors)]
@@ -192,7 +192,7 @@ def false_alarms(pipe: Pipeline, source: Path, count: int, keys: int) -> dict[st
     """Look at unmarked pictures with many keys each, of the grid as it is and of the whole test."""
     from dallemini.generation.watermark import weigh_evidence
 
-    groups = known_groups(pipe.vqgan)
+    groups = known_groups(codebook_of(pipe.vqgan))
     favoured = [Watermark(f"false alarm {n}").favours(groups) for n in range(keys)]
     aligned = np.zeros((keys, 0))
     whole: list[float] = []
@@ -203,7 +203,7 @@ def false_alarms(pipe: Pipeline, source: Path, count: int, keys: int) -> dict[st
         aligned = np.concatenate([aligned, np.array(values)[:, None]], axis=1)
         if number < count // 10:  # 17 times as slow
             mark = Watermark(f"false alarm {number}")
-            whole.append(look_for([picture], mark, pipe.vqgan).p_value)
+            whole.append(look_for([picture], mark, codebook_of(pipe.vqgan)).p_value)
     each = (aligned < ALPHA).mean(axis=1)
     return {
         "pictures": aligned.shape[1],

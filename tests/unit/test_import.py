@@ -111,10 +111,10 @@ def loaded(steps: dict[str, list[str]]) -> list[str]:
 
 def test_public_names_are_these() -> None:
     assert dallemini.__all__ == [
-        *("C2PASigner", "CLIP", "VQGAN", "Blend", "CLIPScorer", "Detection"),
-        *("GenerationConfig", "GenerationOutput", "GenerationProgress", "GenerationStep"),
-        *("Pipeline", "TextTokens", "Tokenizer", "Transformer", "Upscaler", "Watermark"),
-        *("__version__", "image_to_tensor"),
+        *("CLIP", "VQGAN", "Blend", "C2PASigner"),
+        *("CLIPScorer", "Detection", "GenerationConfig", "GenerationOutput", "GenerationProgress"),
+        *("GenerationStep", "Pipeline", "TextTokens", "Tokenizer", "Transformer", "Upscaler"),
+        *("Watermark", "__version__", "image_to_tensor"),
     ]
 
 
