@@ -79,7 +79,7 @@ class GenerationConfig(Config):
         upscale: how many times larger the finished pictures are made by the upscaler, such as 2
             or 4; None leaves them as they are.
         prune: with four candidates or more, drop the weaker half of each group when half of the
-            rows are drawn. It saves up to a quarter of the work and may drop the best.
+            rows are drawn. It saves up to a quarter of the tokens and may drop the best.
         negative_prompt: what the pictures are led away from, instead of the empty prompt; one for
             all prompts, or one for each. It needs guidance.
         width: of the pictures, in pixels; a multiple of a token's. None for the model's own.
