@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,8 @@ def test_a_full_disk_leaves_the_old_pipeline_and_no_picture(tmp_path: Path) -> N
     out = pipe("a red apple", seed=0, progress=False)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for size in (50, 1000, 20_000, 100_000):
-        for save in (pipe.save_pretrained, *([out.save] if size < 100 else [])):
+        saves: list[Callable[[Path], object]] = [pipe.save_pretrained]
+        for save in [*saves, *([out.save] if size < 100 else [])]:
             for folder in (tmp_path / "model", tmp_path / "new"):
                 with full_disk(size), pytest.raises(StorageError) as told:
                     save(folder)

@@ -11,9 +11,9 @@ from dallemini.errors import InputError
 PICTURE = PIL.Image.new("RGBA", (8, 8), "blue")
 
 
-def layer(*box: int) -> PIL.Image.Image:
+def layer(left: int, top: int, right: int, bottom: int) -> PIL.Image.Image:
     image = PIL.Image.new("RGBA", (8, 8))
-    image.paste((255, 0, 0, 255), box)
+    image.paste((255, 0, 0, 255), (left, top, right, bottom))
     return image
 
 

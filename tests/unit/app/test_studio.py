@@ -91,12 +91,11 @@ def test_candidates_are_drawn_and_the_best_of_each_is_kept(studio: Studio) -> No
 
 
 def test_dropped_drawing_is_cancelled(studio: Studio) -> None:
-    for begin in (
-        lambda: studio.vary(WISH, PIL.Image.new("RGB", (16, 16)), 1.0),
-        lambda: studio.draw(replace(WISH, candidates=8)),
+    for looks in (
+        studio.vary(WISH, PIL.Image.new("RGB", (16, 16)), 1.0),
+        studio.draw(replace(WISH, candidates=8)),
     ):
         before = len([*studio._folder.iterdir()])
-        looks = begin()
         next(looks)
         assert isinstance(looks, Generator)
         looks.close()
