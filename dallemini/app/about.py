@@ -49,5 +49,5 @@ def limits_of(card: str) -> str:
         >>> limits_of("# A model\n\n## Limits\n\nNo text.\n\n## More\n")
         'No text.'
     """
-    found = re.search(r"^##+ .*limit.*\n(.*?)(?=^#|\Z)", card, re.I | re.M | re.S)
+    found = re.search(r"^##+ [^\n]*limit[^\n]*\n(.*?)(?=^#|\Z)", card, re.I | re.M | re.S)
     return found[1].strip() if found else ""

@@ -370,7 +370,7 @@ def test_every_string_is_a_prompt(pipe: Pipeline, prompt: str) -> None:
         ({"rank": "yes"}, "rank must be bool .*, not 'yes'"),
         ({"guidance": 3.0}, "no field 'guidance'. Did you mean 'guidance_scale'?"),
         ({"num_images": 3}, "Did you mean 'num_images_per_prompt'?"),
-        ({"prompt": "a"}, "GenerationConfig has no field 'prompt'"),
+        ({"prompt": "a"}, "the first argument or prompts=, not prompt"),
     ],
 )
 def test_impossible_setting_is_refused(pipe: Pipeline, settings: Any, message: str) -> None:
