@@ -103,7 +103,8 @@ class Slots:
         self._tokens, self._previous = self._integers([]), self._integers([])
         self.latest, self.stepped = self._previous, list[Slot]()
         self._plan = _Plan([], self._integers)
-        self._last = self._plan, torch.empty(0, 0, device=transformer.device), list[float]()
+        nothing = torch.empty(0, 0, dtype=torch.float32, device=transformer.device)
+        self._last = self._plan, nothing, list[float]()
 
     @property
     def tokens(self) -> Tensor:

@@ -114,7 +114,8 @@ def test_configuration_of_another_component_names_its_class(
         if name == holds:
             refuse_other_component(config, component, "x")
         else:
-            with pytest.raises(CheckpointError, match=f"x holds a {holds}, not a {name}. Load it"):
+            told = f"x holds a {holds}, not an? {name}. Load it"
+            with pytest.raises(CheckpointError, match=told):
                 refuse_other_component(config, component, "x")
 
 

@@ -95,7 +95,7 @@ def test_folder_with_nothing_known_is_refused(
         (tmp_path / name).write_text(text)
     result = run("info", tmp_path)
     assert result.code == 1
-    assert "is not a pipeline, transformer, tokenizer, VQGAN or CLIP in a known" in result.err
+    assert "is not a pipeline, transformer, tokenizer, VQGAN, CLIP or upscaler in" in result.err
     assert ", ".join(files) or "no files" in result.err
 
 

@@ -89,7 +89,7 @@ def test_a_bar_is_shown_on_a_terminal_and_in_a_notebook(
 
     monkeypatch.setattr(sys, "stderr", shown := Terminal())
     pipe("a cat", seed=0)
-    assert "16/16" in shown.getvalue()
+    assert "/16 [" in shown.getvalue()
     assert "picture" in shown.getvalue()
     monkeypatch.setattr(sys, "stderr", hidden := io.StringIO())
     pipe("a cat", seed=0)
