@@ -139,6 +139,7 @@ def test_the_bundled_model_draws_the_same(world: str) -> None:
 
 def test_int8_draws_nine_seeds_alone_as_in_a_batch() -> None:
     pipe = Pipeline.from_pretrained(quantization="int8")
+    pipe.config = pipe.config.override(candidates=1)
     together = pipe("a red apple", num_images_per_prompt=9, seed=0, progress=False).image_tokens
     for image, tokens in enumerate(together):
         alone = pipe("a red apple", seed=image, progress=False).image_tokens[0]
