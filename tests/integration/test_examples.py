@@ -38,8 +38,11 @@ def read_notebook() -> Any:
     return read(NOTEBOOK, as_version=4)
 
 
+RUN_ELSEWHERE = {"make_test_certificate.py"}  # by tests/unit/pipeline/test_origin.py
+
+
 def test_every_script_is_run_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(FILES)
+    assert {path.name for path in EXAMPLES.glob("*.py")} - RUN_ELSEWHERE == set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
