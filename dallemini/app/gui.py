@@ -108,7 +108,7 @@ class Page:
         events = [draw.click(self._draw, inputs, outputs, **_DRAWING)]
         events.append(prompt.submit(self._draw, inputs, outputs, **_DRAWING))
         events.append(again.click(self._draw_again, inputs, outputs, **_DRAWING))
-        cancel.click(lambda: _CANCELLED, None, status, cancels=events, **_AT_ONCE)
+        _cancel(cancel, events, status)
         return buttons, chosen
 
     def _add_more(self) -> Fields:
@@ -239,7 +239,7 @@ class Page:
             [self._key, pictures, status, shown, chosen, self._history],
             **_DRAWING,
         )
-        cancel.click(lambda: _CANCELLED, None, status, cancels=[event], **_AT_ONCE)
+        _cancel(cancel, [event], status)
 
     def _form_of_edits(self) -> Fields:
         return {name: field for name, field in self._more.items() if name != "shape"}
@@ -258,11 +258,9 @@ class Page:
         reuse.click(self._reuse, chosen, [self._tabs, *fields], **_AT_ONCE)
 
     def _send(self, button: Any, tab: str, chosen: Any) -> None:
-        button.click(
-            lambda picture: self._take(tab, picture),
-            chosen,
-            [self._tabs, *self._targets[tab]],
-            **_AT_ONCE,
+        going = button.click(lambda picture: _go(tab, picture), chosen, self._tabs, **_AT_ONCE)
+        going.success(  # an editor takes no picture before its tab is there
+            lambda picture: self._take(tab, picture), chosen, self._targets[tab], **_AT_ONCE
         )
 
     # What happens
@@ -325,14 +323,12 @@ class Page:
         values[list(self._form).index("seed")] = str(picture.wish.seed)
         return [gr.Tabs(selected="draw"), *values]
 
-    def _take(self, tab: str, picture: Drawn | None) -> list[Any]:
-        """Go to a tab with a picture and its prompt."""
-        if picture is None:
-            raise gr.Error("Draw something first, or choose a picture.", print_exception=False)
+    def _take(self, tab: str, picture: Drawn) -> list[Any]:
+        """Return a picture as its tab shows it, and its prompt."""
         path: Any = str(picture.path)
         if tab == "redraw":
             path = {"background": path, "layers": [], "composite": path}
-        return [gr.Tabs(selected=tab), path, picture.wish.prompt]
+        return [path, picture.wish.prompt]
 
 
 def _wish(form: Fields, values: Sequence[object]) -> Wish:
@@ -349,6 +345,18 @@ def _wish(form: Fields, values: Sequence[object]) -> Wish:
             f"The seed is a whole number from 0, or empty for a fresh one, not {seed}."
         )
     return Wish.from_dict({"prompt": "", **given, "seed": int(seed) if seed else None})
+
+
+def _cancel(button: Any, events: list[Any], status: Any) -> None:
+    """Let a button end events; only then it says so, since until then they speak themselves."""
+    ended = button.click(None, cancels=events, **_AT_ONCE)
+    ended.then(lambda: _CANCELLED, None, status, **_AT_ONCE)
+
+
+def _go(tab: str, picture: Drawn | None) -> Any:
+    if picture is None:
+        raise gr.Error("Draw something first, or choose a picture.", print_exception=False)
+    return gr.Tabs(selected=tab)
 
 
 def _choose(shown: list[Drawn], event: gr.SelectData) -> Drawn | None:

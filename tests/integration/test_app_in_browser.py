@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,10 @@ def page(browser: Any, server: tuple[str, Path]) -> Iterator[Any]:
     assert "Traceback" not in server[1].read_text()
 
 
-def draw(page: Any, prompt: str, seed: str = "", **fields: int) -> None:
-    """Fill the form and press Draw."""
+def draw(page: Any, prompt: str, seed: object = "", **fields: int) -> None:
+    """Fill the form and press Draw; each test has its own seeds, since they tell what is done."""
     page.locator("#prompt textarea").fill(prompt)
-    page.locator("#seed input, #seed textarea").first.fill(seed)
+    page.locator("#seed input, #seed textarea").first.fill(str(seed))
     for label, value in fields.items():
         page.get_by_role("spinbutton", name=label).first.fill(str(value))
     page.get_by_role("button", name="Draw", exact=True).first.click()
@@ -157,11 +158,11 @@ def download(page: Any, of: str = "pictures") -> Any:
 
 
 def test_nine_pictures_fill_while_they_are_drawn(page: Any, model: Path) -> None:
-    draw(page, "a red apple", "7")
+    draw(page, "a red apple", 7)
     status(page, r"Drawing: \d+%")
     pictures = page.locator("#pictures .thumbnail-item img")
     pictures.nth(8).wait_for()
-    assert "seeds 7 to 15" in status(page, "Done")
+    status(page, "Done in .*, seeds 7 to 15")
     assert pictures.count() == 9
     assert page.locator("#pictures").get_by_text(re.compile(r"seed \d+ · -?\d")).count() == 9
     image = download(page)
@@ -172,7 +173,7 @@ def test_nine_pictures_fill_while_they_are_drawn(page: Any, model: Path) -> None
 
 
 def test_again_takes_the_next_seeds(page: Any) -> None:
-    draw(page, "a red apple", "100", Pictures=2)
+    draw(page, "a red apple", 100, Pictures=2)
     status(page, "seeds 100 to 101")
     page.get_by_role("button", name="Again").click()
     status(page, "seeds 102 to 103")
@@ -180,18 +181,20 @@ def test_again_takes_the_next_seeds(page: Any) -> None:
 
 def test_cancel_stops_and_leaves_room_for_the_next(page: Any) -> None:
     page.get_by_role("button", name="More settings").click()
-    draw(page, "a red apple", Candidates=8)
+    draw(page, "a red apple", 200, Candidates=8, Pictures=9)
     status(page, "Drawing")
     page.get_by_role("button", name="Cancel").first.click()
     status(page, r"Cancelled\.")
-    draw(page, "a green bird", Candidates=1, Pictures=1)
-    status(page, "Done")
+    time.sleep(1)
+    assert page.locator("#pictures-status").inner_text() == "Cancelled."  # nobody goes on
+    draw(page, "a green bird", 300, Candidates=1, Pictures=1)
+    status(page, r"Done in .*, seed 300\.")
 
 
 def test_painted_part_is_redrawn(page: Any) -> None:
     page.get_by_role("tab", name="Draw", exact=True).click()
-    draw(page, "a red apple", "1", Pictures=1)
-    status(page, "seed 1")
+    draw(page, "a red apple", 400, Pictures=1)
+    status(page, r"Done in .*, seed 400\.")
     page.get_by_role("button", name="Redraw a part").first.click()
     canvas = page.locator("#painting canvas").first
     canvas.wait_for()
@@ -212,30 +215,32 @@ def test_painted_part_is_redrawn(page: Any) -> None:
 
 
 def test_wrong_input_is_told_and_harmless(page: Any) -> None:
-    page.get_by_role("button", name="Draw", exact=True).first.click()
+    draw(page, "  ")
     page.get_by_text("Write what the pictures should show.").wait_for()
-    draw(page, "a red apple", str(2**60))
+    draw(page, "a red apple", 2**60)
     page.get_by_text(re.compile(r"The seed is from 0 to \d+, not")).wait_for()
-    draw(page, "a red apple", "-1")
+    draw(page, "a red apple", -1)
     page.get_by_text("The seed is a whole number from 0").wait_for()
-    draw(page, "x" * 2000, Pictures=1)  # the field takes no more than the limit
-    status(page, "Done")
+    draw(page, "x" * 2000, 500, Pictures=1)  # the field takes no more than the limit
+    status(page, r"Done in .*, seed 500\.")
     assert len(page.locator("#prompt textarea").input_value()) == 500
 
 
 def test_reload_keeps_the_history_and_ends_the_drawing(page: Any) -> None:
-    draw(page, "a blue rocket <b>&", Pictures=2)
-    status(page, "Done")
-    draw(page, "a red apple", Pictures=9)
+    draw(page, "a blue rocket <b>&", 600, Pictures=2)
+    status(page, "Done in .*, seeds 600 to 601")
+    draw(page, "a red apple", 700, Pictures=9)
     status(page, "Drawing")
     page.reload()
     page.get_by_role("tab", name="History").click()
-    page.locator("#history-pictures .thumbnail-item").first.click()
+    page.locator("#history-pictures .thumbnail-item", has_text="a blue rocket").first.click()
     page.locator("#details").get_by_text("a blue rocket <b>&").wait_for()
     page.get_by_role("button", name="Use these settings").click()
-    assert page.locator("#prompt textarea").input_value() == "a blue rocket <b>&"
-    draw(page, "a red apple", Pictures=1)
-    status(page, "Done")
+    page.wait_for_function(
+        "document.querySelector('#prompt textarea').value == 'a blue rocket <b>&'"
+    )
+    draw(page, "a red apple", 800, Pictures=1)
+    status(page, r"Done in .*, seed 800\.")
 
 
 def test_page_fits_a_phone_and_says_its_limits(page: Any) -> None:

@@ -47,5 +47,5 @@ def test_address_that_cannot_be_used_is_told(run: Any) -> None:
         port = taken.getsockname()[1]
         result = run("app", "--port", port)
         assert result.code == 1
-        assert f"The app cannot listen on 127.0.0.1 at port {port}" in result.err
+        assert f"Nothing can listen on 127.0.0.1 at port {port}" in result.err
     assert "A port is a number from 0 to 65535" in run("app", "--port", 70000).err
