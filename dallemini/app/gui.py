@@ -18,7 +18,7 @@ from . import about
 from .mask import read_painting
 from .sessions import Drawn, Sessions
 from .studio import Look, Studio
-from .widgets import gallery, prompt_box, seed_box, show_pictures, show_settings, show_status
+from .widgets import gallery, prompt_box, say, seed_box, show_pictures, show_settings, show_status
 from .wish import SHAPES, Wish
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -26,7 +26,6 @@ _DRAWING: dict[str, Any] = {**_PRIVATE, "concurrency_id": "drawing", "concurrenc
 _AT_ONCE: dict[str, Any] = {**_PRIVATE, "queue": False}
 _SIDES = ("left", "right", "top", "bottom")
 _EDITED = 4  # pictures of an edit
-_CANCELLED = '<div role="status">Cancelled.</div>'
 
 Fields = dict[str, Any]  # the components of a form, by the field of `Wish` that they set
 
@@ -47,6 +46,7 @@ class Page:
         self.studio, self.sessions = studio, sessions
         self._limits, self._ranks = about.limits_of(card), ranks
         self._targets: dict[str, list[Any]] = {}  # of each tab that takes a picture
+        self._wanted: set[str] = set()  # clicks that are waited for
 
     def build(self) -> gr.Blocks:
         """Return the page."""
@@ -104,11 +104,14 @@ class Page:
                 buttons = self._add_sending()
         self._form: Fields = {"prompt": prompt, "number": number, "seed": seed, **self._more}
         outputs = [self._key, pictures, status, shown, chosen, self._history]
-        inputs = [self._key, *self._form.values()]
-        events = [draw.click(self._draw, inputs, outputs, **_DRAWING)]
-        events.append(prompt.submit(self._draw, inputs, outputs, **_DRAWING))
-        events.append(again.click(self._draw_again, inputs, outputs, **_DRAWING))
-        _cancel(cancel, events, status)
+        turn, fields = gr.State(""), list(self._form.values())
+        for trigger, work in (
+            (draw.click, self._draw),
+            (prompt.submit, self._draw),
+            (again.click, self._draw_again),
+        ):
+            self._on(trigger, work, turn, fields, outputs)
+        self._let_cancel(cancel, turn)
         return buttons, chosen
 
     def _add_more(self) -> Fields:
@@ -227,19 +230,34 @@ class Page:
         self._targets[tab] = [picture, prompt]
         form: Fields = {"prompt": prompt, "number": number, "seed": seed, **self._form_of_edits()}
 
-        def run(key: object, given: object, *values: object) -> Iterator[list[Any]]:
-            extras, rest = values[: len(extra)], values[len(extra) :]
-            yield from self._show(
-                key, lambda: work(_wish(form, rest), given, dict(zip(extra, extras, strict=True)))
-            )
+        def edit(key: object, *values: object) -> Iterator[Look]:
+            given, extras, rest = values[0], values[1 : 1 + len(extra)], values[1 + len(extra) :]
+            return work(_wish(form, rest), given, dict(zip(extra, extras, strict=True)))
 
-        event = go.click(
-            run,
-            [self._key, picture, *extra.values(), *form.values()],
-            [self._key, pictures, status, shown, chosen, self._history],
-            **_DRAWING,
-        )
-        _cancel(cancel, [event], status)
+        outputs = [self._key, pictures, status, shown, chosen, self._history]
+        turn, fields = gr.State(""), [picture, *extra.values(), *form.values()]
+        self._on(go.click, edit, turn, fields, outputs)
+        self._let_cancel(cancel, turn)
+
+    def _on(
+        self,
+        trigger: Any,
+        work: Callable[..., Iterator[Look]],
+        turn: Any,
+        fields: list[Any],
+        outputs: list[Any],
+    ) -> None:
+        """Let a click begin some work, which gets the session's key and the fields."""
+
+        def show(turn: str, key: object, *values: object) -> Iterator[list[Any]]:
+            yield from self._show(turn, key, lambda key: work(key, *values))
+
+        begun = trigger(self._begin, turn, [turn, outputs[2]], **_AT_ONCE)
+        begun.then(show, [turn, self._key, *fields], outputs, **_DRAWING)
+
+    def _let_cancel(self, button: Any, turn: Any) -> None:
+        """Let a button end the work of the last click, which then says so itself."""
+        button.click(self._end, turn, None, **_AT_ONCE)
 
     def _form_of_edits(self) -> Fields:
         return {name: field for name, field in self._more.items() if name != "shape"}
@@ -270,16 +288,22 @@ class Page:
         key = self.sessions.open(key)
         return key, self._show_history(key)
 
-    def _draw(self, key: object, *values: object) -> Iterator[list[Any]]:
-        yield from self._show(key, lambda: self.studio.draw(_wish(self._form, values)))
+    def _begin(self, last: str) -> tuple[str, str]:
+        """Note a click, which takes the place of the last one of its tab."""
+        self._wanted.discard(last)
+        turn = secrets.token_hex(8)
+        self._wanted.add(turn)
+        return turn, say("Waiting for its turn.")
 
-    def _draw_again(self, key: object, *values: object) -> Iterator[list[Any]]:
-        def again() -> Iterator[Look]:
-            wish = _wish(self._form, values)
-            last = self.sessions.last_wish(key)
-            return self.studio.draw(wish if last is None else wish.after(last))
+    def _end(self, turn: str) -> None:
+        self._wanted.discard(turn)
 
-        yield from self._show(key, again)
+    def _draw(self, key: str, *values: object) -> Iterator[Look]:
+        return self.studio.draw(_wish(self._form, values))
+
+    def _draw_again(self, key: str, *values: object) -> Iterator[Look]:
+        wish, last = _wish(self._form, values), self.sessions.last_wish(key)
+        return self.studio.draw(wish if last is None else wish.after(last))
 
     def _redraw(self, wish: Wish, painting: object, _: Fields) -> Iterator[Look]:
         return self.studio.redraw(wish, *read_painting(painting))
@@ -290,21 +314,29 @@ class Page:
     def _vary(self, wish: Wish, image: object, settings: Fields) -> Iterator[Look]:
         return self.studio.vary(wish, image, settings["strength"])
 
-    def _show(self, key: object, work: Callable[[], Iterator[Look]]) -> Iterator[list[Any]]:
+    def _show(
+        self, turn: str, key: object, work: Callable[[str], Iterator[Look]]
+    ) -> Iterator[list[Any]]:
         """Show looks: values for the key, gallery, status, what is shown, chosen, and history."""
         key = self.sessions.open(key)
         try:
-            for look in work():
-                pictures, status = show_pictures(look), show_status(look)
-                if not look.drawn:
-                    found = pictures if pictures else gr.skip()
-                    yield [key, found, status, [], None, gr.skip()]
-                    continue
-                drawn = list(look.drawn)
-                self.sessions.add(key, look.wish, drawn)
-                yield [key, pictures, status, drawn, drawn[0], self._show_history(key)]
+            for look in work(key) if turn in self._wanted else ():
+                if turn not in self._wanted:
+                    break
+                pictures: Any = show_pictures(look) or gr.skip()
+                if look.drawn:
+                    drawn = list(look.drawn)
+                    self.sessions.add(key, look.wish, drawn)
+                    history = self._show_history(key)
+                    yield [key, pictures, show_status(look), drawn, drawn[0], history]
+                    return
+                yield [key, pictures, show_status(look), [], None, gr.skip()]
+            yield [key, gr.skip(), say("Cancelled."), [], None, gr.skip()]
         except DalleMiniError as error:
+            yield [key, gr.skip(), say(str(error)), [], None, gr.skip()]
             raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+        finally:
+            self._wanted.discard(turn)
 
     def _show_history(self, key: object) -> list[tuple[str, str]]:
         found = self.sessions.drawn(key)
@@ -345,12 +377,6 @@ def _wish(form: Fields, values: Sequence[object]) -> Wish:
             f"The seed is a whole number from 0, or empty for a fresh one, not {seed}."
         )
     return Wish.from_dict({"prompt": "", **given, "seed": int(seed) if seed else None})
-
-
-def _cancel(button: Any, events: list[Any], status: Any) -> None:
-    """Let a button end events; only then it says so, since until then they speak themselves."""
-    ended = button.click(None, cancels=events, **_AT_ONCE)
-    ended.then(lambda: _CANCELLED, None, status, **_AT_ONCE)
 
 
 def _go(tab: str, picture: Drawn | None) -> Any:

@@ -59,6 +59,11 @@ def show_pictures(look: Look) -> list[tuple[Any, str]]:
     return [(image, f"seed {seed}") for seed, image in look.previews.items()]
 
 
+def say(text: str) -> str:
+    """Return a line of the status, as HTML."""
+    return f'<div role="status">{html.escape(text)}</div>'
+
+
 def show_status(look: Look) -> str:
     """Return how far a wish is, as HTML."""
     if look.drawn:

@@ -122,7 +122,7 @@ def page(browser: Any, server: tuple[str, Path]) -> Iterator[Any]:
     page.on("request", lambda asked: elsewhere.append(asked.url))
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.goto(server[0])
-    page.get_by_label("Prompt", exact=True).first.wait_for()
+    page.locator("#prompt textarea").wait_for(timeout=5 * WAIT)  # the first one is slow
     yield page
     context.close()
     assert [url for url in elsewhere if not url.startswith((server[0], "data:", "blob:"))] == []
@@ -132,7 +132,8 @@ def page(browser: Any, server: tuple[str, Path]) -> Iterator[Any]:
 
 
 def draw(page: Any, prompt: str, seed: object = "", **fields: int) -> None:
-    """Fill the form and press Draw; each test has its own seeds, since they tell what is done."""
+    """Fill the form and press Draw; no two tests share seeds, which tell what is done."""
+    page.get_by_role("tab", name="Draw", exact=True).click()
     page.locator("#prompt textarea").fill(prompt)
     page.locator("#seed input, #seed textarea").first.fill(str(seed))
     for label, value in fields.items():
@@ -192,7 +193,6 @@ def test_cancel_stops_and_leaves_room_for_the_next(page: Any) -> None:
 
 
 def test_painted_part_is_redrawn(page: Any) -> None:
-    page.get_by_role("tab", name="Draw", exact=True).click()
     draw(page, "a red apple", 400, Pictures=1)
     status(page, r"Done in .*, seed 400\.")
     page.get_by_role("button", name="Redraw a part").first.click()
@@ -200,7 +200,7 @@ def test_painted_part_is_redrawn(page: Any) -> None:
     canvas.wait_for()
     assert page.locator("#redraw-prompt textarea").input_value() == "a red apple"
     page.locator("#redraw-draw").click()
-    page.get_by_text("Nothing is painted; paint over what is to be redrawn.").wait_for()
+    status(page, "Nothing is painted; paint over what is to be redrawn", of="redraw-pictures")
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 20, y)
@@ -211,16 +211,16 @@ def test_painted_part_is_redrawn(page: Any) -> None:
     status(page, "Done", of="redraw-pictures")
     told = json.loads(download(page, of="redraw-pictures").text["edit"])
     assert told["operation"] == "inpaint"
-    page.get_by_role("tab", name="Draw", exact=True).click()
 
 
 def test_wrong_input_is_told_and_harmless(page: Any) -> None:
     draw(page, "  ")
-    page.get_by_text("Write what the pictures should show.").wait_for()
+    page.get_by_test_id("toast-text").get_by_text("Write what the pictures").first.wait_for()
+    status(page, "Write what the pictures should show")
     draw(page, "a red apple", 2**60)
-    page.get_by_text(re.compile(r"The seed is from 0 to \d+, not")).wait_for()
+    status(page, r"The seed is from 0 to \d+, not")
     draw(page, "a red apple", -1)
-    page.get_by_text("The seed is a whole number from 0").wait_for()
+    status(page, "The seed is a whole number from 0")
     draw(page, "x" * 2000, 500, Pictures=1)  # the field takes no more than the limit
     status(page, r"Done in .*, seed 500\.")
     assert len(page.locator("#prompt textarea").input_value()) == 500
