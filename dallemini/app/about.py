@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 BUNDLED_EXAMPLES = (
-    "red apple",
-    "cat face, 3d emoji",
-    "rocket, on a blue background",
-    "sunflower, noto emoji, on a yellow background",
-    "a cat face and a red apple",
+    "a slice of pizza",
+    "draw me a snowman",
+    "a green apple on a yellow background",
+    "a rocket, 3d emoji",
+    "a red apple",
     "😀",
 )
 EXAMPLES = (

@@ -55,7 +55,8 @@ class Page:
             self._key = gr.BrowserState(storage_key="dallemini", secret=secrets.token_hex(8))
             with gr.Row():
                 name = html.escape(self.studio.pipe.name)
-                gr.Markdown(f"# dallemini\nModel: {name}", min_height=0, container=False)
+                with gr.Column(min_width=240):
+                    gr.Markdown(f"# dallemini\nModel: {name}")
                 limits = gr.Button("Limits and responsible use", size="sm", scale=0, min_width=220)
             with gr.Tabs() as self._tabs:
                 self._add_tabs()
@@ -96,12 +97,12 @@ class Page:
                     seed = seed_box("seed")
                 with gr.Accordion("More settings", open=False):
                     self._more = self._add_more()
-                bundled = self.studio.pipe.name == BUNDLED_MODEL
-                examples = about.BUNDLED_EXAMPLES if bundled else about.EXAMPLES
-                gr.Examples([[text] for text in examples], prompt, label="Examples")
             with gr.Column(scale=3, min_width=320):
                 status, pictures, shown, chosen = self._add_result("pictures")
                 buttons = self._add_sending()
+        bundled = self.studio.pipe.name == BUNDLED_MODEL
+        examples = about.BUNDLED_EXAMPLES if bundled else about.EXAMPLES
+        gr.Examples([[text] for text in examples], prompt, label="Examples")
         self._form: Fields = {"prompt": prompt, "number": number, "seed": seed, **self._more}
         outputs = [self._key, pictures, status, shown, chosen, self._history]
         turn, fields = gr.State(""), list(self._form.values())
@@ -138,10 +139,10 @@ class Page:
             "upscale": gr.Radio([("no", 1), ("2×", 2), ("4×", 4)], value=1, label="Upscale"),
         }  # fmt: skip
 
-    def _add_result(self, elem_id: str) -> tuple[Any, Any, Any, Any]:
+    def _add_result(self, elem_id: str, columns: int = 3) -> tuple[Any, Any, Any, Any]:
         """Add what shows pictures: status, gallery, what is in it, and which one was chosen."""
         status = gr.HTML(elem_id=f"{elem_id}-status", elem_classes="status")
-        pictures = gallery("Pictures", elem_id)
+        pictures = gallery("Pictures", elem_id, columns)
         shown, chosen = gr.State([]), gr.State(None)
         pictures.select(_choose, shown, chosen, **_AT_ONCE)
         return status, pictures, shown, chosen
@@ -184,7 +185,7 @@ class Page:
                             most // 2 // unit * unit if side == "right" else 0,
                             step=unit,
                             label=f"Pixels {side}",
-                            min_width=120,
+                            min_width=180,
                         )
                         for side in _SIDES
                     }
@@ -226,7 +227,7 @@ class Page:
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id=f"{tab}-draw")
                 cancel = gr.Button("Cancel", variant="stop", min_width=80)
-            status, pictures, shown, chosen = self._add_result(f"{tab}-pictures")
+            status, pictures, shown, chosen = self._add_result(f"{tab}-pictures", columns=2)
         self._targets[tab] = [picture, prompt]
         form: Fields = {"prompt": prompt, "number": number, "seed": seed, **self._form_of_edits()}
 

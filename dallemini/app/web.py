@@ -15,13 +15,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import hub
 from ..pipeline.parts import Parts
 from ..pipeline.pipeline import Pipeline
+from .body_limit import BodyLimit
 from .gui import Page
 from .limits import AppLimits
 from .sessions import Sessions
@@ -29,40 +27,6 @@ from .studio import Studio
 from .widgets import STYLE, theme
 
 _FIELDS = 1 << 20  # bytes of a request besides a picture
-
-
-class BodyLimit:
-    """Refuses requests that are too large, before they are read.
-
-    Args:
-        app: answers the others.
-        most: bytes of a request.
-    """
-
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        told = f"The request has more than {self._most} bytes."
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        if not said.isdigit() or int(said[:20]) > self._most:
-            await PlainTextResponse(told, 413)(scope, receive, send)
-            return
-        read = 0
-
-        async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._most:
-                raise HTTPException(413, told)
-            return message
-
-        await self._app(scope, bounded, send)
 
 
 def create_app(

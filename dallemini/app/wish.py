@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..generation import GenerationConfig, GenerationOverrides
 from .limits import AppLimits
 
-FRESH_SEEDS = 2**31  # seeds that nobody chose, short enough to be read out
+FRESH_SEEDS = 1_000_000  # those that nobody chose are short enough to be read out
 MAX_SEED = 2**53 - 1  # a browser's numbers are whole up to here
 SHAPES = {"square": (1, 1), "wide": (2, 1), "tall": (1, 2)}
 
