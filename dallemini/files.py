@@ -14,6 +14,7 @@ about what the files hold.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -89,6 +90,21 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield a file's name, then the same with 2, 3, ... before its ending, for `write_beside`.
+
+    Example:
+        >>> from itertools import islice
+        >>> from pathlib import Path
+        >>> from dallemini.files import numbered
+        >>> [path.name for path in islice(numbered(Path("apple.png")), 3)]
+        ['apple.png', 'apple-2.png', 'apple-3.png']
+    """
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def write_beside(paths: Iterable[Path], content: bytes) -> Path:

@@ -83,6 +83,17 @@ def _write(sheet: PIL.Image.Image, place: tuple[int, int], text: str, room: int)
     ImageDraw.Draw(sheet).text(place, shown, fill="black", font=font)
 
 
+def png_bytes(image: PIL.Image.Image, *, texts: Mapping[str, str] | None = None) -> bytes:
+    """Return a picture as the bytes of a PNG file that carries texts: see `read_texts`."""
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, info = io.BytesIO(), PngInfo()
+    for key, value in (texts or {}).items():
+        info.add_itxt(key, value)
+    image.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
 def image_bytes(
     image: PIL.Image.Image, kind: Literal["PNG", "JPEG"], *, texts: Mapping[str, str] | None = None
 ) -> bytes | None:
@@ -91,18 +102,12 @@ def image_bytes(
     Returns:
         None where the texts have no room: a JPEG has 64 kB.
     """
-    from PIL.PngImagePlugin import PngInfo
-
-    buffer, given = io.BytesIO(), dict(texts or {})
     if kind == "PNG":
-        info = PngInfo()
-        for key, value in given.items():
-            info.add_itxt(key, value)
-        image.save(buffer, format="PNG", pnginfo=info)
-        return buffer.getvalue()
-    comment = json.dumps(given).encode() if given else b""
+        return png_bytes(image, texts=texts)
+    comment = json.dumps(dict(texts)).encode() if texts else b""
     if len(comment) > _MOST_COMMENT:
         return None
+    buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=95, comment=comment)
     return buffer.getvalue()
 

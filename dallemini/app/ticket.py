@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import io
 import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ..sheets import png_bytes
 from .api import FINISHED_EVENT, PREVIEW_EVENT, Image, ImageEvent, ImagesResponse
 from .batcher import Batcher, Event, Finished, Job, Preview
 from .errors import ServiceError, describe, translate
@@ -118,7 +118,7 @@ class Ticket:
             content, image = event.output.png(0), event.output.images[0]
         else:
             image = event.step.images[0]
-            content = _png(image)
+            content = png_bytes(image)
         return ImageEvent(
             type=FINISHED_EVENT if finished else PREVIEW_EVENT,
             b64_json=_text(content),
@@ -132,12 +132,6 @@ class Ticket:
 
 def _event(kind: str, data: str) -> str:
     return f"event: {kind}\ndata: {data}\n\n"
-
-
-def _png(image: Any) -> bytes:
-    content = io.BytesIO()
-    image.save(content, format="PNG")
-    return content.getvalue()
 
 
 def _size(image: Any) -> str:

@@ -6,8 +6,6 @@ PIL is imported inside the functions that need it, because importing this librar
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +15,10 @@ from torch import Tensor
 
 from ..config import plain_number
 from ..errors import InputError, InputTypeError
-from ..files import PathName, as_path, make_folder, write_beside
+from ..files import PathName, as_path, make_folder, numbered, write_beside
 from ..foreign import show
 from ..images import MAX_PIXELS, image_to_tensor, open_image, tensor_to_images
+from ..sheets import png_bytes
 from .origin import stamp
 
 if TYPE_CHECKING:
@@ -164,20 +163,14 @@ def enlarge_file(
         StorageError: the folder or the file cannot be written.
         As `enlarge`.
     """
-    from PIL.PngImagePlugin import PngInfo
-
     picture = open_image(name, keep_alpha=True)
-    large, buffer, chunks = enlarge(picture, upscaler, factor), io.BytesIO(), PngInfo()
+    large = enlarge(picture, upscaler, factor)
     texts = _chunks(picture.info, factor, upscaler_name(upscaler))
-    for key, text in texts.items():
-        chunks.add_itxt(key, text)
-    large.save(buffer, format="PNG", pnginfo=chunks)
-    content = buffer.getvalue()
+    content = png_bytes(large, texts=texts)
     if texts.keys() >= _REDRAWING:  # a model drew it; a photograph stays one
         content = stamp(content, texts)
-    folder, stem = make_folder(directory), f"{as_path(name).stem}-{factor}x"
-    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-    return write_beside((folder / f"{stem}{end}.png" for end in endings), content)
+    path = make_folder(directory) / f"{as_path(name).stem}-{factor}x.png"
+    return write_beside(numbered(path), content)
 
 
 def _chunks(info: Mapping[Any, Any], factor: int, name: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ the functions that need it, because importing this library must be quick.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import re
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from ..config import plain_number
 from ..errors import DalleMiniWarning, InputError, InputTypeError
-from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path, make_folder, write_beside
+from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path, make_folder, numbered, write_beside
 from ..generation.blend import Prompt
-from ..sheets import image_bytes, make_grid
+from ..sheets import image_bytes, make_grid, png_bytes
 from .metadata import Drawn, PictureMetadata, describe_grid, describe_picture, read_metadata
 from .origin import stamp
 from .signing import C2PASigner
@@ -163,19 +162,18 @@ class Pictures(Drawn):
             )
         make_folder(target.parent)
         kind: Literal["PNG", "JPEG"] = "PNG" if target.suffix.lower() == ".png" else "JPEG"
-        content = image_bytes(
-            self.grid(columns=columns, labels=labels), kind, texts=describe_grid(self)
-        )
+        grid, texts = self.grid(columns=columns, labels=labels), describe_grid(self)
+        content = image_bytes(grid, kind, texts=texts)
         if content is None:
             warnings.warn(
                 f"{target} has no room for what draws {len(self)} pictures again; a PNG has.",
                 DalleMiniWarning,
                 stacklevel=2,
             )
-            content = image_bytes(self.grid(columns=columns, labels=labels), kind)
+            content = image_bytes(grid, kind)
         assert content is not None
-        content = _finish(content, describe_grid(self), c2pa)
-        return write_beside(_names(target.parent, target.stem, target.suffix), content)
+        content = _finish(content, texts, c2pa)
+        return write_beside(numbered(target), content)
 
     def metadata(self, index: int) -> dict[str, str]:
         """Return the text chunks of picture `index`.
@@ -217,17 +215,14 @@ class Pictures(Drawn):
             b'PNG'
         """
         texts = self.metadata(index)
-        content = image_bytes(self.images[index], "PNG", texts=texts)
-        assert content is not None
-        return _finish(content, texts, c2pa)
+        return _finish(png_bytes(self.images[index], texts=texts), texts, c2pa)
 
     def _save_one(self, folder: Path, index: int, c2pa: C2PASigner | None) -> Path:
-        return write_beside(_names(folder, self._stem(index), ".png"), self.png(index, c2pa=c2pa))
+        path = folder / f"{self._stem(index)}.png"
+        return write_beside(numbered(path), self.png(index, c2pa=c2pa))
 
     def _repr_png_(self) -> bytes:
-        content = image_bytes(self.grid(labels=True), "PNG")
-        assert content is not None
-        return content
+        return png_bytes(self.grid(labels=True))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -314,9 +309,3 @@ def _slug(prompt: str) -> str:
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:NAME_LENGTH]
     short = words.encode()[: 3 * NAME_LENGTH].decode(errors="ignore")  # 255 bytes are the limit
     return short.strip("-") or "picture"
-
-
-def _names(folder: Path, stem: str, ending: str) -> Iterator[Path]:
-    yield folder / f"{stem}{ending}"
-    for number in itertools.count(2):
-        yield folder / f"{stem}-{number}{ending}"
