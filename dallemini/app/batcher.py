@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import DalleMiniError, InputError
 from ..generation import Sampler, Slots
-from ..generation.canvas import CanvasPicture
+from ..generation.canvas import CanvasPicture, step_canvases
 from ..generation.drawing import FREE
 from ..models.transformer import Transformer
 from ..pipeline.outputs import GenerationOutput, GenerationStep
@@ -281,16 +281,12 @@ class Batcher:
         self._lose_all(ClosedError("The service has ended before these pictures were drawn."))
 
     def _step(self) -> None:
-        """Draw one token of every picture, and begin with the next windows."""
-        self._slots.step()
-        pictures = [drawn.picture for drawn in self._drawn if not drawn.picture.is_drawn]
-        weighed = any(picture.weighs for picture in pictures)
-        likely = self._slots.log_likelihoods() if weighed else None
-        for picture in pictures:
-            count = picture.look(self._slots, likely)
-            self.tokens_drawn += count
-            if count and not picture.is_drawn:
-                picture.start(self._slots)
+        """Draw one token of every picture, and count those of finished windows."""
+        pictures = [drawn.picture for drawn in self._drawn]
+        step_canvases(self._slots, pictures, told=self._count)
+
+    def _count(self, tokens: int) -> None:
+        self.tokens_drawn += tokens
 
     def _take_in(self) -> bool:
         """Wait for something to do, let go what nobody wants, take in who is next.

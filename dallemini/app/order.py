@@ -7,7 +7,7 @@ pictures pass through `Order.finish`, which is the place for what is to be done 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self, Unpack
 
@@ -85,8 +85,7 @@ class Order:
         """
         plain = cls.of(pipe, prompt, sampler=sampler, **settings)
         sketcher = pipe._sketcher(plain.request.config)
-        sketch = sketcher.inpaint(image, mask_image, paste=True)
-        return cls(pipe=pipe, request=plain.request, sketch=sketch, sampler=sampler)
+        return replace(plain, sketch=sketcher.inpaint(image, mask_image, paste=True))
 
     @classmethod
     def vary(
@@ -105,8 +104,8 @@ class Order:
             DalleMiniError: as the pipeline itself.
         """
         plain = cls.of(pipe, prompt, sampler=sampler, **settings)
-        sketch = pipe._sketcher(plain.request.config).vary(image, strength, paste=True)
-        return cls(pipe=pipe, request=plain.request, sketch=sketch, sampler=sampler)
+        sketcher = pipe._sketcher(plain.request.config)
+        return replace(plain, sketch=sketcher.vary(image, strength, paste=True))
 
     @cached_property
     def pictures(self) -> list[CanvasPicture]:

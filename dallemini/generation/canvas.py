@@ -245,6 +245,30 @@ class CanvasPicture:
         return tokens
 
 
+def step_canvases(
+    slots: Slots,
+    pictures: Sequence[CanvasPicture],
+    *,
+    told: Callable[[int], object] = lambda tokens: None,
+) -> None:
+    """Draw one token of every unfinished picture, and begin with the next windows.
+
+    Args:
+        slots: where they are drawn.
+        pictures: those that have begun.
+        told: called with the number of tokens of each window that is finished.
+    """
+    slots.step()
+    unfinished = [picture for picture in pictures if not picture.is_drawn]
+    weighed = any(picture.weighs for picture in unfinished)
+    likely = slots.log_likelihoods() if weighed else None
+    for picture in unfinished:
+        if count := picture.look(slots, likely):
+            told(count)
+            if not picture.is_drawn:
+                picture.start(slots)
+
+
 @torch.no_grad()
 def draw_canvases(
     drawings: Sequence[Drawing],
@@ -284,16 +308,8 @@ def draw_canvases(
             if not picture.is_drawn:
                 picture.start(slots)
         while any(not picture.is_drawn for picture in pictures):
-            slots.step()
+            step_canvases(slots, pictures, told=told)
             steps += 1
-            likely = slots.log_likelihoods() if any(p.weighs for p in pictures) else None
-            for picture in pictures:
-                if picture.is_drawn:
-                    continue
-                if count := picture.look(slots, likely):
-                    told(count)
-                    if not picture.is_drawn:
-                        picture.start(slots)
             unfinished = any(not picture.is_drawn for picture in pictures)
             if every is not None and steps % every == 0 and unfinished:
                 yield part, torch.stack([picture.seen(slots) for picture in pictures])
