@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import warnings
 from collections.abc import Iterator
 
-from ..errors import InputError
+from ..errors import DalleMiniWarning, InputError
 
 _HIGHEST_PORT = 65535
 
@@ -48,3 +49,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def warn_of_strangers(host: str, why: str) -> None:
+    """Warn where more than this machine reaches an address, and nothing keeps others out."""
+    if not is_loopback(host):
+        warnings.warn(
+            f"Everybody who reaches {host} can draw: {why}.", DalleMiniWarning, stacklevel=3
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,12 +13,13 @@ from ..errors import InputError
 from ..files import make_folder
 from ..generation import GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
-from ..images import open_image
-from ..pipeline.outputs import GenerationOutput
-from ..pipeline.pipeline import Pipeline
 from .generate import Settings, check_settings
 from .options import Drawing, Where
 from .words import UsageError, checking_usage
+
+if TYPE_CHECKING:
+    from ..pipeline.outputs import GenerationOutput
+    from ..pipeline.pipeline import Pipeline
 
 _Prompts = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")
@@ -145,6 +146,9 @@ def _run(
             raise InputError("There is no prompt; say in words what the whole picture shows.")
         settings = check_settings(command.settings, command.seed, command.output)
         command.drawing.check()
+    from ..images import open_image  # here, because torch takes seconds
+    from ..pipeline.pipeline import Pipeline
+
     open_image(command.picture)  # before the model is loaded
     make_folder(command.output)
     pipe = Pipeline.from_pretrained(command.where.open(command.model), **command.drawing.keywords)

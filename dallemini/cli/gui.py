@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
-from ..app.listening import is_loopback, open_socket, url_of
-from ..errors import DalleMiniWarning, MissingDependencyError
+from ..app.listening import open_socket, url_of, warn_of_strangers
 from ..hub.source import BUNDLED_MODEL
-from .options import Drawing, Where
+from .options import Drawing, Where, needing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +35,12 @@ class App:
         Raises:
             DalleMiniError: an option, the address or the model is no good, or the extra is missing.
         """
-        try:
+        with needing("app", "The app"):
             from ..app import web
-        except ImportError as error:
-            if (error.name or "").startswith("dallemini"):
-                raise
-            raise MissingDependencyError(
-                f'The app needs its extra ({error}); run: pip install ".[app]"'
-            ) from error
         from ..pipeline.pipeline import Pipeline
 
         self.drawing.check()
-        if not is_loopback(self.host):
-            warnings.warn(
-                f"Everybody who reaches {self.host} can draw: no password is asked for.",
-                DalleMiniWarning,
-                stacklevel=2,
-            )
+        warn_of_strangers(self.host, "no password is asked for")
         with open_socket(self.host, self.port) as listener, web.workplace() as folder:
             source = self.where.open(self.model)
             pipe = Pipeline.from_pretrained(source, **self.drawing.keywords)

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from .. import hub
 from ..errors import InputError
 from ..hub.source import BUNDLED_MODEL
-from ..images import read_image
-from .options import OptionalPath, Where, read_watermark
+from .options import OptionalPath, Pictures, Where, read_watermark
 
 if TYPE_CHECKING:
     from ..models.vqgan import VQGAN
-
-_Pictures = Annotated[
-    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +29,7 @@ class Inspect:
         where: of the model.
     """
 
-    pictures: _Pictures
+    pictures: Pictures
     watermark_key_file: OptionalPath = None
     model: str = BUNDLED_MODEL
     where: Where
@@ -76,7 +69,7 @@ class Detect:
         where: of the model.
     """
 
-    pictures: _Pictures
+    pictures: Pictures
     watermark_key_file: Path
     model: str = BUNDLED_MODEL
     search: bool = True
@@ -92,7 +85,8 @@ class Detect:
             raise InputError(
                 "There is no picture; try: dallemini detect apple.png --watermark-key-file FILE."
             )
-        from ..pipeline.detecting import look_for  # here, because torch takes seconds
+        from ..images import read_image  # here, because torch takes seconds
+        from ..pipeline.detecting import look_for
 
         watermark = read_watermark(self.watermark_key_file)
         assert watermark is not None

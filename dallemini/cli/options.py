@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from .. import hub
-from ..errors import InputError
+from ..errors import InputError, MissingDependencyError
 from ..files import as_path
 from ..foreign import check_file
 from ..generation import GenerationConfig
@@ -61,9 +62,30 @@ def _read_scale(word: str) -> float | tuple[float, float]:
     return (float(start), float(end)) if colon else float(start)
 
 
+Pictures = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")
+]
+
 _UNSAID = tyro.conf.arg(help_behavior_hint="")
 OptionalText = Annotated[str | None, one_word(_or_none(str), "TEXT"), _UNSAID]
 OptionalPath = Annotated[Path | None, one_word(_or_none(Path), "PATH"), _UNSAID]
+
+
+@contextlib.contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Name the extra that something needs where a package of it cannot be imported.
+
+    Raises:
+        MissingDependencyError: an import failed, of a module that is not our own.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").startswith("dallemini"):
+            raise
+        raise MissingDependencyError(
+            f'{what} needs its extra ({error}); run: pip install ".[{extra}]"'
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

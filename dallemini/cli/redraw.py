@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..errors import InputError
-from .options import OptionalPath, OptionalText, PrecisionName, Where, one_word
+from .options import OptionalPath, OptionalText, Pictures, PrecisionName, Where, one_word
 from .saving import Saving
 from .words import checking_usage
 
@@ -38,9 +37,7 @@ class Redraw:
         where: of the model.
     """
 
-    pictures: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")
-    ]
+    pictures: Pictures
     model: OptionalText = None
     output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
     device: str = "cpu"

@@ -11,11 +11,10 @@ from typing import Annotated
 import tyro
 
 from ..app.config import ServiceConfig
-from ..app.listening import is_loopback, open_socket, url_of
-from ..errors import DalleMiniWarning, InputError, MissingDependencyError
+from ..app.listening import open_socket, url_of, warn_of_strangers
+from ..errors import DalleMiniWarning, InputError
 from ..hub.source import BUNDLED_MODEL
-from ..pipeline.pipeline import Pipeline
-from .options import Drawing, Where
+from .options import Drawing, Where, needing
 
 KEY_VARIABLE = "DALLEMINI_API_KEY"
 
@@ -51,23 +50,15 @@ class Serve:
             DalleMiniError: an option, the address, the key or the model is no good, or the extra
                 is missing.
         """
-        try:
+        with needing("serve", "The service"):
             from ..app.server import Server
             from ..app.service import check_key, create_service
-        except ImportError as error:
-            if (error.name or "").startswith("dallemini"):
-                raise
-            raise MissingDependencyError(
-                f'The service needs its extra ({error}); run: pip install ".[serve]"'
-            ) from error
+        from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
+
         key = check_key(os.environ.get(KEY_VARIABLE))
         self.drawing.check()
-        if key is None and not is_loopback(self.host):
-            warnings.warn(
-                f"Everybody who reaches {self.host} can draw: {KEY_VARIABLE} is not set.",
-                DalleMiniWarning,
-                stacklevel=2,
-            )
+        if key is None:
+            warn_of_strangers(self.host, f"{KEY_VARIABLE} is not set")
         with open_socket(self.host, self.port) as listener:
             pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
             app = create_service(pipe, config=self.config, api_key=key)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from torch import Tensor
 
 from ..errors import InputError
@@ -15,7 +13,7 @@ from ..models.pretrained import check_device
 from ..models.upscaler import TILE, Upscaler
 from ..pipeline.enlarging import DEFAULT_UPSCALER, check_factor, enlarge_file
 from ..pipeline.parts import Parts
-from .options import DtypeName, SourceOptions, Where
+from .options import DtypeName, Pictures, SourceOptions, Where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +36,7 @@ class Upscale:
         where: of the model.
     """
 
-    pictures: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")
-    ]
+    pictures: Pictures
     factor: int | None = None
     model: str = DEFAULT_UPSCALER
     output: Path = Path()
