@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,11 @@ class Eye:
         self.network, self.pipe, self.count, self.data = network, pipe, count, data
         self.train = Gallery(data, network, split="train")
         self.unseen = Gallery(data, network, split="test_style")
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Finds which concept a picture is nearest to."""
+        return Judge(self.data)
 
     def draw(self, captions: Sequence[str], *, seed: int) -> Tensor:
         """Draw eight pictures a caption and return the best of each, f[N,3,H,W]."""
@@ -288,7 +294,7 @@ def everyday(eye: Eye, *, names: bool = False) -> Report:
 
 
 def _asked(eye: Eye, *, names: bool, candidates: int) -> Report:
-    judge = Judge(eye.data)
+    judge = eye.judge
     asked = judge.names(eye.count) if names else judge.sentences("test", eye.count)
     images = draw(eye.pipe, [text for text, _ in asked], seed=9000, candidates=candidates)
     return shares(judge.ranks(images, [code for _, code in asked]))
@@ -296,7 +302,7 @@ def _asked(eye: Eye, *, names: bool, candidates: int) -> Report:
 
 def control(eye: Eye, *, held_out: bool) -> Report:
     """Measure colours, numbers, relations and rendering styles, as trained or held out."""
-    examiner = Examiner(Judge(eye.data), eye.pipe, count=eye.count)
+    examiner = Examiner(eye.judge, eye.pipe, count=eye.count)
     both, placed = examiner.relations(held_out=held_out)
     return {
         "color": share(examiner.colors(held_out=held_out)),

@@ -34,6 +34,8 @@ from train_transformer import (
     MAX_TEXT_LENGTH,
     VOCABULARY,
     Reader,
+    inherit_words,
+    keep_state,
     read_synonyms,
     vocabulary_texts,
 )
@@ -142,14 +144,14 @@ def student_of(teacher: Pipeline, tokenizer: Tokenizer) -> Transformer:
         assert isinstance(layer, EncoderLayer)
         layer.self_attn_post_norm.weight.mul_(0.05)
         layer.glu.out_proj.weight.mul_(0.05)
-    embedding = student.encoder.embed_tokens.weight
-    before, now = teacher.tokenizer.backend, tokenizer.backend
-    for piece, number in now.get_vocab().items():
-        known = before.token_to_id(piece)
-        spelled = before.encode(now.decoder.decode([piece]), add_special_tokens=False).ids
-        ids = spelled if known is None else [known]
-        if ids:
-            embedding[number] = words[ids].mean(0)
+    now = tokenizer.backend
+    inherit_words(
+        student.encoder.embed_tokens.weight,
+        words,
+        now=now,
+        before=teacher.tokenizer.backend,
+        spelled=lambda piece: now.decoder.decode([piece]),
+    )
     return student
 
 
@@ -298,8 +300,7 @@ def teach(lesson: Lesson, speaker: Speaker, *, folder: Path, steps: int) -> None
             print(f"step {step}: loss {loss.item():.4f}, unseen sentences {unseen:.4f}", flush=True)
         if step == steps or time.monotonic() - saved > 300:
             state = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state | {"step": step}, kept.with_suffix(".tmp"))
-            kept.with_suffix(".tmp").rename(kept)
+            keep_state(kept, **state, step=step)
             saved = time.monotonic()
 
 

@@ -27,7 +27,13 @@ from dallemini import Pipeline
 from dallemini.models.clip import CLIP
 from dallemini.scorer import CLIPScorer, CLIPTokenizer, preprocess
 from dataset import Emojis, caption
-from train_transformer import own_colors, read_synonyms, vocabulary_texts
+from train_transformer import (
+    inherit_words,
+    keep_state,
+    own_colors,
+    read_synonyms,
+    vocabulary_texts,
+)
 
 VOCABULARY = 6000
 BATCH = 256
@@ -66,14 +72,13 @@ def student_of(teacher: CLIPScorer, tokenizer: CLIPTokenizer) -> CLIP:
     student, state = CLIP.from_config(config), teacher.clip.state_dict()
     words = state.pop(EMBEDDING)
     student.load_state_dict(state, strict=False)
-    embedding = student.get_parameter(EMBEDDING)
-    before, now = teacher.tokenizer.backend, tokenizer.backend
-    for piece, number in now.get_vocab().items():
-        known = before.token_to_id(piece)
-        text = piece.removesuffix("</w>")
-        ids = before.encode(text, add_special_tokens=False).ids if known is None else [known]
-        if ids:
-            embedding[number] = words[ids].mean(0)
+    inherit_words(
+        student.get_parameter(EMBEDDING),
+        words,
+        now=tokenizer.backend,
+        before=teacher.tokenizer.backend,
+        spelled=lambda piece: piece.removesuffix("</w>"),
+    )
     return student
 
 
@@ -151,9 +156,8 @@ def teach(
             found = unseen(clip, tokenizer, lesson, features)
             mean = sum(losses[-100:]) / len(losses[-100:])
             print(f"step {step}: loss {mean:.3f}, unseen sentences found {found:.3f}", flush=True)
-            state = {"clip": clip.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            torch.save(state, kept.with_suffix(".tmp"))
-            kept.with_suffix(".tmp").rename(kept)
+            state = {"clip": clip.state_dict(), "optimizer": optimizer.state_dict()}
+            keep_state(kept, **state, step=step)
 
 
 @torch.no_grad()

@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 from torch import Tensor
 
@@ -194,6 +195,40 @@ def vocabulary_texts(emojis: Emojis, speaker: Speaker) -> list[str]:
     for code, label in speaker.labels.items():
         texts += [*speaker.phrases.get(code, []) * 2, *[label] * 3, *speaker.words[code]]
     return texts + sorted({word for row in emojis.rows for word in row.keywords})
+
+
+@torch.no_grad()
+def inherit_words(
+    embedding: Tensor,
+    words: Tensor,
+    *,
+    now: tokenizers.Tokenizer,
+    before: tokenizers.Tokenizer,
+    spelled: Callable[[str], str],
+) -> None:
+    """Embed each token of a new vocabulary as the mean of the old tokens that spell it.
+
+    Args:
+        embedding: f[V,D] of the new vocabulary, written in place.
+        words: f[W,D] of the old one.
+        now: the new vocabulary.
+        before: the old one.
+        spelled: the text of a token that the old one lacks.
+    """
+    for piece, number in now.get_vocab().items():
+        known = before.token_to_id(piece)
+        if known is None:
+            ids = before.encode(spelled(piece), add_special_tokens=False).ids
+        else:
+            ids = [known]
+        if ids:
+            embedding[number] = words[ids].mean(0)
+
+
+def keep_state(path: Path, **state: object) -> None:
+    """Write a checkpoint beside its name, and rename it."""
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").rename(path)
 
 
 def read_synonyms() -> dict[str, list[str]]:
