@@ -1,4 +1,4 @@
-"""Vocabularies of the package tokenizers: which are read, and how its failures become ours.
+"""Vocabularies of the package tokenizers: how BART's are made, which are read, and their failures.
 
 A `tokenizer.json` is a small program: its normalizer may write a gigabyte for a letter, its
 patterns may search for hours, and what it cannot do ends in a Rust panic, which is a
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ from ..foreign import check_file
 
 if TYPE_CHECKING:
     import tokenizers
+
+START, PADDING, END = "<s>", "<pad>", "</s>"
+SPECIAL_TOKENS = (START, PADDING, END, "<unk>", "<mask>")
 
 MAX_LENGTH = 65_536
 """The most tokens of a prompt that any configuration may ask for; the released models read 64."""
@@ -97,6 +100,75 @@ def read_text(path: Path) -> str:
     """
     check_file(path, largest=_LARGEST_FILE)
     return path.read_text(encoding="utf-8")
+
+
+def special_token(token: str) -> tokenizers.AddedToken:
+    """Return a special token as BART's vocabulary has it."""
+    from tokenizers import AddedToken
+
+    return AddedToken(token, lstrip=token == "<mask>", normalized=True, special=True)
+
+
+def byte_level(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
+    """Make a backend that splits texts and joins tokens as GPT-2's does."""
+    import tokenizers
+    from tokenizers import decoders, pre_tokenizers
+
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def surround(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Let a backend put `<s>` and `</s>` around a text, as BART does."""
+    from tokenizers import processors
+
+    start, _, end = special_ids(backend)
+    backend.post_processor = processors.RobertaProcessing(
+        (END, end), (START, start), trim_offsets=True, add_prefix_space=False
+    )
+    return backend
+
+
+def special_ids(backend: tokenizers.Tokenizer) -> list[int]:
+    """Return the ids of `<s>`, `<pad>` and `</s>`.
+
+    Raises:
+        CheckpointError: the vocabulary lacks one of them.
+    """
+    ids = {token: backend.token_to_id(token) for token in (START, PADDING, END)}
+    missing = ", ".join(token for token, token_id in ids.items() if token_id is None)
+    if missing:
+        raise CheckpointError(
+            f"The vocabulary has no {missing}; it is not one of a DALL-E Mini model."
+        )
+    return [token_id for token_id in ids.values() if token_id is not None]
+
+
+def read_vocabulary(paths: Sequence[Path]) -> tokenizers.Tokenizer:
+    """Read `tokenizer.json`, or `vocab.json` and `merges.txt`.
+
+    Raises:
+        CheckpointError: as `read_backend`.
+    """
+    if len(paths) == 1:
+        return read_backend(paths[0])
+    names = " and ".join(str(path) for path in paths)
+    with refusing(f"{names} are not a readable vocabulary; download them again"):
+        vocabulary, merges = map(read_text, paths)
+        return _build_backend(json.loads(vocabulary), merges.split("\n"))
+
+
+def _build_backend(vocabulary: dict[str, int], lines: Sequence[str]) -> tokenizers.Tokenizer:
+    from tokenizers import models
+
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    pairs = [(left, right) for left, right in merges]
+    backend = byte_level(models.BPE(vocabulary, pairs))
+    known = [token for token in SPECIAL_TOKENS if token in vocabulary]
+    backend.add_special_tokens([special_token(token) for token in known])
+    return surround(backend)
 
 
 def try_backend(backend: tokenizers.Tokenizer) -> None:

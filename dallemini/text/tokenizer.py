@@ -8,7 +8,6 @@ is imported inside the functions that need it, because importing this library mu
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import reprlib
 import shutil
@@ -25,16 +24,25 @@ from ..errors import CheckpointError, ConfigError, DalleMiniWarning, InputError,
 from ..files import write_text
 from ..hub.source import Source
 from ..models.pretrained import Loadable, write_config
-from .backend import MAX_LENGTH, read_backend, read_text, refusing, try_backend
+from .backend import (
+    END,
+    MAX_LENGTH,
+    SPECIAL_TOKENS,
+    START,
+    byte_level,
+    read_vocabulary,
+    refusing,
+    special_ids,
+    special_token,
+    surround,
+    try_backend,
+)
 from .knowledge import KNOWLEDGE_FILE, Knowledge
 from .normalizer import TextNormalizer
 from .vocabulary import TOKENIZER_FILE, WORDS_FILE, find_files, read_text_settings
 
 if TYPE_CHECKING:
     import tokenizers
-
-START, PADDING, END = "<s>", "<pad>", "</s>"
-SPECIAL_TOKENS = (START, PADDING, END, "<unk>", "<mask>")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +144,7 @@ class Tokenizer(Loadable):
         self.config = TokenizerConfig() if config is None else config
         self.normalizer = TextNormalizer(word_frequencies)
         self.knowledge = knowledge
-        self.bos_token_id, self.pad_token_id, self.eos_token_id = _special_ids(backend)
+        self.bos_token_id, self.pad_token_id, self.eos_token_id = special_ids(backend)
         try_backend(backend)
         empty, expected = self._encode(""), [self.bos_token_id, self.eos_token_id]
         if empty != expected:
@@ -321,13 +329,13 @@ class Tokenizer(Loadable):
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
-            special_tokens=[_special_token(token) for token in SPECIAL_TOKENS],
+            special_tokens=[special_token(token) for token in SPECIAL_TOKENS],
             initial_alphabet=alphabet,
             show_progress=False,
         )
-        backend = _byte_level(models.BPE())
+        backend = byte_level(models.BPE())
         backend.train_from_iterator(_check_texts(texts, normalize=normalize_text), trainer=trainer)
-        return cls(_surround(backend), config=config)
+        return cls(surround(backend), config=config)
 
     @classmethod
     def _load(cls, source: Source) -> Self:
@@ -340,7 +348,7 @@ class Tokenizer(Loadable):
                 config = TokenizerConfig.from_dict(read_text_settings(path))
             except ConfigError as error:
                 raise ConfigError(f"{path}: {error}") from error
-        backend = _read_backend([paths[name] for name in names.vocabulary])
+        backend = read_vocabulary([paths[name] for name in names.vocabulary])
         words = None if names.words is None else paths[names.words]
         known = None if names.knowledge is None else Knowledge.read(paths[names.knowledge])
         return cls(backend, config=config, word_frequencies=words, knowledge=known)
@@ -409,61 +417,3 @@ def _check_texts(texts: Iterable[str], *, normalize: bool) -> Iterator[str]:
         yield clean(text)
     if position < 0:
         raise InputError("There are no texts to learn from; give at least one.")
-
-
-def _special_token(token: str) -> tokenizers.AddedToken:
-    from tokenizers import AddedToken
-
-    return AddedToken(token, lstrip=token == "<mask>", normalized=True, special=True)
-
-
-def _byte_level(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
-    import tokenizers
-    from tokenizers import decoders, pre_tokenizers
-
-    backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _surround(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Let a backend put `<s>` and `</s>` around a text, as BART does."""
-    from tokenizers import processors
-
-    start, _, end = _special_ids(backend)
-    backend.post_processor = processors.RobertaProcessing(
-        (END, end), (START, start), trim_offsets=True, add_prefix_space=False
-    )
-    return backend
-
-
-def _special_ids(backend: tokenizers.Tokenizer) -> list[int]:
-    ids = {token: backend.token_to_id(token) for token in (START, PADDING, END)}
-    missing = ", ".join(token for token, token_id in ids.items() if token_id is None)
-    if missing:
-        raise CheckpointError(
-            f"The vocabulary has no {missing}; it is not one of a DALL-E Mini model."
-        )
-    return [token_id for token_id in ids.values() if token_id is not None]
-
-
-def _read_backend(paths: Sequence[Path]) -> tokenizers.Tokenizer:
-    """Read `tokenizer.json`, or `vocab.json` and `merges.txt`."""
-    if len(paths) == 1:
-        return read_backend(paths[0])
-    names = " and ".join(str(path) for path in paths)
-    with refusing(f"{names} are not a readable vocabulary; download them again"):
-        vocabulary, merges = map(read_text, paths)
-        return _build_backend(json.loads(vocabulary), merges.split("\n"))
-
-
-def _build_backend(vocabulary: dict[str, int], lines: Sequence[str]) -> tokenizers.Tokenizer:
-    from tokenizers import models
-
-    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    pairs = [(left, right) for left, right in merges]
-    backend = _byte_level(models.BPE(vocabulary, pairs))
-    known = [token for token in SPECIAL_TOKENS if token in vocabulary]
-    backend.add_special_tokens([_special_token(token) for token in known])
-    return _surround(backend)
