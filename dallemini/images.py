@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
@@ -134,17 +135,13 @@ def open_image(
         picture = image if isinstance(image, Image.Image) else _parse(_read(image, name), name)
     _check_size(picture.size, name, min_side, max_side, max_pixels)
     _check_frames(picture, name, still)
-    try:
+    with _decoding(name):
         if draft_side is not None:
             picture.draft(None, (draft_side, draft_side))
         picture.load()
         if opaque and _is_transparent(picture):
             raise PictureError(name, "transparent", "it has transparent parts")
         return _to_rgb(_upright(picture), name, keep_alpha)
-    except PictureError:
-        raise
-    except Exception as error:  # decoders raise anything at all on broken files
-        raise PictureError(name, "broken image", f"{type(error).__name__}: {error}") from error
 
 
 def read_header(path: str | os.PathLike[str]) -> PIL.Image.Image:
@@ -169,10 +166,8 @@ def open_picture_file(
     content = _read(picture, name)
     image = _parse(content, name)
     _check_size(image.size, name, 1, None, MAX_PIXELS)
-    try:
+    with _decoding(name):
         image.load()
-    except Exception as error:  # as above
-        raise PictureError(name, "broken image", f"{type(error).__name__}: {error}") from error
     return content, image
 
 
@@ -206,6 +201,8 @@ def fit_image(
     """
     from PIL import Image
 
+    if image.size == size:
+        return image.copy()
     scale = max(size[0] / image.width, size[1] / image.height)
     width, height = size[0] / scale, size[1] / scale
     left, top = (image.width - width) / 2, (image.height - height) / 2
@@ -215,8 +212,6 @@ def fit_image(
         min(left + width, image.width),
         min(top + height, image.height),
     )
-    if image.size == size:
-        return image.copy()
     resample = Image.Resampling.BOX if coverage else Image.Resampling.LANCZOS
     return image.resize(size, resample, box=box)
 
@@ -241,29 +236,6 @@ def read_mask(mask: Picture) -> PIL.Image.Image:
             "where it is clear",
         ) from error
     return opened.convert("L").point([0] * 128 + [255] * 128)
-
-
-def composite(over: PIL.Image.Image, under: PIL.Image.Image, opacity: Tensor) -> PIL.Image.Image:
-    """Lay one picture over another of the same size.
-
-    Args:
-        over: shows where the opacity is 255.
-        under: shows where it is 0, to the last bit.
-        opacity: u8[H,W].
-    """
-    from PIL import Image
-
-    return Image.composite(over, under, Image.fromarray(opacity.cpu().numpy()))
-
-
-def extend_image(
-    image: PIL.Image.Image, *, left: int, right: int, top: int, bottom: int
-) -> PIL.Image.Image:
-    """Add pixels around a picture, in the colours of its edges."""
-    from PIL import Image
-
-    around = ((top, bottom), (left, right), (0, 0))
-    return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
 
 
 def picture_digest(image: PIL.Image.Image) -> str:
@@ -363,8 +335,19 @@ def _parse(content: bytes, name: str) -> PIL.Image.Image:
         raise PictureError(name, "not an image", detail) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(name, "too large", f"PIL does not open it: {error}") from error
-    except Exception as error:  # as above
+    except Exception as error:  # whatever else a broken file makes PIL raise
         raise PictureError(name, "not an image", f"{type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Refuse a picture whose decoding fails: decoders raise anything at all on broken files."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(name, "broken image", f"{type(error).__name__}: {error}") from error
 
 
 def _check_size(
@@ -398,7 +381,7 @@ def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
     """Turn a photograph as its camera was held; a broken note of that is no reason to lose it."""
     from PIL import ImageOps
 
-    with contextlib.suppress(Exception):  # as above
+    with contextlib.suppress(Exception):  # whatever a broken note makes PIL raise
         if picture.getexif().get(_ORIENTATION, 1) != 1:
             return ImageOps.exif_transpose(picture)
     return picture

@@ -29,8 +29,6 @@ from ..generation.request import Request
 from ..generation.sampling import make_generators
 from ..images import (
     Picture,
-    composite,
-    extend_image,
     fit_image,
     image_to_tensor,
     open_image,
@@ -118,7 +116,7 @@ class Sketch:
         if hole is None:
             size = self.token_size
             hole = self.hole_of(seed).repeat_interleave(size, 0).repeat_interleave(size, 1)
-        return composite(image, self.original, fade_in(hole, reach=self.token_size // 4))
+        return _composite(image, self.original, fade_in(hole, reach=self.token_size // 4))
 
 
 class Sketcher:
@@ -271,7 +269,7 @@ class Sketcher:
         tokens = torch.zeros_like(hole, dtype=torch.int64)
         tokens[place] = sketch.tokens
         wider = {side: lines[side] * self._unit for side in _SIDES}
-        original = sketch.original and extend_image(sketch.original, **wider)
+        original = sketch.original and _extend(sketch.original, **wider)
         return replace(sketch, canvas=canvas, tokens=tokens, hole=hole, original=original)
 
     def _open(self, image: Picture) -> tuple[PIL.Image.Image, Canvas]:
@@ -377,6 +375,29 @@ def fade_in(hole: Tensor, *, reach: int) -> Tensor:
         depth += inside
     reach = min(reach, int(depth.max()) // 2)
     return (depth / (reach + 1)).clamp(max=1).mul(255).round().to(torch.uint8)[0]
+
+
+def _composite(over: PIL.Image.Image, under: PIL.Image.Image, opacity: Tensor) -> PIL.Image.Image:
+    """Lay one picture over another of the same size.
+
+    Args:
+        over: shows where the opacity is 255.
+        under: shows where it is 0, to the last bit.
+        opacity: u8[H,W].
+    """
+    from PIL import Image
+
+    return Image.composite(over, under, Image.fromarray(opacity.cpu().numpy()))
+
+
+def _extend(
+    image: PIL.Image.Image, *, left: int, right: int, top: int, bottom: int
+) -> PIL.Image.Image:
+    """Add pixels around a picture, in the colours of its edges."""
+    from PIL import Image
+
+    around = ((top, bottom), (left, right), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
 
 
 def _token_size(vqgan: ImageTokenizer, side: int) -> int:
