@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, InputTypeError
 from .images import read_header
@@ -118,11 +118,14 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         As `open_image`.
     """
-    info = read_header(path).info
-    texts = {str(key): str(value) for key, value in info.items() if isinstance(value, str)}
-    comment = info.get("comment", b"")
-    with contextlib.suppress(ValueError, RecursionError):  # it is somebody else's
-        found = json.loads(comment)
+    return texts_of(read_header(path).info)
+
+
+def texts_of(info: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the texts in what PIL noted of an opened file, as `read_texts` does."""
+    texts = {str(key): value for key, value in info.items() if isinstance(value, str)}
+    with contextlib.suppress(ValueError, RecursionError, TypeError):  # it is somebody else's
+        found = json.loads(info.get("comment", b""))
         if isinstance(found, dict):
             texts |= {key: value for key, value in found.items() if isinstance(value, str)}
     return texts

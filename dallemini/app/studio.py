@@ -19,6 +19,7 @@ import torch
 from ..errors import DalleMiniWarning, InputError
 from ..pipeline.outputs import GenerationOutput, GenerationStep
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.sketch import token_size
 from .limits import AppLimits
 from .sessions import Drawn
 from .watching import watch
@@ -65,18 +66,20 @@ class Studio:
         self.pipe, self.limits = pipe, limits or AppLimits()
         self._folder = folder
 
-    @cached_property
+    @property
     def side(self) -> int:
         """Pixels along each side of the model's own pictures."""
-        vqgan = self.pipe.vqgan
-        blank = torch.zeros((1, vqgan.image_length), dtype=torch.int64, device=vqgan.device)
-        with torch.no_grad():
-            return int(vqgan.decode(blank).shape[-1])
+        return self._grid * self.unit
 
-    @property
+    @cached_property
     def unit(self) -> int:
         """Pixels along each side of a token."""
-        return self.side // math.isqrt(self.pipe.transformer.config.image_length)
+        with torch.no_grad():
+            return token_size(self.pipe.vqgan, self._grid)
+
+    @property
+    def _grid(self) -> int:
+        return math.isqrt(self.pipe.transformer.config.image_length)
 
     def draw(self, wish: Wish) -> Iterator[Look]:
         """Draw pictures of a prompt; drop the iterator to cancel.

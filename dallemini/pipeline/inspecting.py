@@ -7,7 +7,6 @@ marks is found and they are not, somebody took them off.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from ..foreign import show
 from ..generation.watermark import Watermark
 from ..images import image_to_tensor, open_picture_file
 from ..models.vqgan import VQGAN
+from ..sheets import texts_of
 from .detecting import look_for
 from .origin import read_source_type
 from .signing import read_credentials
@@ -87,7 +87,7 @@ def inspect_picture(
     if watermark is not None and vqgan is None:
         raise InputError("A key is looked for with vqgan=, the image tokenizer of the model.")
     content, image = open_picture_file(picture)
-    texts = _texts(image.info)
+    texts = texts_of(image.info)
     layers = [_texts_layer(texts), _source_layer(image.info)]
     if watermark is None or vqgan is None:
         layers.append(_unread_mark(texts))
@@ -103,18 +103,6 @@ def inspect_picture(
             detail = "not in the file, though the library writes it into every picture"
             layers[number] = replace(layers[number], state="stripped", detail=detail)
     return Inspection(layers=tuple(layers), verdict=_verdict(layers))
-
-
-def _texts(info: Mapping[Any, Any]) -> dict[str, str]:
-    """Return the text chunks of a PNG, or the JSON in a JPEG's comment."""
-    texts = {str(key): value for key, value in info.items() if isinstance(value, str)}
-    try:
-        found = json.loads(info.get("comment", b""))
-    except (ValueError, RecursionError, TypeError):  # it is somebody else's
-        found = None
-    if isinstance(found, dict):
-        texts |= {key: value for key, value in found.items() if isinstance(value, str)}
-    return texts
 
 
 def _texts_layer(texts: Mapping[str, str]) -> Layer:

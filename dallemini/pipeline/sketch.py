@@ -138,7 +138,7 @@ class Sketcher:
 
     @cached_property
     def _unit(self) -> int:
-        return _token_size(self._vqgan, self._side)
+        return token_size(self._vqgan, self._side)
 
     @property
     def _own(self) -> int:
@@ -400,7 +400,8 @@ def _extend(
     return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
 
 
-def _token_size(vqgan: ImageTokenizer, side: int) -> int:
+def token_size(vqgan: ImageTokenizer, side: int) -> int:
+    """Return the pixels along each side of a token, of a grid with so many along each side."""
     if isinstance(vqgan, VQGAN):
         return vqgan.config.downsample_factor
     blank = torch.zeros((1, side * side), dtype=torch.int64, device=vqgan.device)
