@@ -36,14 +36,14 @@ class App:
             DalleMiniError: an option, the address or the model is no good, or the extra is missing.
         """
         with needing("app", "The app"):
-            from ..app import web
+            from ..app.web import create_app, serve, workplace
         from ..pipeline.pipeline import Pipeline
 
         self.drawing.check()
         warn_of_strangers(self.host, "no password is asked for")
-        with open_socket(self.host, self.port) as listener, web.workplace() as folder:
+        with open_socket(self.host, self.port) as listener, workplace() as folder:
             source = self.where.open(self.model)
             pipe = Pipeline.from_pretrained(source, **self.drawing.keywords)
-            app = web.create_app(pipe, folder, source=source)
+            app = create_app(pipe, folder, source=source)
             print(f"{pipe.name} draws on {url_of(listener)}", flush=True)
-            web.serve(app, listener)
+            serve(app, listener)

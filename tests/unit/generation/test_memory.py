@@ -97,13 +97,14 @@ CASES: list[dict[str, Any]] = [
 
 
 @LINUX
-def test_prediction_covers_what_a_process_takes() -> None:
-    arguments = json.dumps([MIDDLE, [MIDDLE_IMAGES, SMALL_IMAGES], CASES])
+@pytest.mark.parametrize("cases", [CASES[:1], pytest.param(CASES[1:], marks=pytest.mark.slow)])
+def test_prediction_covers_what_a_process_takes(cases: list[dict[str, Any]]) -> None:
+    arguments = json.dumps([MIDDLE, [MIDDLE_IMAGES, SMALL_IMAGES], cases])
     command = [sys.executable, "-c", DRAW, arguments]
     shown = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, timeout=patience(300)
     )
-    for case, measured in zip(CASES, json.loads(shown.stdout), strict=True):
+    for case, measured in zip(cases, json.loads(shown.stdout), strict=True):
         images: dict[str, Any] = MIDDLE_IMAGES if case["images"] == 1 else SMALL_IMAGES
         prediction = predict_memory(
             TransformerConfig(**MIDDLE),
