@@ -1,4 +1,7 @@
-"""The scripts and the notebook in examples/ run as they are, with the bundled model, offline."""
+"""The scripts and the notebook in examples/ run as they are, offline.
+
+Scripts draw with a quick stand-in for the bundled model, and with that itself when marked `slow`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from dallemini.hub import source
 from patience import patience
+from quick_model import save_quick_model
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -45,13 +50,23 @@ def test_every_script_is_run_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} - RUN_ELSEWHERE == set(FILES)
 
 
+@pytest.fixture(scope="module")
+def quick_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_quick_model(tmp_path_factory.mktemp("quick") / "emoji", side=10)
+
+
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
 def test_script_writes_its_pictures(
     name: str,
+    quick: bool,
+    quick_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if quick:
+        monkeypatch.setattr(source, "_bundled_folder", lambda: quick_model)
     monkeypatch.chdir(tmp_path)
     few = ["1"] if name == "editing.py" else []  # one picture of each kind
     monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "made"), *few])
