@@ -315,7 +315,9 @@ def _read_file(path: Path, name: str) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise MissingFileError(f"There is no file {name}. Check the path.") from error
+        remote = name.startswith(("http:", "https:"))
+        advice = "Download it first" if remote else "Check the path"
+        raise MissingFileError(f"There is no file {name}. {advice}.") from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         if isinstance(error, PictureError):
             raise

@@ -107,6 +107,8 @@ def test_pictures_are_read_from_files(tmp_path: Path, kind: str) -> None:
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"There is no file .*nowhere\.png\. Check the path"):
         read_image(tmp_path / "nowhere.png")
+    with pytest.raises(MissingFileError, match=r"example\.org/cat\.png\. Download it first"):
+        read_image("https://example.org/cat.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"%PDF-1.7"])
