@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from .pipeline.pipeline import Pipeline
     from .pipeline.progress import GenerationProgress
     from .pipeline.signing import C2PASigner
+    from .safety import (
+        PictureSafetyChecker,
+        SafetyChecker,
+        SafetyCheckers,
+        SafetyFlag,
+        WordSafetyChecker,
+    )
     from .scorer import CLIPScorer
     from .text.tokenizer import TextTokens, Tokenizer
 
@@ -42,12 +49,17 @@ __all__ = [
     "GenerationOutput",
     "GenerationProgress",
     "GenerationStep",
+    "PictureSafetyChecker",
     "Pipeline",
+    "SafetyChecker",
+    "SafetyCheckers",
+    "SafetyFlag",
     "TextTokens",
     "Tokenizer",
     "Transformer",
     "Upscaler",
     "Watermark",
+    "WordSafetyChecker",
     "__version__",
     "image_to_tensor",
 ]
@@ -63,12 +75,17 @@ _PLACES = {
     "GenerationOutput": "pipeline.outputs",
     "GenerationProgress": "pipeline.progress",
     "GenerationStep": "pipeline.outputs",
+    "PictureSafetyChecker": "safety",
     "Pipeline": "pipeline.pipeline",
+    "SafetyChecker": "safety",
+    "SafetyCheckers": "safety",
+    "SafetyFlag": "safety",
     "TextTokens": "text.tokenizer",
     "Tokenizer": "text.tokenizer",
     "Transformer": "models.transformer",
     "Upscaler": "models.upscaler",
     "Watermark": "generation.watermark",
+    "WordSafetyChecker": "safety",
     "image_to_tensor": "images",
 }
 

@@ -56,5 +56,9 @@ class GenerationCancelled(DalleMiniError, RuntimeError):  # noqa: N818 - what it
     """For a callback to raise, so that the call it watches ends; nothing else raises it."""
 
 
+class SafetyError(DalleMiniError, ValueError):
+    """A safety checker refused a prompt or a picture; the message says why."""
+
+
 class DalleMiniWarning(UserWarning):
     """Base of the warnings of this package, so that they can be filtered together."""

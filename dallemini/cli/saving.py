@@ -79,6 +79,8 @@ def _facts(drawn: GenerationOutput, index: int) -> dict[str, Any]:
     }
     if drawn.scores is not None:
         found["score"] = drawn.scores[index]
+    if drawn.safety_flags is not None:
+        found["safety"] = None if (flag := drawn.safety_flags[index]) is None else str(flag)
     return found
 
 
@@ -98,6 +100,7 @@ def join(parts: list[GenerationOutput]) -> GenerationOutput:
     import torch  # here, because it takes seconds
 
     scored = all(part.scores is not None for part in parts)
+    checked = all(part.safety_flags is not None for part in parts)
     return dataclasses.replace(
         first,
         prompts=tuple(prompt for part in parts for prompt in part.prompts),
@@ -105,4 +108,7 @@ def join(parts: list[GenerationOutput]) -> GenerationOutput:
         image_tokens=torch.cat([part.image_tokens for part in parts]),
         seeds=tuple(seed for part in parts for seed in part.seeds),
         scores=tuple(score for part in parts for score in part.scores or ()) if scored else None,
+        safety_flags=tuple(flag for part in parts for flag in part.safety_flags or ())
+        if checked
+        else None,
     )

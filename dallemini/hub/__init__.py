@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .card import model_card, upload_folder
 from .conversions import conversion_cache_dir, source_key
-from .packaged import PACKAGED, find_packaged
+from .packaged import PACKAGED, find_packaged, packaged_file
 from .source import (
     BUNDLED_MODEL,
     HubSource,
@@ -27,6 +27,7 @@ __all__ = [
     "find_packaged",
     "list_files",
     "model_card",
+    "packaged_file",
     "open",
     "open_source",
     "source_key",

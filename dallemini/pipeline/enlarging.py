@@ -28,7 +28,7 @@ DEFAULT_UPSCALER = "realesr-animevideov3"
 _REDRAWING = {"prompt", "seed", "config"}  # chunks without which a picture cannot be drawn again
 _CARRIED = (
     *(*_REDRAWING, "blend", "model", "version", "weights", "dtype", "commit", "adapters"),
-    *("sampler", "guidance", "watermark", "edit", "score"),
+    *("sampler", "guidance", "watermark", "edit", "safety", "score"),
 )
 _BLEED = 8  # pixels over which colours spread into what is transparent
 

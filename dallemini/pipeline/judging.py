@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..generation import text_likelihood
+from ..errors import InputError
+from ..generation import GenerationConfig, text_likelihood
 from ..generation.blend import texts_of
 from ..generation.completion import complete_tokens
 from ..generation.drawing import stack_texts
@@ -89,6 +90,46 @@ class LikelihoodJudge:
         prompts = [request.prompts[request.prompt_of(image)] for image in images]
         shares = [share for prompt in prompts for _, share in texts_of(prompt)]
         return _weigh(read_scores(found, len(rows)), rows, shares, len(images))
+
+
+def find_judge(
+    config: GenerationConfig,
+    find_scorer: Callable[[], Scorer | None],
+    transformer: Transformer,
+    num_codes: int,
+) -> Judge | None:
+    """Return what ranks or chooses: a scorer, or the likelihood where there is none.
+
+    Args:
+        config: of the call.
+        find_scorer: the pipeline's, which may have to be loaded.
+        transformer: of the pipeline.
+        num_codes: of its image tokenizer.
+
+    Raises:
+        InputError: it is to be ranked by a scorer, and there is none.
+    """
+    if not config.rank and config.candidates == 1:
+        return None
+    scorer = None if config.rank == "likelihood" else find_scorer()
+    if config.rank and config.rank != "likelihood":
+        scorer = needed_scorer(scorer)
+    return LikelihoodJudge(transformer, num_codes) if scorer is None else ScorerJudge(scorer)
+
+
+def needed_scorer(scorer: Scorer | None) -> Scorer:
+    """Return a scorer that there is.
+
+    Raises:
+        InputError: there is none.
+    """
+    if scorer is None:
+        raise InputError(
+            "This pipeline has no scorer; make it with "
+            "scorer=CLIPScorer.from_pretrained('openai/clip-vit-base-patch32'), or rank by "
+            "rank='likelihood'."
+        )
+    return scorer
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from ..generation.blend import Blend, Prompt
 from ..generation.config import GenerationConfig, guidance_name
 from ..generation.sampling import sampler_name
 from ..models.lora import adapter_digests
+from ..safety.checker import SafetyFlag
 from ..sheets import read_texts
 from .enlarging import upscaler_name
 from .moving import precisions
@@ -58,6 +59,8 @@ class Drawn:
             SHA-256 of each picture that was given; None for others.
         upscaler: name of what made the pictures `config.upscale` times larger, if anything did.
         watermark: what kind of mark the tokens have, if any; the key is not told.
+        safety_flags: what the safety checker flagged, None for each picture that passed; None
+            where nothing was checked.
     """
 
     prompts: tuple[Prompt, ...]
@@ -74,6 +77,17 @@ class Drawn:
     edit: Mapping[str, Any] | None = None
     upscaler: str | None = None
     watermark: str | None = None
+    safety_flags: tuple[SafetyFlag | None, ...] | None = None
+
+    @property
+    def nsfw_content_detected(self) -> tuple[bool, ...] | None:
+        """Which pictures were flagged, by the name that diffusers has; None: nothing was checked.
+
+        A flag may be about anything that the checker looks for, such as a word of the prompt.
+        """
+        if self.safety_flags is None:
+            return None
+        return tuple(flag is not None for flag in self.safety_flags)
 
     @property
     def images_per_prompt(self) -> int:
@@ -102,6 +116,8 @@ class PictureMetadata:
             SHA-256 of each picture that was given; None for others.
         upscaler: name of what made them `config.upscale` times larger, if anything did.
         watermark: what kind of mark the tokens have, if any; the key is not told.
+        safety: of each picture what was done for which reason, such as "blank: nudity, ...", ""
+            where it passed; empty where none was flagged.
         scores: those that the pictures were ranked or chosen by.
 
     Example:
@@ -127,6 +143,7 @@ class PictureMetadata:
     edit: Mapping[str, Any] | None = None
     upscaler: str | None = None
     watermark: str | None = None
+    safety: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
 
 
@@ -146,6 +163,11 @@ def describe_picture(pictures: Drawn, index: int, prompt: Prompt) -> dict[str, s
         chunks["blend"] = json.dumps(prompt.weights)
     if pictures.scores is not None:
         chunks["score"] = f"{pictures.scores[index]:.4f}"
+    flag = None if pictures.safety_flags is None else pictures.safety_flags[index]
+    if flag is not None:
+        chunks["safety"] = _clean(str(flag))
+        if flag.action != "warn":
+            chunks.pop("watermark", None)  # of a picture that is not seen
     return chunks
 
 
@@ -162,6 +184,8 @@ def describe_grid(pictures: Drawn) -> dict[str, str]:
     }
     if pictures.scores is not None:
         chunks["scores"] = json.dumps([round(score, 4) for score in pictures.scores])
+    if any(flags := pictures.safety_flags or ()):
+        chunks["safety"] = json.dumps([_clean(str(flag or "")) for flag in flags])
     return chunks
 
 
@@ -240,9 +264,17 @@ def _parse(texts: Mapping[str, str]) -> PictureMetadata:
         guidance=texts.get("guidance"),
         upscaler=texts.get("upscaler"),
         watermark=texts.get("watermark"),
+        safety=_safety(texts),
         edit=dict(json.loads(texts["edit"])) if "edit" in texts else None,
         scores=tuple(map(float, scores)),
     )
+
+
+def _safety(texts: Mapping[str, str]) -> tuple[str, ...]:
+    if "safety" not in texts:
+        return ()
+    several = "prompts" in texts
+    return tuple(map(str, json.loads(texts["safety"]))) if several else (texts["safety"],)
 
 
 def _prompt(value: object) -> Prompt:

@@ -103,8 +103,9 @@ class Pictures(Drawn):
         The chunks are `prompt`, `seed`, `config` (JSON), `model`, `version`, `weights` and `dtype`
         (a JSON object where parts differ); where there are any, `blend` (JSON, the prompts of a
         mixture with their shares), `commit`, `adapters` (JSON), `sampler`, `guidance` (the name of
-        a function, which a file cannot hold), `watermark` (its kind), `edit` (JSON), `score`, and
-        `upscale` with `upscaler`, the factor and the name. Beside them XMP has IPTC's Digital
+        a function, which a file cannot hold), `watermark` (its kind), `edit` (JSON), `score`,
+        `safety` (what the safety checker did for which reason), and `upscale` with `upscaler`, the
+        factor and the name. Beside them XMP has IPTC's Digital
         Source Type: drawn by a model, wholly or in part.
 
         Args:

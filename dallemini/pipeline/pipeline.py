@@ -22,6 +22,7 @@ from ..models.precision import Precision, Quantization, check_dtype
 from ..models.pretrained import Loadable, SourceName, check_device, open_model
 from ..models.transformer import Transformer
 from ..models.upscaler import Upscaler
+from ..safety.checker import SafetyChecker
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
 from . import enlarging
@@ -29,7 +30,8 @@ from .call import Call
 from .detecting import Detecting, mark_request
 from .editing import Editing
 from .enlarging import ImageUpscaler
-from .judging import Judge, LikelihoodJudge, ScorerJudge
+from .guarding import Guarded, SafetyCheck
+from .judging import find_judge, needed_scorer
 from .metadata import tell_of
 from .moving import move_together, precisions
 from .outputs import GenerationOutput, GenerationStep
@@ -51,7 +53,7 @@ from .sketch import Sketch, Sketcher
 _LOADING = threading.RLock()  # one for all, since a pipeline that holds one cannot be pickled
 
 
-class Pipeline(Detecting, Editing, Loadable):
+class Pipeline(Detecting, Editing, Guarded, Loadable):
     """Text to image with a DALL-E Mini model.
 
     Args:
@@ -62,6 +64,8 @@ class Pipeline(Detecting, Editing, Loadable):
             candidates are chosen by how much likelier their prompt makes their tokens.
         upscaler: makes the finished pictures larger where `upscale=` asks for it; any
             `ImageUpscaler`. Without it that is realesr-animevideov3, of the extra `upscale`.
+        safety_checker: asked about every prompt and picture; any `SafetyChecker`. None, as it is
+            unless you give one, lets everything pass. It may be set later, and is not saved.
         config: settings of a call that gives none of its own.
         name: recorded in the pictures.
 
@@ -87,6 +91,7 @@ class Pipeline(Detecting, Editing, Loadable):
         vqgan: ImageTokenizer,
         scorer: Scorer | None = None,
         upscaler: ImageUpscaler | None = None,
+        safety_checker: SafetyChecker | None = None,
         config: GenerationConfig | None = None,
         name: str = "custom",
     ) -> None:
@@ -97,6 +102,7 @@ class Pipeline(Detecting, Editing, Loadable):
         self.tokenizer, self.transformer, self.vqgan = tokenizer, transformer, vqgan
         self.config = config or GenerationConfig()
         self.name = name
+        self.safety_checker = safety_checker
         self._scorer, self._upscaler = scorer, upscaler
         self._default_upscaler: Upscaler | None = None
         self._moved: dict[str, Any] = {}
@@ -118,6 +124,7 @@ class Pipeline(Detecting, Editing, Loadable):
         vqgan: ImageTokenizer | None = None,
         scorer: Scorer | None = None,
         upscaler: ImageUpscaler | None = None,
+        safety_checker: SafetyChecker | None = None,
     ) -> Self:
         """Load every part from one source.
 
@@ -141,6 +148,7 @@ class Pipeline(Detecting, Editing, Loadable):
             vqgan: used instead of the source's or the default.
             scorer: used instead of the source's or the default.
             upscaler: used instead of the source's or the default.
+            safety_checker: asked about prompts and pictures; nothing is when None.
 
         Raises:
             MissingFileError: the source or one of its files does not exist.
@@ -163,6 +171,7 @@ class Pipeline(Detecting, Editing, Loadable):
             vqgan=loader.vqgan() if vqgan is None else vqgan,
             scorer=scorer,
             upscaler=upscaler,
+            safety_checker=safety_checker,
             config=parts.generation_config(),
             name=parts.source.label,
         )
@@ -205,6 +214,7 @@ class Pipeline(Detecting, Editing, Loadable):
             InputTypeError: prompts that are neither strings nor blends, or a sampler that cannot
                 be called.
             MissingDependencyError: `upscale` without an upscaler, and the extra is not installed.
+            SafetyError: the safety checker refuses a prompt or a picture.
         """
         request = self._request(prompts, sampler, overrides, watermark)
         sketch = self._sketcher(request.config).begin(start_image, rows)
@@ -258,7 +268,8 @@ class Pipeline(Detecting, Editing, Loadable):
     def components(self) -> dict[str, Any]:
         """The parts by name; a scorer or upscaler that is not loaded yet is None."""
         parts = {"tokenizer": self.tokenizer, "transformer": self.transformer, "vqgan": self.vqgan}
-        return {**parts, "scorer": self._scorer, "upscaler": self._upscaler}
+        late = {"scorer": self._scorer, "upscaler": self._upscaler}
+        return {**parts, **late, "safety_checker": self.safety_checker}
 
     @property
     def device(self) -> torch.device:
@@ -283,14 +294,7 @@ class Pipeline(Detecting, Editing, Loadable):
         Raises:
             InputError: this pipeline has none.
         """
-        scorer = self._find_scorer()
-        if scorer is None:
-            raise InputError(
-                "This pipeline has no scorer; make it with "
-                "scorer=CLIPScorer.from_pretrained('openai/clip-vit-base-patch32'), or rank by "
-                "rank='likelihood'."
-            )
-        return scorer
+        return needed_scorer(self._find_scorer())
 
     @property
     def upscaler(self) -> ImageUpscaler:
@@ -364,6 +368,7 @@ class Pipeline(Detecting, Editing, Loadable):
     def _call(
         self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
     ) -> Call:
+        safety = SafetyCheck.of(self.safety_checker, request.prompts)
         upscaler = self._enlarger(request.config)
         edit = None if sketch is None else sketch.record
         mark = SCHEME if isinstance(request.sampler, MarkedSampler) else None
@@ -372,25 +377,17 @@ class Pipeline(Detecting, Editing, Loadable):
             sketch=sketch,
             transformer=self.transformer,
             vqgan=self.vqgan,
-            judge=self._judge(request.config),
+            judge=find_judge(
+                request.config, self._find_scorer, self.transformer, self.vqgan.codebook_size
+            ),
             upscaler=upscaler,
+            safety=safety,
             meter=meter,
             about={**self._about(sampler, upscaler), "edit": edit, "watermark": mark},
         )
 
     def _about(self, sampler: Sampler | None, upscaler: object = None) -> dict[str, Any]:
         return tell_of(self.name, self.transformer, self.vqgan, sampler, upscaler)
-
-    def _judge(self, config: GenerationConfig) -> Judge | None:
-        """Return what ranks or chooses: a scorer, or the likelihood where there is none."""
-        if not config.rank and config.candidates == 1:
-            return None
-        scorer = None
-        if config.rank != "likelihood":
-            scorer = self.scorer if config.rank else self._find_scorer()
-        if scorer is None:
-            return LikelihoodJudge(self.transformer, self.vqgan.codebook_size)
-        return ScorerJudge(scorer)
 
     def _find_scorer(self) -> Scorer | None:
         with _LOADING:  # one thread loads it, the others wait

@@ -2,11 +2,15 @@
 
     python tests/benchmarks/watermark.py draw --count 32 --output marks
     python tests/benchmarks/watermark.py measure marks
-    python tests/benchmarks/watermark.py false-alarms PICTURES --count 500
+    python tests/benchmarks/watermark.py false-alarms PICTURES... --count 2500 --append seen.jsonl
+    python tests/benchmarks/watermark.py rates seen.jsonl
 
 `draw` makes pictures with and without the mark, from the same prompts and seeds. `measure` reads
-them back after what happens to pictures. `false-alarms` counts real pictures without a mark: an
-array u8[N,H,W,3] in a .npy file, or a folder. Every command prints JSON.
+them back after what happens to pictures. `false-alarms` looks for many keys in pictures without a
+mark, and notes the p-values: arrays u8[N,H,W,3] or, premultiplied by their alpha, u8[N,H,W,4] in
+.npy files, and folders of PNG files. Pictures with alpha come again on other backgrounds when all
+were seen. It goes on where the notes end, so that it can be run in pieces; `rates` counts them.
+Every command prints JSON.
 """
 
 from __future__ import annotations
@@ -15,18 +19,21 @@ import argparse
 import io
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from dallemini import Pipeline, Watermark
 from dallemini.evaluation.metrics import wilson_interval
+from dallemini.generation.watermark import weigh_evidence
 from dallemini.images import image_to_tensor
 from dallemini.pipeline.detecting import codebook_of, known_groups, look_for
+from dallemini.pipeline.enlarging import enlarge
 
 ALPHA = 1e-3
 POOLED = 4
@@ -158,7 +165,13 @@ def measure(pipe: Pipeline, folder: Path) -> dict[str, Any]:
     """
     paths = sorted(folder.glob("marked-*.png"))
     found: dict[str, Any] = {}
-    for name, change in FATES.items():
+    fates = FATES | {
+        "upscaled 4 times": lambda picture: enlarge(picture, pipe.upscaler, 4),
+        "upscaled 4 times and JPEG 85": lambda picture: jpeg(85)(
+            enlarge(picture, pipe.upscaler, 4)
+        ),
+    }
+    for name, change in fates.items():
         moved = name.startswith("cropped")
         chosen = paths[: len(paths) // 2] if moved else paths
         tensors = [image_to_tensor(change(Image.open(path).convert("RGB"))) for path in chosen]
@@ -177,50 +190,87 @@ def measure(pipe: Pipeline, folder: Path) -> dict[str, Any]:
     return {"false alarms wanted": ALPHA, "pictures": len(paths), "found": found}
 
 
-def real_pictures(source: Path, count: int) -> Iterator[torch.Tensor]:
-    if source.suffix == ".npy":
-        array = np.load(source, mmap_mode="r")
-        step = max(1, len(array) // count)
-        for row in array[::step][:count]:
-            yield image_to_tensor(Image.fromarray(np.ascontiguousarray(row)))
-    else:
-        for path in sorted(source.rglob("*.png"))[:count]:
-            yield image_to_tensor(Image.open(path))
+BACKGROUNDS = ((255, 255, 255), (222, 40, 40), (45, 95, 215), (20, 20, 20), (250, 220, 50))
 
 
-def false_alarms(pipe: Pipeline, source: Path, count: int, keys: int) -> dict[str, Any]:
-    """Look at unmarked pictures with many keys each, of the grid as it is and of the whole test."""
-    from dallemini.generation.watermark import weigh_evidence
+class Unmarked:
+    """Pictures without a mark; picture n is the same in every run."""
 
-    groups = known_groups(codebook_of(pipe.vqgan))
+    def __init__(self, sources: Sequence[Path]) -> None:
+        self._arrays = [np.load(path, mmap_mode="r") for path in sources if path.suffix == ".npy"]
+        folders = [path for path in sources if path.suffix != ".npy"]
+        self._files = sorted(file for folder in folders for file in folder.rglob("*.png"))
+        self._count = sum(map(len, self._arrays)) + len(self._files)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        turn, index = divmod(number, self._count)
+        if index < len(self._files):
+            return image_to_tensor(Image.open(self._files[index]).convert("RGB"))
+        index -= len(self._files)
+        for array in self._arrays:
+            if index < len(array):
+                return image_to_tensor(on_background(np.asarray(array[index]), turn))
+            index -= len(array)
+        raise IndexError(number)
+
+
+def on_background(levels: NDArray[np.uint8], turn: int) -> Picture:
+    """Return u8[H,W,3], or u8[H,W,4] on one of the backgrounds, as a picture."""
+    if levels.shape[2] == 4:
+        ground = np.array(BACKGROUNDS[turn % len(BACKGROUNDS)]) * (255 - levels[..., 3:] * 1.0)
+        levels = (levels[..., :3] + ground / 255).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(levels))
+
+
+def false_alarms(
+    pipe: Pipeline, pictures: Unmarked, count: int, keys: int, searched: int, notes: Path
+) -> dict[str, Any]:
+    """Look at the next unmarked pictures with many keys, and search every `searched`-th whole."""
+    groups, side = known_groups(codebook_of(pipe.vqgan)), round(pipe.vqgan.image_length**0.5)
     favoured = [Watermark(f"false alarm {n}").favours(groups) for n in range(keys)]
-    aligned = np.zeros((keys, 0))
-    whole: list[float] = []
-    side = round(pipe.vqgan.image_length**0.5)
-    for number, picture in enumerate(real_pictures(source, count)):
-        codes = pipe.vqgan.encode(picture[None]).view(side, -1)
-        values = [weigh_evidence([codes], groups, one)[0].p_value for one in favoured]
-        aligned = np.concatenate([aligned, np.array(values)[:, None]], axis=1)
-        if number < count // 10:  # 17 times as slow
-            mark = Watermark(f"false alarm {number}")
-            whole.append(look_for([picture], mark, codebook_of(pipe.vqgan)).p_value)
-    each = (aligned < ALPHA).mean(axis=1)
+    start = len(notes.read_text().splitlines()) if notes.exists() else 0
+    with notes.open("a") as file, torch.no_grad():
+        for number in range(start, start + count):
+            picture = pictures[number]
+            codes = pipe.vqgan.encode(picture[None]).view(side, -1)
+            found = [weigh_evidence([codes], groups, one)[0].p_value for one in favoured]
+            noted: dict[str, Any] = {"p": found}
+            if number % searched == 0:  # 17 times as slow
+                mark = Watermark(f"false alarm {number}")
+                noted["searched"] = look_for([picture], mark, codebook_of(pipe.vqgan)).p_value
+            print(json.dumps(noted), file=file)
+    return {"pictures so far": start + count}
+
+
+def rates(notes: Path) -> dict[str, Any]:
+    """Return how often pictures without a mark came below which p-value."""
+    lines = [json.loads(line) for line in notes.read_text().splitlines()]
+    each = np.array([line["p"] for line in lines])
+    one = np.array([line["p"][number % each.shape[1]] for number, line in enumerate(lines)])
+    whole = np.array([line["searched"] for line in lines if "searched" in line])
+    levels = (0.001, 0.01, 0.1)
     return {
-        "pictures": aligned.shape[1],
-        "keys": keys,
-        "below 0.001, the grid as it is": {
-            "all": float((aligned < ALPHA).mean()),
-            "tests": aligned.size,
-            "the worst key": float(each.max()),
+        "pictures": len(lines),
+        "one key a picture, the grid as it is": {
+            f"below {level}": counted(one < level) for level in levels
         },
-        "below 0.01": float((aligned < 0.01).mean()),
-        "below 0.1": float((aligned < 0.1).mean()),
-        "whole search": {
-            "tests": len(whole),
-            "below 0.1": float(np.mean(np.array(whole) < 0.1)),
-            "below 0.01": float(np.mean(np.array(whole) < 0.01)),
+        f"{each.shape[1]} keys a picture": {
+            f"below {level}": {
+                "share": float((each < level).mean()),
+                "the worst key": float((each < level).mean(axis=0).max()),
+            }
+            for level in levels
+        },
+        "the whole search, one key a picture": {
+            f"below {level}": counted(whole < level) for level in levels
         },
     }
+
+
+def counted(values: NDArray[np.bool_]) -> dict[str, Any]:
+    found = wilson_interval(int(values.sum()), count=len(values))
+    interval = [round(found.low, 5), round(found.high, 5)]
+    return {"count": int(values.sum()), "of": len(values), "interval": interval}
 
 
 def main() -> None:
@@ -232,17 +282,24 @@ def main() -> None:
     one.add_argument("--output", type=Path, default=Path("marks"))
     commands.add_parser("measure").add_argument("folder", type=Path)
     one = commands.add_parser("false-alarms")
-    one.add_argument("source", type=Path)
+    one.add_argument("sources", type=Path, nargs="+")
     one.add_argument("--count", type=int, default=500)
     one.add_argument("--keys", type=int, default=20)
+    one.add_argument("--searched", type=int, default=10, help="every so many pictures are searched")
+    one.add_argument("--append", type=Path, default=Path("seen.jsonl"))
+    commands.add_parser("rates").add_argument("notes", type=Path)
     given = parser.parse_args()
+    if given.command == "rates":
+        print(json.dumps(rates(given.notes), indent=2))
+        return
     pipe = Pipeline.from_pretrained()
     if given.command == "draw":
         result = draw(pipe, given.count, given.strength, given.output)
     elif given.command == "measure":
         result = measure(pipe, given.folder)
     else:
-        result = false_alarms(pipe, given.source, given.count, given.keys)
+        pictures = Unmarked(given.sources)
+        result = false_alarms(pipe, pictures, given.count, given.keys, given.searched, given.append)
     print(json.dumps(result, indent=2))
 
 

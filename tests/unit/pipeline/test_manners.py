@@ -158,6 +158,7 @@ def test_parts_say_briefly_what_they_are(pipe: Pipeline) -> None:
         "vqgan": pipe.vqgan,
         "scorer": pipe.scorer,
         "upscaler": None,
+        "safety_checker": None,
     }
     assert (pipe.device, pipe.dtype) == (torch.device("cpu"), torch.float32)
 
