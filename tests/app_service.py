@@ -156,7 +156,7 @@ class Served:
 def serving(pipe: Pipeline, **options: Any) -> Iterator[Served]:
     """Run a service of a pipeline on a free port."""
     gate = Gate()
-    app = create_service(pipe, sampler=gate, **options)
+    app = create_service(pipe, sampler=gate, **{"safety_checker": None, **options})
     config = options.get("config") or ServiceConfig()
     with open_socket("127.0.0.1", 0) as listener:
         server = Server(app, timeout=config.timeout, access_log=False)

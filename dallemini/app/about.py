@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ..safety.checker import SafetyChecker, describe_checker
+
 BUNDLED_EXAMPLES = (
     "a slice of pizza",
     "draw me a snowman",
@@ -37,8 +39,34 @@ RESPONSIBLE_USE = """
 - **Nothing leaves the machine that the app runs on.** It asks no other server and counts nobody.
   Pictures are deleted when it is stopped: download what you want to keep.
 - **A downloaded PNG says how it was made**: prompt, seed, settings and model are in its text
-  chunks. Remove them before you publish a picture whose prompt is private.
+  chunks, and its XMP says that a model drew it (IPTC's Digital Source Type). Remove the chunks
+  before you publish a picture whose prompt is private; leave the XMP.
 """
+
+
+def safeguards(checker: SafetyChecker | None, *, has_mark: bool) -> str:
+    """Say what is checked here and what mark the pictures get, as lines of Markdown.
+
+    Example:
+        >>> from dallemini.app.about import safeguards
+        >>> print(safeguards(None, has_mark=False))
+        - **Nothing checks what is asked for and drawn here**: whoever runs this app chose so.
+        - **The pictures have no watermark.**
+    """
+    checked = "**Nothing checks what is asked for and drawn here**: whoever runs this app chose so."
+    if checker is not None:
+        checked = (
+            f"**Prompts and pictures are checked: {describe_checker(checker)}.** That is a short "
+            "list of words, and a small network where pictures are named: they miss things, and "
+            "stop some that are harmless."
+        )
+    mark = "**The pictures have no watermark.**"
+    if has_mark:
+        mark = (
+            "**The pictures have a watermark** that whoever runs this app can find again; it "
+            "survives JPEG and resizing, not everything."
+        )
+    return f"- {checked}\n- {mark}"
 
 
 def limits_of(card: str) -> str:

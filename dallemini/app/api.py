@@ -11,9 +11,11 @@ from fastapi import UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_PREVIEWS = 3
-EVENTS = PREVIEW_EVENT, FINISHED_EVENT = (
-    "image_generation.partial_image",
-    "image_generation.completed",
+PREVIEW_EVENT, FINISHED_EVENT = "partial_image", "completed"
+EVENTS = tuple(
+    f"{kind}.{event}"
+    for kind in ("image_generation", "image_edit")
+    for event in (PREVIEW_EVENT, FINISHED_EVENT)
 )
 LARGEST_SEED = 2**53 - 1  # which every reader of JSON holds exactly
 
@@ -71,6 +73,14 @@ class Asked(BaseModel):
 class GenerationRequest(Asked):
     """Draw pictures from a prompt."""
 
+    size: Annotated[
+        str | None,
+        Field(
+            description="Pixels as 'WIDTHxHEIGHT', each a multiple of a token's from the model's "
+            "own number to twice that; 'auto' for those that the model draws."
+        ),
+    ] = None
+
     prompt: Annotated[str, Field(min_length=1, description="What the pictures are to show.")]
 
 
@@ -104,11 +114,25 @@ class VariationRequest(_Form):
     ] = 0.5
 
 
+_Safety = Annotated[
+    str | None,
+    Field(
+        description="What the safety check did to it for which reason; null where it passed or "
+        "nothing was checked. Not in OpenAI's API."
+    ),
+]
+_Mark = Annotated[
+    str | None,
+    Field(description="What kind of watermark it has; null for none. Not in OpenAI's API."),
+]
+
+
 class Image(BaseModel):
     """A picture."""
 
     b64_json: Annotated[str, Field(description="A PNG file that says how it was drawn.")]
     seed: Annotated[int, Field(description="Draws it again, alone. Not in OpenAI's API.")]
+    safety: _Safety = None
 
 
 class ImagesResponse(BaseModel):
@@ -118,6 +142,7 @@ class ImagesResponse(BaseModel):
     data: list[Image]
     output_format: Literal["png"] = "png"
     size: str
+    watermark: _Mark = None
 
 
 class ErrorDetail(BaseModel):
@@ -142,6 +167,8 @@ class Health(BaseModel):
     model: str
     drawing: int
     waiting: int
+    safety: Annotated[str, Field(description="What is checked; 'off' for nothing.")]
+    watermark: _Mark = None
 
 
 class ImageEvent(BaseModel):
@@ -160,3 +187,5 @@ class ImageEvent(BaseModel):
     output_format: Literal["png"] = "png"
     quality: Literal["auto"] = "auto"
     background: Literal["opaque"] = "opaque"
+    safety: _Safety = None
+    watermark: _Mark = None

@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
-from ..errors import DalleMiniError, InputError
+from ..errors import DalleMiniError, InputError, SafetyError
 from ..generation import Sampler, Slots
 from ..generation.canvas import CanvasPicture, step_canvases
 from ..generation.drawing import FREE
@@ -359,6 +359,8 @@ class Batcher:
         """Tell a job what is made now, or that it could not be made."""
         try:
             event = make()
+        except SafetyError as error:  # the client is told; a log would quote its prompt
+            self._end(job, error)
         except Exception as error:
             _LOG.exception("a picture could not be made")
             self._end(job, error)

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ..errors import DalleMiniError, UnsupportedOperationError
+from ..errors import DalleMiniError, SafetyError, UnsupportedOperationError
 from .batcher import BusyError, QueueFullError
 
 _LOG = logging.getLogger("dallemini.app")
@@ -76,6 +76,8 @@ def translate(error: Exception) -> ServiceError:
     if isinstance(error, BusyError):
         status = 429 if isinstance(error, QueueFullError) else 503
         return ServiceError(status, str(error), headers={"Retry-After": str(error.retry_after)})
+    if isinstance(error, SafetyError):
+        return refuse(error)
     if isinstance(error, RequestValidationError):
         return _explain(error.errors()[0])
     if isinstance(error, HTTPException):
@@ -87,6 +89,8 @@ def translate(error: Exception) -> ServiceError:
 
 def refuse(error: DalleMiniError) -> ServiceError:
     """Return what a client is told whose request the library does not accept."""
+    if isinstance(error, SafetyError):
+        return ServiceError(400, str(error), code="content_policy_violation")
     code = "unsupported" if isinstance(error, UnsupportedOperationError) else None
     return ServiceError(400, str(error), code=code)
 

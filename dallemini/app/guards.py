@@ -10,6 +10,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .body_limit import TooLargeError, bounded
 from .errors import ServiceError, answer
 
 _GUARDED = "/v1/"
@@ -80,11 +81,10 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         try:
             if scope["path"].startswith(_GUARDED):
-                self._check_key(headers)
-            body = await self._read(headers, receive)
+                self._check_key(Headers(scope=scope))
+            body = await self._read(scope, receive)
         except ServiceError as error:
             await answer(error)(scope, receive, send)
             return
@@ -111,36 +111,27 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """Return the whole body."""
-        is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        most = self._max_upload if is_form else self._max_body
-        said = headers.get("content-length", "")
-        if said.isdecimal() and int(said[:20]) > most:
-            raise _too_large(most)
+        kind = Headers(scope=scope).get("content-type", "").lower()
+        most = self._max_upload if kind.startswith("multipart/form-data") else self._max_body
         try:
             async with asyncio.timeout(self._read_seconds):
-                return await _collect(receive, most)
+                return await _collect(bounded(scope, receive, most))
+        except TooLargeError as error:
+            raise ServiceError(413, error.detail, headers={"Connection": "close"}) from error
         except TimeoutError as error:
             raise ServiceError(
                 408, f"The request did not come whole within {self._read_seconds:g} seconds."
             ) from error
 
 
-async def _collect(receive: Receive, most: int) -> bytes:
+async def _collect(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ServiceError(499, "The client hung up.")
         body += message.get("body", b"")
-        if len(body) > most:
-            raise _too_large(most)
         if not message.get("more_body", False):
             return bytes(body)
-
-
-def _too_large(most: int) -> ServiceError:
-    return ServiceError(
-        413, f"The request has more than {most} bytes.", headers={"Connection": "close"}
-    )

@@ -76,7 +76,9 @@ class Page:
         with gr.Tab("History", id="history"):
             self._add_history()
         with gr.Tab("Limits", id="limits"):
-            gr.Markdown(about.RESPONSIBLE_USE)
+            has_mark = self.studio.watermark is not None
+            here = about.safeguards(self.studio.pipe.safety_checker, has_mark=has_mark)
+            gr.Markdown(about.RESPONSIBLE_USE + here)
             if self._limits:
                 gr.Markdown(f"## What the makers of this model say\n\n{self._limits}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -39,8 +40,18 @@ _EVENT = {
 }
 
 
-def describe(app: FastAPI, config: ServiceConfig, *, size: str, model: str, has_key: bool) -> None:
-    """Complete the description of an app; all of its routes must be there."""
+def describe(
+    app: FastAPI, config: ServiceConfig, *, sizes: Sequence[int], model: str, has_key: bool
+) -> None:
+    """Complete the description of an app; all of its routes must be there.
+
+    Args:
+        app: of the service.
+        config: its limits.
+        sizes: what the sides of pictures may be, the model's own first.
+        model: its name.
+        has_key: whether it asks for one.
+    """
     schema = app.openapi()
     schemas = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
@@ -50,7 +61,13 @@ def describe(app: FastAPI, config: ServiceConfig, *, size: str, model: str, has_
         schemas |= {**found.pop("$defs", {}), kind.__name__: found}
     for name, described in schemas.items():
         if name.endswith("Request"):
-            _bound(described["properties"], config, size=size, model=model)
+            _bound(described["properties"], config, model=model)
+            own = described["properties"]["size"]
+            if name == "GenerationRequest" and len(sizes) > 1:
+                side = "|".join(map(str, sizes))
+                own["anyOf"][0]["pattern"] = f"^(auto|({side})x({side}))$"
+            else:
+                own["enum"] = ["auto", f"{sizes[0]}x{sizes[0]}", None]
     for path, methods in schema["paths"].items():
         if path.startswith("/v1/"):
             for operation in methods.values():
@@ -59,9 +76,8 @@ def describe(app: FastAPI, config: ServiceConfig, *, size: str, model: str, has_
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
 
 
-def _bound(fields: dict[str, Any], config: ServiceConfig, *, size: str, model: str) -> None:
+def _bound(fields: dict[str, Any], config: ServiceConfig, *, model: str) -> None:
     fields["model"]["enum"] = [model, None]
-    fields["size"]["enum"] = ["auto", size, None]
     fields["n"]["anyOf"][0]["maximum"] = config.max_images
     if "prompt" in fields:
         fields["prompt"]["maxLength"] = config.max_prompt_length

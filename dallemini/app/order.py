@@ -17,6 +17,7 @@ from ..generation import GenerationOverrides, Sampler
 from ..generation.canvas import Canvas, CanvasPicture
 from ..generation.drawing import FREE
 from ..generation.request import Request
+from ..generation.watermark import Watermark
 from ..images import Picture
 from ..pipeline.call import Call
 from ..pipeline.outputs import GenerationOutput, GenerationStep
@@ -48,6 +49,7 @@ class Order:
         prompt: str,
         *,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         **settings: Unpack[GenerationOverrides],
     ) -> Self:
         """Check what is asked for: pictures of a prompt.
@@ -56,6 +58,7 @@ class Order:
             pipe: draws it.
             prompt: of the pictures.
             sampler: your own one, if the batcher has one.
+            watermark: whose mark the batcher's sampler gives.
             **settings: fields of `GenerationConfig`. Ranking and candidates play no part, and the
                 settings of sampling should be the pipeline's, since all are drawn together.
 
@@ -63,7 +66,7 @@ class Order:
             DalleMiniError: as the pipeline itself.
         """
         alone: GenerationOverrides = {"rank": False, "candidates": 1, "batch_size": None}
-        request = pipe._request(prompt, sampler, {**settings, **alone})
+        request = pipe._request(prompt, sampler, {**settings, **alone}, watermark)
         sketch = pipe._sketcher(request.config).begin(None, None)
         return cls(pipe=pipe, request=request, sketch=sketch, sampler=sampler)
 
@@ -76,6 +79,7 @@ class Order:
         mask_image: Picture,
         *,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         **settings: Unpack[GenerationOverrides],
     ) -> Self:
         """Check what is asked for: a part of a picture redrawn, as `Pipeline.inpaint` does.
@@ -83,7 +87,7 @@ class Order:
         Raises:
             DalleMiniError: as the pipeline itself.
         """
-        plain = cls.of(pipe, prompt, sampler=sampler, **settings)
+        plain = cls.of(pipe, prompt, sampler=sampler, watermark=watermark, **settings)
         sketcher = pipe._sketcher(plain.request.config)
         return replace(plain, sketch=sketcher.inpaint(image, mask_image, paste=True))
 
@@ -96,6 +100,7 @@ class Order:
         strength: float,
         *,
         sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
         **settings: Unpack[GenerationOverrides],
     ) -> Self:
         """Check what is asked for: regions of a picture redrawn, as `Pipeline.vary` does.
@@ -103,7 +108,7 @@ class Order:
         Raises:
             DalleMiniError: as the pipeline itself.
         """
-        plain = cls.of(pipe, prompt, sampler=sampler, **settings)
+        plain = cls.of(pipe, prompt, sampler=sampler, watermark=watermark, **settings)
         sketcher = pipe._sketcher(plain.request.config)
         return replace(plain, sketch=sketcher.vary(image, strength, paste=True))
 
@@ -122,13 +127,18 @@ class Order:
     def look(self, number: int, tokens: Tensor) -> GenerationStep:
         """Return a look at picture `number` from its tokens i64[P], -1 where there is none yet."""
         seen = tokens if self.sketch is not None else tokens[: int((tokens != FREE).sum())]
-        return self._call.look([number], seen[None])
+        return self.call.look([number], seen[None])
 
     def finish(self, number: int, tokens: Tensor) -> GenerationOutput:
         """Return picture `number`, alone, from its tokens i64[P]."""
-        image = self._call.picture(number, tokens)
-        return self._call.finish({number: tokens}, {number: image})
+        image = self.call.picture(number, tokens)
+        return self.call.finish({number: tokens}, {number: image})
 
     @cached_property
-    def _call(self) -> Call:
+    def call(self) -> Call:
+        """The pipeline's call.
+
+        Raises:
+            SafetyError: the safety checker refuses the prompt.
+        """
         return self.pipe._call(self.request, self.sketch, self.sampler, Meter(False))

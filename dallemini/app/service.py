@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from fastapi import Body, FastAPI, Form, Request, Response, UploadFile
@@ -21,12 +22,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from .._version import __version__
-from ..errors import ConfigError, DalleMiniError
-from ..generation import GenerationOverrides, Sampler, TopSampler
+from ..errors import ConfigError, DalleMiniError, InputError
+from ..generation import GenerationOverrides, Sampler
 from ..generation.config import MAX_IMAGES
 from ..generation.memory import choose_batch_size
+from ..generation.watermark import SCHEME, Watermark
 from ..images import open_image
+from ..pipeline.guarding import guarded
 from ..pipeline.pipeline import Pipeline
+from ..safety.checker import SafetyChecker, describe_checker
 from . import openapi
 from .api import (
     Asked,
@@ -56,6 +60,8 @@ def create_service(
     config: ServiceConfig | None = None,
     api_key: str | None = None,
     sampler: Sampler | None = None,
+    safety_checker: SafetyChecker | Literal["usual"] | None = "usual",
+    watermark: Watermark | None = None,
 ) -> FastAPI:
     """Make the service of a pipeline.
 
@@ -66,16 +72,22 @@ def create_service(
         config: limits; the defaults when None.
         api_key: asked for under /v1/; None asks for none.
         sampler: chooses the tokens, instead of the pipeline's settings.
+        safety_checker: asked about prompts and pictures; "usual" is the pipeline's own, or
+            `usual_checker()` where it has none; None is none.
+        watermark: a key whose mark all pictures get.
 
     Raises:
         ConfigError: `api_key` is empty, or nothing that a header can hold.
-        InputTypeError: the sampler cannot be called with logits and a state.
+        InputTypeError: the sampler cannot be called with logits and a state; or what is given as a
+            safety checker or watermark is none.
     """
-    service = Service(pipe, config or ServiceConfig(), sampler)
+    service = Service(
+        guarded(pipe, safety_checker), config or ServiceConfig(), sampler, watermark=watermark
+    )
     app = FastAPI(
         title="dallemini",
         version=__version__,
-        description="Text to image in the shape of OpenAI's images API.",
+        description=f"Text to image in the shape of OpenAI's images API. {service.safeguards}",
         lifespan=service.lifespan,
     )
     app.state.batcher = service.batcher
@@ -90,7 +102,7 @@ def create_service(
         max_body=limits.max_body,
     )
     app.add_middleware(Counting, count=service.metrics.count, paths=paths)
-    openapi.describe(app, limits, size=service.size, model=pipe.name, has_key=bool(api_key))
+    openapi.describe(app, limits, sizes=service.sizes, model=pipe.name, has_key=bool(api_key))
     return app
 
 
@@ -101,19 +113,25 @@ class Service:
         pipe: draws.
         config: limits.
         sampler: instead of the pipeline's settings.
+        watermark: a key whose mark all pictures get.
     """
 
-    def __init__(self, pipe: Pipeline, config: ServiceConfig, sampler: Sampler | None) -> None:
+    def __init__(
+        self,
+        pipe: Pipeline,
+        config: ServiceConfig,
+        sampler: Sampler | None,
+        *,
+        watermark: Watermark | None = None,
+    ) -> None:
         self.pipe, self.config = pipe, config
-        self.sampler = sampler
-        self.size = _find_size(pipe)
-        defaults = pipe.config
+        self.sampler, self.watermark = sampler, watermark
+        self.sizes = find_sizes(pipe)
+        # which has the settings of the pipeline, and the mark
+        usual = pipe._request("", sampler, {"num_images_per_prompt": 1, "seed": 0}, watermark)
         self.batcher = Batcher(
             pipe.transformer,
-            sampler
-            or TopSampler(
-                temperature=defaults.temperature, top_k=defaults.top_k, top_p=defaults.top_p
-            ),
+            usual.sampler,
             num_codes=pipe.vqgan.codebook_size,
             most_rows=_count_rows(pipe, config),
             most_waiting=config.max_waiting,
@@ -138,7 +156,8 @@ class Service:
             ServiceError: the time was up, drawing failed, or the client hung up.
         """
         looks = (asked.partial_images or 0) if asked.stream else 0
-        ticket = Ticket(self.batcher, self.metrics, timeout=self.config.timeout)
+        kind = "image_generation" if isinstance(asked, GenerationRequest) else "image_edit"
+        ticket = Ticket(self.batcher, self.metrics, timeout=self.config.timeout, kind=kind)
         ticket.submit(pictures, client=_client(request), looks=looks)
         if asked.stream:
             return _Events(ticket)
@@ -163,16 +182,47 @@ class Service:
         if (asked.n or 1) > self.config.max_images:
             most = self.config.max_images
             raise ServiceError(400, f"n must be at most {most}, not {asked.n}.", param="n")
-        if asked.size not in (None, "auto", self.size):
-            raise ServiceError(
-                400,
-                f"This model draws {self.size} pixels, not {asked.size!r:.80}; leave size out.",
-                param="size",
-            )
         settings: GenerationOverrides = {"num_images_per_prompt": asked.n or 1, "seed": asked.seed}
+        if asked.size not in (None, "auto"):
+            settings |= self._size_of(asked)
         if asked.guidance_scale is not None:
             settings["guidance_scale"] = asked.guidance_scale
         return settings
+
+    def _size_of(self, asked: Asked) -> GenerationOverrides:
+        """Return the size of the pictures that a request asks for.
+
+        Raises:
+            ServiceError: it is not drawn.
+        """
+        sides, own = self.sizes, self.sizes[0]
+        if not isinstance(asked, GenerationRequest):
+            sides = sides[:1]  # an edit is as large as its picture
+        width, cross, height = str(asked.size).partition("x")
+        known = {str(side): side for side in sides}
+        if not (cross and width in known and height in known):
+            more = f", and multiples of {sides[1] - own} up to {sides[-1]} for each side"
+            raise ServiceError(
+                400,
+                f"This model draws {own}x{own} pixels{more if len(sides) > 1 else ''}, not "
+                f"{asked.size!r:.80}; leave size out.",
+                param="size",
+            )
+        if width == height == str(own):
+            return {}
+        return {"width": known[width], "height": known[height]}
+
+    @property
+    def safeguards(self) -> str:
+        """What is checked, and what mark the pictures get, in words for clients."""
+        mark = "no watermark" if self.watermark is None else f"a watermark ({SCHEME})"
+        checked = describe_checker(self.pipe.safety_checker)
+        return f"Safety check: {checked}. The pictures have {mark}."
+
+    @property
+    def for_orders(self) -> dict[str, Any]:
+        """What all orders have in common."""
+        return {"sampler": self.sampler, "watermark": self.watermark}
 
     def check_prompt(self, prompt: str) -> str:
         """Return a prompt that is short enough.
@@ -208,12 +258,14 @@ class Service:
         """Check a request aside from the event loop, one at a time: pictures may be encoded.
 
         Raises:
-            ServiceError: the library does not accept it.
+            ServiceError: the library or the safety checker does not accept it.
         """
 
         def check() -> Order:
             with self._preparing:
-                return make()
+                order = make()
+                _ = order.call  # which looks at the prompt
+                return order
 
         try:
             pictures = await asyncio.to_thread(check)
@@ -265,7 +317,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     ) -> ImagesResponse:
         prompt, settings = service.check_prompt(asked.prompt), service.settings(asked)
         pictures = await service.prepare(
-            lambda: Order.of(service.pipe, prompt, sampler=service.sampler, **settings)
+            lambda: Order.of(service.pipe, prompt, **service.for_orders, **settings)
         )
         response: ImagesResponse = await service.respond(request, asked, pictures)
         return response
@@ -279,7 +331,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         mask = clear_parts(await service.open(upload, name, keep_alpha=True), name)
         pictures = await service.prepare(
             lambda: Order.inpaint(
-                service.pipe, prompt, image, mask, sampler=service.sampler, **settings
+                service.pipe, prompt, image, mask, **service.for_orders, **settings
             )
         )
         response: ImagesResponse = await service.respond(request, asked, pictures)
@@ -293,7 +345,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         image = await service.open(asked.image, "image")
         pictures = await service.prepare(
             lambda: Order.vary(
-                service.pipe, image, prompt, asked.strength, sampler=service.sampler, **settings
+                service.pipe, image, prompt, asked.strength, **service.for_orders, **settings
             )
         )
         response: ImagesResponse = await service.respond(request, asked, pictures)
@@ -308,6 +360,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             model=service.pipe.name,
             drawing=batcher.drawing,
             waiting=batcher.waiting,
+            safety=describe_checker(service.pipe.safety_checker),
+            watermark=None if service.watermark is None else SCHEME,
         )
 
     @app.get("/metrics", tags=["service"], summary="Counters for Prometheus")
@@ -355,13 +409,21 @@ def _client(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _find_size(pipe: Pipeline) -> str:
-    """Return the size of the pipeline's pictures as WIDTHxHEIGHT, by drawing one from nothing."""
-    work = Order.of(pipe, "", num_images_per_prompt=1, seed=0)
+def find_sizes(pipe: Pipeline) -> list[int]:
+    """Return what the sides of pictures may be in pixels, the model's own first, up to its double.
+
+    It draws one from nothing; an image tokenizer that decodes one size only has one.
+    """
     length = pipe.transformer.config.image_length
-    tokens = torch.zeros(length, dtype=torch.int64, device=pipe.vqgan.device)
-    image = work.finish(0, tokens).images[0]
-    return f"{image.width}x{image.height}"
+    with torch.no_grad():
+        tokens = torch.zeros(1, length, dtype=torch.int64, device=pipe.vqgan.device)
+        own = pipe.vqgan.decode(tokens).shape[-1]
+    side = math.isqrt(length)
+    sizes = range(own, 2 * own + 1, own // side)
+    with contextlib.suppress(InputError):
+        pipe._sketcher(pipe.config.override(width=sizes[-1])).begin(None, None)
+        return list(sizes)
+    return [own]
 
 
 def _count_rows(pipe: Pipeline, config: ServiceConfig) -> int:

@@ -23,17 +23,20 @@ class Drawn:
         path: of the PNG file.
         wish: what was asked for; its seed is that of this picture.
         score: how well it fits its prompt, if that was asked.
+        flag: what the safety check did to it for which reason, "" where it passed.
     """
 
     path: Path
     wish: Wish
     score: float | None = None
+    flag: str = ""
 
     @property
     def caption(self) -> str:
-        """Its seed, and its score if it has one."""
-        told = f"seed {self.wish.seed}"
-        return told if self.score is None else f"{told} · {self.score:.2f}"
+        """Its seed, its score if it has one, and whether it was flagged."""
+        told = [f"seed {self.wish.seed}"]
+        told += [] if self.score is None else [f"{self.score:.2f}"]
+        return " · ".join([*told, "flagged"] if self.flag else told)
 
 
 class Sessions:

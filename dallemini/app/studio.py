@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import DalleMiniWarning, InputError
+from ..generation.watermark import Watermark
 from ..pipeline.outputs import GenerationOutput, GenerationStep
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.sketch import token_size
@@ -60,10 +61,18 @@ class Studio:
         pipe: draws.
         folder: where pictures are saved; whoever drops them deletes them.
         limits: what is refused.
+        watermark: a key whose mark all pictures get.
     """
 
-    def __init__(self, pipe: Pipeline, folder: Path, limits: AppLimits | None = None) -> None:
-        self.pipe, self.limits = pipe, limits or AppLimits()
+    def __init__(
+        self,
+        pipe: Pipeline,
+        folder: Path,
+        limits: AppLimits | None = None,
+        *,
+        watermark: Watermark | None = None,
+    ) -> None:
+        self.pipe, self.limits, self.watermark = pipe, limits or AppLimits(), watermark
         self._folder = folder
 
     @property
@@ -148,7 +157,8 @@ class Studio:
         start, previews = time.monotonic(), dict[int, Any]()
         notes = self._warnings(wish)
         about: Any = {"wish": wish, "notes": notes}
-        for news in watch(lambda tell: work({"callback": tell, "progress": False})):
+        shared: Any = {"progress": False, "watermark": self.watermark}
+        for news in watch(lambda tell: work({"callback": tell, **shared})):
             seconds = time.monotonic() - start
             output = news.output if isinstance(news, GenerationStep) else news
             if isinstance(output, GenerationOutput):
@@ -173,7 +183,8 @@ class Studio:
     def _save(self, output: GenerationOutput, wish: Wish) -> tuple[Drawn, ...]:
         paths = output.save(self._folder)
         scores = output.scores or [None] * len(paths)
+        flags = output.safety_flags or [None] * len(paths)
         return tuple(
-            Drawn(path=path, wish=replace(wish, seed=seed), score=score)
-            for path, seed, score in zip(paths, output.seeds, scores, strict=True)
+            Drawn(path=path, wish=replace(wish, seed=seed), score=score, flag=str(flag or ""))
+            for path, seed, score, flag in zip(paths, output.seeds, scores, flags, strict=True)
         )

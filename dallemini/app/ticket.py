@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ..pipeline.outputs import Pictures
 from ..sheets import png_bytes
 from .api import FINISHED_EVENT, PREVIEW_EVENT, Image, ImageEvent, ImagesResponse
 from .batcher import Batcher, Event, Finished, Job, Preview
@@ -25,10 +26,13 @@ class Ticket:
         batcher: draws.
         metrics: count.
         timeout: seconds from now after which the request is given up.
+        kind: what its events are called: "image_generation" or "image_edit".
     """
 
-    def __init__(self, batcher: Batcher, metrics: Metrics, *, timeout: float) -> None:
-        self._batcher, self._metrics = batcher, metrics
+    def __init__(
+        self, batcher: Batcher, metrics: Metrics, *, timeout: float, kind: str = "image_generation"
+    ) -> None:
+        self._batcher, self._metrics, self._kind = batcher, metrics, kind
         self._loop = asyncio.get_running_loop()
         self._timeout, self._end = timeout, self._loop.time() + timeout
         self._told: asyncio.Queue[Event] = asyncio.Queue()
@@ -61,14 +65,18 @@ class Ticket:
             ServiceError: the time was up, or drawing failed.
         """
         found: dict[int, Image] = {}
-        size = ""
+        size, mark = "", None
         async for event in self._events():
             if isinstance(event, Finished):
                 content = await asyncio.to_thread(event.output.png, 0)
-                size = _size(event.output.images[0])
-                found[event.number] = Image(b64_json=_text(content), seed=event.output.seeds[0])
+                size, mark = _size(event.output.images[0]), event.output.watermark
+                found[event.number] = Image(
+                    b64_json=_text(content),
+                    seed=event.output.seeds[0],
+                    safety=_safety(event.output),
+                )
         data = [found[number] for number in sorted(found)]
-        return ImagesResponse(created=int(time.time()), data=data, size=size)
+        return ImagesResponse(created=int(time.time()), data=data, size=size, watermark=mark)
 
     async def events(self) -> AsyncIterator[str]:
         """Yield server-sent events: previews and pictures as they come, or an error at the end."""
@@ -113,21 +121,27 @@ class Ticket:
             self._loop.call_soon_threadsafe(self._told.put_nowait, event)
 
     def _describe(self, event: Preview | Finished) -> ImageEvent:
+        pictures: Pictures = event.output if isinstance(event, Finished) else event.step
+        image = pictures.images[0]
         finished = isinstance(event, Finished)
-        if isinstance(event, Finished):
-            content, image = event.output.png(0), event.output.images[0]
-        else:
-            image = event.step.images[0]
-            content = png_bytes(image)
+        content = pictures.png(0) if finished else png_bytes(image)
         return ImageEvent(
-            type=FINISHED_EVENT if finished else PREVIEW_EVENT,
+            type=f"{self._kind}.{FINISHED_EVENT if finished else PREVIEW_EVENT}",
             b64_json=_text(content),
             index=event.number,
             seed=self._seeds[event.number],
             partial_image_index=event.index if isinstance(event, Preview) else None,
             created_at=int(time.time()),
             size=_size(image),
+            safety=_safety(pictures),
+            watermark=pictures.watermark,
         )
+
+
+def _safety(pictures: Pictures) -> str | None:
+    """Return what was done to the first picture, if it was flagged."""
+    flag = pictures.safety_flags[0] if pictures.safety_flags else None
+    return None if flag is None else str(flag)
 
 
 def _event(kind: str, data: str) -> str:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 # Before Gradio is imported: it tells its makers about every start, unless this says no.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -17,8 +18,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from .. import hub
+from ..generation.watermark import Watermark
+from ..pipeline.guarding import guarded
 from ..pipeline.parts import Parts
 from ..pipeline.pipeline import Pipeline
+from ..safety.checker import SafetyChecker
 from .body_limit import BodyLimit
 from .gui import Page
 from .limits import AppLimits
@@ -35,6 +39,8 @@ def create_app(
     *,
     source: hub.Source | None = None,
     limits: AppLimits | None = None,
+    safety_checker: SafetyChecker | Literal["usual"] | None = "usual",
+    watermark: Watermark | None = None,
 ) -> FastAPI:
     """Make the ASGI app that draws with a pipeline.
 
@@ -44,11 +50,14 @@ def create_app(
         source: where the pipeline came from: its card tells the model's limits, and a scorer there
             ranks unless told otherwise.
         limits: of what is let in.
+        safety_checker: asked about prompts and pictures; "usual" is the pipeline's own, or
+            `usual_checker()` where it has none; None is none.
+        watermark: a key whose mark all pictures get.
     """
     limits = limits or AppLimits()
     parts = None if source is None else Parts(source)
     page = Page(
-        Studio(pipe, folder, limits),
+        Studio(guarded(pipe, safety_checker), folder, limits, watermark=watermark),
         Sessions(limits),
         card="" if parts is None else parts.notes().get("README.md", ""),
         ranks=parts is not None and parts.find("scorer") is not None,

@@ -72,7 +72,13 @@ def show_status(look: Look) -> str:
         told = f"Done in {look.seconds:.1f} s, {several}."
     else:
         told = f"Drawing: {look.share:.0%}"
-    notes = "".join(f'<div class="note">{html.escape(note)}</div>' for note in look.notes)
+    told_of = [*look.notes]
+    if flags := list(dict.fromkeys(picture.flag for picture in look.drawn if picture.flag)):
+        count = sum(bool(picture.flag) for picture in look.drawn)
+        told_of.append(
+            f"The safety check flagged {count} of {len(look.drawn)}: {'; '.join(flags)}."
+        )
+    notes = "".join(f'<div class="note">{html.escape(note)}</div>' for note in told_of)
     bar = f'<div class="bar" style="width:{look.share:.0%}"></div>'
     return f'<div role="status">{told}{bar}{notes}</div>'
 
@@ -88,6 +94,8 @@ def show_settings(picture: Drawn) -> str:
     }
     if picture.score is not None:
         wish["score"] = f"{picture.score:.3f}"
+    if picture.flag:
+        wish["safety check"] = picture.flag
     rows = ((name.replace("_", " "), str(value)) for name, value in wish.items())
     told = ", ".join(f"<b>{name}</b> {html.escape(value)}" for name, value in rows)
     return f'<div role="status">{told}</div>'

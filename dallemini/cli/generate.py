@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
-from .options import Drawing, Marks, OptionalPath, OptionalText, Where, drawing_type
+from .options import Drawing, Marks, OptionalPath, OptionalText, Safety, Where, drawing_type
 from .prompts import read_all
 from .saving import Saving
 from .words import checking_usage
@@ -55,6 +55,7 @@ class Generate:
         json: print one line of JSON for each file instead of its path.
         settings: of the drawing.
         marks: that the pictures get.
+        safety: what looks at prompts and pictures.
         drawing: of the model.
         where: of the model.
     """
@@ -73,6 +74,7 @@ class Generate:
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     marks: Marks
+    safety: Safety
     drawing: Drawing
     where: Where
 
@@ -88,12 +90,15 @@ class Generate:
             prompts = read_all(self.prompts, self.prompts_file)
             self.drawing.check()
             watermark, signer = self.marks.watermark(), self.marks.signer()
+            checker = self.safety.checker()
         from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
 
         saving = Saving(self.output, self.grid, as_json=self.json, c2pa=signer)
         upscaler = None if self.upscaler is None else self._load_upscaler(self.upscaler)
         source = self.where.open(self.model)
-        pipe = Pipeline.from_pretrained(source, upscaler=upscaler, **self.drawing.keywords)
+        pipe = Pipeline.from_pretrained(
+            source, upscaler=upscaler, safety_checker=checker, **self.drawing.keywords
+        )
         with checking_usage():
             calls = split_call(pipe.config.override(**settings), prompts)
         with saving:

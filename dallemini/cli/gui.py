@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..app.listening import open_socket, url_of, warn_of_strangers
 from ..hub.source import BUNDLED_MODEL
-from .options import Drawing, Where, needing
+from .options import (
+    Drawing,
+    OptionalPath,
+    Safety,
+    Where,
+    needing,
+    safeguards,
+    safety_by_default,
+    served_watermark,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +28,9 @@ class App:
         model: Hub id or local folder of a pipeline.
         host: address to listen on; 0.0.0.0 lets everybody in who reaches this machine.
         port: to listen on; 0 for a free one.
+        watermark_key_file: a file with a secret, whose mark all pictures get; the environment
+            variable DALLEMINI_WATERMARK_KEY is another place for the secret itself.
+        safety: what looks at prompts and pictures.
         drawing: of the model.
         where: of the model.
     """
@@ -26,6 +38,8 @@ class App:
     model: str = BUNDLED_MODEL
     host: str = "127.0.0.1"
     port: int = 7860
+    watermark_key_file: OptionalPath = None
+    safety: Safety = field(default_factory=safety_by_default)
     drawing: Drawing
     where: Where
 
@@ -40,10 +54,14 @@ class App:
         from ..pipeline.pipeline import Pipeline
 
         self.drawing.check()
+        checker, watermark = self.safety.checker(), served_watermark(self.watermark_key_file)
         warn_of_strangers(self.host, "no password is asked for")
         with open_socket(self.host, self.port) as listener, workplace() as folder:
             source = self.where.open(self.model)
             pipe = Pipeline.from_pretrained(source, **self.drawing.keywords)
-            app = create_app(pipe, folder, source=source)
-            print(f"{pipe.name} draws on {url_of(listener)}", flush=True)
+            app = create_app(
+                pipe, folder, source=source, safety_checker=checker, watermark=watermark
+            )
+            print(f"{pipe.name} draws on {url_of(listener)}")
+            print(safeguards(checker, watermark), flush=True)
             serve(app, listener)

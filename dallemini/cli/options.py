@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,10 @@ from .words import own_words
 if typing.TYPE_CHECKING:
     from ..generation.watermark import Watermark
     from ..pipeline.signing import C2PASigner
+    from ..safety import SafetyChecker
 
+SafetyLevel = Literal["auto", "full", "words", "off"]
+SafetyActionName = Literal["blank", "blur", "warn", "refuse"]
 Quantization = Literal["int8"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 PrecisionName = Literal["float32", "float16", "bfloat16", "int8"]
@@ -248,6 +252,82 @@ def read_watermark(path: Path | None) -> Watermark | None:
     file = as_path(path)
     check_file(file, error=InputError, largest=_MOST_KEY)
     return Watermark(file.read_bytes().strip())
+
+
+WATERMARK_VARIABLE = "DALLEMINI_WATERMARK_KEY"
+
+
+def served_watermark(path: Path | None) -> Watermark | None:
+    """Return the watermark of the key in a file, or else in DALLEMINI_WATERMARK_KEY, if it is set.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: the key is empty or too large.
+    """
+    key = os.environ.get(WATERMARK_VARIABLE)
+    if path is not None or key is None:
+        return read_watermark(path)
+    from ..generation.watermark import Watermark  # here, because torch takes seconds
+
+    return Watermark(key.strip())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SafetyOptions:
+    """What looks at prompts and pictures.
+
+    Attributes:
+        safety: words reads prompts by a short list; full also looks at the pictures, which needs
+            the extra `safety`; auto is full where that is installed and words where not; off checks
+            nothing.
+        safety_action: what happens to what is flagged, instead of refusing prompts and blanking
+            pictures.
+        safety_words: a file of more words that are not asked for, one a line.
+    """
+
+    safety: SafetyLevel = "off"
+    safety_action: Annotated[SafetyActionName | None, _UNSAID] = None
+    safety_words: OptionalPath = None
+
+    def checker(self) -> SafetyChecker | None:
+        """Return what is asked, if anything is.
+
+        Raises:
+            MissingDependencyError: `full` without the extra.
+            DalleMiniError: the file of words is none.
+        """
+        if self.safety == "off":
+            if self.safety_action is not None or self.safety_words is not None:
+                raise InputError("There is nothing to check: --safety is off; give --safety full.")
+            return None
+        from ..safety import WordSafetyChecker, usual_checker  # here, because torch takes seconds
+
+        action = self.safety_action or "refuse"
+        if self.safety_words is None:
+            words = WordSafetyChecker(action=action)
+        else:
+            words = WordSafetyChecker.from_file(self.safety_words, action=action)
+        if self.safety == "words":
+            return words
+        needed = self.safety == "full"
+        return usual_checker(words=words, action=self.safety_action, needs_pictures=needed)
+
+
+Safety = Annotated[SafetyOptions, tyro.conf.arg(name="")]
+"""The same, with its options named as if they were the command's own."""
+
+
+def safeguards(checker: SafetyChecker | None, watermark: Watermark | None) -> str:
+    """Say what is checked, and whether pictures get a watermark."""
+    from ..safety.checker import describe_checker  # here, because torch takes seconds
+
+    mark = "none" if watermark is None else "of your key"
+    return f"safety check: {describe_checker(checker)}; watermark: {mark}"
+
+
+def safety_by_default() -> SafetyOptions:
+    """Return the options of what draws for others."""
+    return SafetyOptions(safety="auto")
 
 
 def attribute_help(cls: type) -> dict[str, str]:

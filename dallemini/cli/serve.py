@@ -14,7 +14,16 @@ from ..app.config import ServiceConfig
 from ..app.listening import open_socket, url_of, warn_of_strangers
 from ..errors import DalleMiniWarning, InputError
 from ..hub.source import BUNDLED_MODEL
-from .options import Drawing, Where, needing
+from .options import (
+    Drawing,
+    OptionalPath,
+    Safety,
+    Where,
+    needing,
+    safeguards,
+    safety_by_default,
+    served_watermark,
+)
 
 KEY_VARIABLE = "DALLEMINI_API_KEY"
 
@@ -31,6 +40,9 @@ class Serve:
         port: to listen on; 0 for a free one.
         config: limits of the service.
         access_log: write a line for each request.
+        watermark_key_file: a file with a secret, whose mark all pictures get; the environment
+            variable DALLEMINI_WATERMARK_KEY is another place for the secret itself.
+        safety: what looks at prompts and pictures.
         drawing: of the model.
         where: of the model.
     """
@@ -40,6 +52,8 @@ class Serve:
     port: int = 8000
     config: Annotated[ServiceConfig, tyro.conf.arg(name="")] = field(default_factory=ServiceConfig)
     access_log: bool = True
+    watermark_key_file: OptionalPath = None
+    safety: Safety = field(default_factory=safety_by_default)
     drawing: Drawing
     where: Where
 
@@ -57,13 +71,21 @@ class Serve:
 
         key = check_key(os.environ.get(KEY_VARIABLE))
         self.drawing.check()
+        checker, watermark = self.safety.checker(), served_watermark(self.watermark_key_file)
         if key is None:
             warn_of_strangers(self.host, f"{KEY_VARIABLE} is not set")
         with open_socket(self.host, self.port) as listener:
             pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
-            app = create_service(pipe, config=self.config, api_key=key)
+            app = create_service(
+                pipe,
+                config=self.config,
+                api_key=key,
+                safety_checker=checker,
+                watermark=watermark,
+            )
             server = Server(app, timeout=self.config.timeout, access_log=self.access_log)
-            print(f"{pipe.name} is served on {url_of(listener)} (see /docs)", flush=True)
+            print(f"{pipe.name} is served on {url_of(listener)} (see /docs)")
+            print(safeguards(checker, watermark), flush=True)
             try:
                 with contextlib.suppress(KeyboardInterrupt), warnings.catch_warnings():
                     warnings.simplefilter("ignore", DalleMiniWarning)  # they quote prompts

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from ..errors import DalleMiniWarning, InputTypeError, SafetyError
 from ..generation.blend import Prompt, texts_of
 from ..safety.checker import SafetyChecker, SafetyFlag, check_checker, cover, worst
+from ..safety.usual import usual_checker
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -34,6 +36,9 @@ class Guarded:
         if checker is not None:
             check_checker(checker)
         self._safety_checker = checker
+
+
+GuardedT = TypeVar("GuardedT", bound=Guarded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +106,21 @@ class SafetyCheck:
                 raise SafetyError(f"{told}, and is not shown; try another seed or other words.")
             if flag.action == "warn":
                 warnings.warn(f"{told}.", DalleMiniWarning, stacklevel=2)
+
+
+def guarded(pipe: GuardedT, checker: SafetyChecker | Literal["usual"] | None) -> GuardedT:
+    """Return a pipeline of the same parts with a safety checker, for those who draw for others.
+
+    Args:
+        pipe: stays as it is.
+        checker: "usual" is the pipeline's own where it has one, else `usual_checker()`; None is
+            none.
+    """
+    if checker == "usual":
+        checker = pipe.safety_checker or usual_checker()
+    changed = copy.copy(pipe)
+    changed.safety_checker = checker
+    return changed
 
 
 def covered(image: PIL.Image.Image, flag: SafetyFlag | None) -> PIL.Image.Image:

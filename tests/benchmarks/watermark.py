@@ -110,7 +110,7 @@ def draw(pipe: Pipeline, count: int, strength: float, folder: Path) -> dict[str,
             part = range(start, min(start + POOLED, count))
             mark = Watermark(key_of(start), strength=strength) if kind == "marked" else None
             asked = [prompts[number] for number in part]
-            out = pipe(asked, seed=list(part), watermark=mark, progress=False)
+            out = pipe(asked, seed=100 * start, watermark=mark, progress=False)
             for number, image in zip(part, out.images, strict=True):
                 image.save(folder / f"{kind}-{number:04d}.png")
             pixels = torch.stack([image_to_tensor(image) for image in out.images])
