@@ -32,6 +32,7 @@ _COMMANDS = {
     "encode": ("Encode", "turn pictures with captions into tokens"),
     "evaluate": ("Evaluate", "measure a model, and report it"),
     "train": ("", "train or fine-tune a part"),
+    "release": ("Release", "fill the card of a model, and list what it contains"),
 }
 
 

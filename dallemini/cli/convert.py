@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import tyro
 
 from .. import checkpoints, hub
+from .._version import __version__
 from ..errors import InputError, MissingFileError
 from ..files import as_path, replacing_folder, write_text
 from ..models.precision import Quantization, check_dtype, read_precision
 from ..models.transformer import Transformer
+from ..pipeline.cards import short_name
 from ..pipeline.parts import (
     CLASSES,
     COMPONENTS,
@@ -125,8 +127,14 @@ class Convert:
     def _write_index(self, folder: Path, source: Parts, parts: Mapping[str, hub.Source]) -> None:
         write_index(folder, parts)
         source.generation_config().save(folder / GENERATION_CONFIG_NAME)
-        summary = f"A text-to-image pipeline for dallemini, converted from `{source.source.label}`."
-        card = hub.model_card(self.output.absolute().name, summary=summary)
+        label = short_name(source.source.label)
+        card = hub.model_card(
+            self.output.absolute().name,
+            summary=f"A text-to-image pipeline for dallemini, converted from `{label}`.",
+            sections=hub.usual_sections(
+                provenance=f"Converted by dallemini {__version__} from `{label}`."
+            ),
+        )
         # its own card and notices go with the weights
         for name, text in {"README.md": card, **source.notes()}.items():
             write_text(folder / name, text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .card import model_card, upload_folder
+from .card import model_card, upload_folder, usual_sections
 from .conversions import conversion_cache_dir, source_key
+from .figures import Figure, read_figures
 from .packaged import PACKAGED, find_packaged, packaged_file
 from .source import (
     BUNDLED_MODEL,
@@ -18,6 +19,7 @@ from .source import (
 
 __all__ = [
     "BUNDLED_MODEL",
+    "Figure",
     "HubSource",
     "LocalSource",
     "PACKAGED",
@@ -30,6 +32,8 @@ __all__ = [
     "packaged_file",
     "open",
     "open_source",
+    "read_figures",
     "source_key",
     "upload_folder",
+    "usual_sections",
 ]

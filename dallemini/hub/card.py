@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ..errors import HubError, MissingFileError
+from ..errors import HubError, InputError, MissingFileError
+from .figures import Figure, figures_table, model_index
+
+_UNKNOWN_DATA = (
+    "What it was trained on is not known to the program that wrote this card. Say it here before "
+    "you publish the model."
+)
+_UNMEASURED = (
+    "Nothing: no `evaluation.json` lies beside the weights. `dallemini evaluate` measures, and "
+    "`dallemini release FOLDER --evaluation report.json` writes the figures here."
+)
+_BIAS = (
+    "What it shows when nobody asked was not measured for this card. A model repeats the "
+    "prejudices of its pictures and captions: who is drawn for a profession, a place or a feeling. "
+    "Look at several seeds before you take a picture as typical of anything."
+)
+_LIMITS = (
+    "It draws what its training makes likely, and checks nothing: facts, numbers, letters, hands "
+    "and faces go wrong. A picture of an event shows no event. What it was not shown it cannot "
+    "draw."
+)
+_HEADER = re.compile(r"\A---\n(.*?)\n---\n+", re.S)
 
 
 def model_card(
@@ -18,6 +41,7 @@ def model_card(
     pipeline_tag: str = "text-to-image",
     datasets: Sequence[str] = (),
     base_model: str | None = None,
+    figures: Sequence[Figure] = (),
     sections: Mapping[str, str] | None = None,
 ) -> str:
     """Return the text of a `README.md` with the header that the Hub reads.
@@ -30,6 +54,7 @@ def model_card(
         pipeline_tag: the Hub's name of the task.
         datasets: ids of the data that the model was trained on.
         base_model: id of the model that this one was made from.
+        figures: what was measured: they are the header's `model-index`.
         sections: heading to Markdown text, in order.
 
     Example:
@@ -44,12 +69,78 @@ def model_card(
         "tags": list(dict.fromkeys([pipeline_tag, "dallemini", *tags])),
         "datasets": list(datasets),
         "base_model": base_model,
+        "model-index": model_index(title, figures, task=pipeline_tag),
     }
-    # A JSON value is a YAML value, so no YAML writer is needed.
-    lines = [f"{key}: {json.dumps(value)}" for key, value in header.items() if value]
-    parts = ["\n".join(["---", *lines, "---"]), f"# {title}", summary]
+    parts = [f"# {title}", summary]
     parts += [f"## {heading}\n\n{text}" for heading, text in (sections or {}).items()]
-    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+    return join_card(header, "\n\n".join(part.strip() for part in parts if part.strip()))
+
+
+def usual_sections(
+    *, figures: Sequence[Figure] = (), training_data: str = "", provenance: str = ""
+) -> dict[str, str]:
+    """Return the sections that every card has: what is known, and what is not and where to look.
+
+    Args:
+        figures: what was measured.
+        training_data: what the model was trained on, as far as it is known.
+        provenance: where the weights come from.
+    """
+    measured = figures_table(figures) if figures else _UNMEASURED
+    return {
+        "Training data": training_data or _UNKNOWN_DATA,
+        "Measured": measured,
+        "Bias": _BIAS,
+        "Limits": _LIMITS,
+        "Provenance": provenance,
+    }
+
+
+def split_card(text: str) -> tuple[dict[str, Any], str]:
+    r"""Return the header of a card, empty without one, and the rest.
+
+    Raises:
+        InputError: the header is no YAML mapping.
+
+    Example:
+        >>> from dallemini.hub.card import split_card
+        >>> split_card("---\nlicense: mit\n---\n\n# Mine\n")
+        ({'license': 'mit'}, '# Mine\n')
+    """
+    found = _HEADER.match(text.replace("\r\n", "\n"))
+    if found is None:
+        return {}, text
+    import yaml  # here, because few need it
+
+    try:
+        header = yaml.safe_load(found[1]) or {}
+    except yaml.YAMLError as error:
+        raise InputError(
+            "The header of the model card, between its lines of ---, is not valid YAML "
+            f"({' '.join(str(error).split())[:200]}); correct it."
+        ) from error
+    if not isinstance(header, dict):
+        raise InputError("The header of the model card must have lines such as license: mit.")
+    return {str(key): value for key, value in header.items()}, text[found.end() :]
+
+
+def join_card(header: Mapping[str, Any], body: str) -> str:
+    """Return the text of a card; what is empty in the header is left out."""
+    # A JSON value is a YAML value, so no YAML writer is needed.
+    lines = [f"{key}: {json.dumps(value, default=str)}" for key, value in header.items() if value]
+    return "\n".join(["---", *lines, "---", "", body.strip()]) + "\n"
+
+
+def add_sections(body: str, sections: Mapping[str, str]) -> str:
+    """Add those sections to a card that it has not, by their headings, at its end."""
+    headings = re.findall(r"^#+ +(.+?)\s*$", body, re.M)
+    known = {heading.lower() for heading in headings}
+    lacking = [
+        f"## {heading}\n\n{text.strip()}"
+        for heading, text in sections.items()
+        if text.strip() and not any(heading.lower() in one for one in known)
+    ]
+    return "\n\n".join([body.strip(), *lacking]) + "\n"
 
 
 def upload_folder(

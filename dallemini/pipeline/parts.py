@@ -44,7 +44,8 @@ from ..text.tokenizer import Tokenizer
 from ..text.vocabulary import find_files
 
 INDEX_NAME = "model_index.json"
-NOTES = ("README.md", "NOTICE", "LICENSE")
+EVALUATION_NAME = "evaluation.json"
+NOTES = ("README.md", "NOTICE", "LICENSE", EVALUATION_NAME)
 GENERATION_CONFIG_NAME = "generation_config.json"
 DEFAULT_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
 # OpenAI's ViT-B/32 twice: as safetensors, and where that is missing as OpenAI published it.
@@ -72,6 +73,7 @@ OLDER_FILES = (
     INDEX_NAME,
     GENERATION_CONFIG_NAME,
     *NOTES,
+    *("SHA256SUMS", "contents.cdx.json"),
     *(f"{part}/{file}" for part in CLASSES for file in PART_FILES),
 )
 
@@ -162,7 +164,7 @@ class Parts:
         return found
 
     def notes(self) -> dict[str, str]:
-        """Read the card and the notices that go with a native source's weights."""
+        """Read the card, the notices and the figures that go with a native source's weights."""
         if self.index is None:
             return {}
         names = [name for name in NOTES if name in self.source.files()]

@@ -27,6 +27,7 @@ from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
 from . import enlarging
 from .call import Call
+from .cards import pipeline_card
 from .detecting import Detecting, mark_request
 from .editing import Editing
 from .enlarging import ImageUpscaler
@@ -436,9 +437,9 @@ class Pipeline(Detecting, Editing, Guarded, Loadable):
             part.save_pretrained(directory / name)
         write_index(directory, parts)
         self.config.save(directory / GENERATION_CONFIG_NAME)
-        name = Path(self.name).name if Path(self.name).exists() else self.name
-        summary = f"A text-to-image pipeline for dallemini, saved from `{name}`."
-        notes = {"README.md": hub.model_card(name, summary=summary)}
-        notes |= {} if self._origin is None else self._origin.parts.notes()
+        origin = None if self._origin is None else self._origin.parts
+        notes = {} if origin is None else origin.notes()
+        if "README.md" not in notes:
+            notes["README.md"] = pipeline_card(self.name, parts, origin)
         for file, text in notes.items():
             write_text(directory / file, text)

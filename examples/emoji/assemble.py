@@ -2,7 +2,8 @@
 
     python examples/emoji/assemble.py DATA MODEL OUTPUT --card CARD
 
-MODEL holds tokenizer/, transformer/, vqgan/ and scorer/ as the training scripts left them.
+MODEL holds tokenizer/, transformer/, vqgan/ and scorer/ as the training scripts left them. Once it
+was measured, `dallemini release OUTPUT --evaluation evaluation.json` puts figures into its card.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from captions import Speaker
 from dallemini import VQGAN, CLIPScorer, GenerationConfig, Pipeline, Tokenizer, Transformer
+from dallemini.pipeline.release import release
 from dataset import Emojis
 from knowledge import knowledge_of
 from train_transformer import read_synonyms
@@ -47,6 +49,7 @@ def main() -> None:
     pipe.to(dtype=torch.float16).save_pretrained(output)
     shutil.copyfile(arguments.card, output / "README.md")
     shutil.copyfile(arguments.data / "NOTICE", output / "NOTICE")
+    release(output, with_contents=False)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print(f"{output}: {size / 1e6:.2f} MB")
     if size > LIMIT:

@@ -10,15 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..._version import __version__
 from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
 from ...data.token_shards import is_encoded
 from ...errors import ConfigError, InputError
 from ...files import as_path, write_text
-from ...hub import model_card
+from ...hub import model_card, usual_sections
 from ...images import image_to_tensor
 from ...models.lora import LoRAConfig, add_lora, merge_lora, save_lora
 from ...models.transformer import Transformer, TransformerConfig
 from ...models.vqgan import VQGAN
+from ...pipeline.cards import short_name
+from ...pipeline.parts import EVALUATION_NAME
 from ...pipeline.pipeline import Pipeline
 from ...text.tokenizer import TextTokens, Tokenizer
 from ..distributed import pick_device, rank, wait, world_size
@@ -152,11 +155,20 @@ def train_transformer(
 def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
     """Write the pipeline with a card of its own: what the old one says was measured on the old."""
     pipe.save_pretrained(config.output)
+    (as_path(config.output) / EVALUATION_NAME).unlink(missing_ok=True)
     source, start = config.init_from, "trained from scratch"
     if source is not None:
         here = Path(source).exists()
         start = f"fine-tuned from `{Path(source).name if here else source}`"
-    card = model_card(as_path(config.output).name, summary=f"A text-to-image pipeline, {start}.")
+    data = ", ".join(f"`{short_name(name)}`" for name in config.train_data)
+    card = model_card(
+        as_path(config.output).name,
+        summary=f"A text-to-image pipeline, {start}.",
+        sections=usual_sections(
+            training_data=f"{data}, {config.steps:,} steps.",
+            provenance=f"{start.capitalize()} by dallemini {__version__}.",
+        ),
+    )
     write_text(as_path(config.output) / "README.md", card)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import copy
 import functools
 import io
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +15,10 @@ import pytest
 from PIL import Image
 
 from app_service import GENERATIONS, Served, serving, wait_until
-from dallemini import Pipeline
+from dallemini import Pipeline, SafetyFlag, Watermark, WordSafetyChecker
 from dallemini.app.config import ServiceConfig
-from dallemini.app.service import create_service
-from dallemini.errors import ConfigError
+from dallemini.app.service import create_service, find_sizes
+from dallemini.errors import ConfigError, DalleMiniWarning
 
 
 def decode(text: str) -> Image.Image:
@@ -107,7 +109,12 @@ REFUSED: dict[str, tuple[Any, int, str, str]] = {
         "",
     ),
     "typo": ({"prompt": "x", "sed": 1}, 400, "There is no parameter 'sed'", "unknown_parameter"),
-    "size": ({"prompt": "x", "size": "1x1"}, 400, "This model draws 16x16 pixels, not '1x1'", ""),
+    "size": (
+        {"prompt": "x", "size": "18x16"},
+        400,
+        "This model draws 16x16 pixels, and multiples of 4 up to 32 for each side, not '18x16'",
+        "",
+    ),
     "url": ({"prompt": "x", "response_format": "url"}, 400, "should be 'b64_json', not 'url'.", ""),
     "model": ({"prompt": "x", "model": "dall-e-2"}, 404, "'tiny' is", "model_not_found"),
     "not an object": ([1], 400, "must be a JSON object", "invalid_value"),
@@ -224,7 +231,7 @@ def test_edits_are_those_of_the_pipeline(
     fields |= {"stream": "true", "partial_images": "1"}
     reply = send_form(shared, "/v1/images/edits", {**fields, "mask": to_png(clear)})
     kinds = [kind for kind, _ in events(reply.body)]
-    assert kinds.count("image_generation.completed") == 2
+    assert sorted(kinds) == ["image_edit.completed"] * 2 + ["image_edit.partial_image"] * 2
 
 
 def test_the_transparent_part_of_a_picture_is_its_own_mask(
@@ -256,6 +263,7 @@ def test_pictures_that_cannot_be_used_are_refused(shared: Served, picture: Image
         ("variations", {"image": long}, "too long and narrow; cut it to at most 4:1"),
         ("variations", {"image": good, "strength": "0"}, "strength: input should be greater"),
         ("variations", {"image": good, "n": "5"}, "n must be at most 4, not 5."),
+        ("edits", {"image": good, "size": "32x32"}, "This model draws 16x16 pixels, not '32x32'"),
         ("variations", {"image": good, "what": "5"}, "There is no parameter 'what'"),
     ]
     cases[0][1]["mask"] = good
@@ -284,15 +292,97 @@ def test_metrics_count_what_happens(shared: Served) -> None:
 
 def test_health_and_pages(shared: Served) -> None:
     health = {"status": "ok", "model": "tiny", "drawing": 0, "waiting": 0}
-    assert shared.ask(path="/health").json == health
+    assert shared.ask(path="/health").json == {**health, "safety": "off", "watermark": None}
     assert b"openapi.json" in shared.ask(path="/docs").body
     schema = shared.ask(path="/openapi.json").json
     fields = schema["components"]["schemas"]["GenerationRequest"]["properties"]
     assert fields["prompt"]["maxLength"] == 40
-    assert fields["size"]["enum"] == ["auto", "16x16", None]
+    sides = "16|20|24|28|32"
+    assert fields["size"]["anyOf"][0]["pattern"] == f"^(auto|({sides})x({sides}))$"
+    edit = schema["components"]["schemas"]["EditRequest"]["properties"]
+    assert edit["size"]["enum"] == ["auto", "16x16", None]
     assert fields["n"]["anyOf"][0]["maximum"] == 4
     answers = schema["paths"][GENERATIONS]["post"]["responses"]
     assert sorted(answers) == ["200", "400", "404", "408", "413", "429", "500", "503"]
+
+
+def test_size_is_that_which_is_asked_for(shared: Served, pipe: Pipeline) -> None:
+    body = {"prompt": "a cat", "seed": 3, "size": "32x20", "stream": True, "partial_images": 1}
+    (_, preview), (_, finished) = events(shared.ask(body).body)
+    alone = pipe("a cat", seed=3, width=32, height=20, progress=False).images[0]
+    assert preview["size"] == finished["size"] == "32x20"
+    assert decode(finished["b64_json"]).tobytes() == alone.tobytes()
+    assert shared.ask({"prompt": "a cat", "size": "16x16"}).json["size"] == "16x16"
+
+
+def test_a_tokenizer_of_one_size_has_one_size(pipe: Pipeline) -> None:
+    class Fixed:
+        """Decodes pictures of the model's own size, as any `ImageTokenizer` may."""
+
+        codebook_size, image_length = pipe.vqgan.codebook_size, pipe.vqgan.image_length
+        device, encode = pipe.vqgan.device, pipe.vqgan.encode
+
+        def decode(self, image_tokens: Any) -> Any:
+            return pipe.vqgan.decode(image_tokens)
+
+    fixed = Pipeline(tokenizer=pipe.tokenizer, transformer=pipe.transformer, vqgan=Fixed())
+    assert (find_sizes(fixed), find_sizes(pipe)) == ([16], [16, 20, 24, 28, 32])
+
+
+class Strict(WordSafetyChecker):
+    """Flags every picture, with words of its own for prompts."""
+
+    def check_image(self, image: Image.Image, /) -> SafetyFlag | None:
+        return SafetyFlag(action=self.action, reason="everything is")
+
+
+def test_marks_and_flags_are_told(pipe: Pipeline) -> None:
+    mark, checker = Watermark("secret", strength=20), Strict(action="warn")
+    with serving(pipe, watermark=mark, safety_checker=checker) as served:
+        told = served.ask({"prompt": "a cat", "seed": 3}).json
+        alone = pipe("a cat", seed=3, watermark=mark, progress=False)
+        assert told["watermark"] == alone.watermark == "dallemini-codes-1"
+        drawn = decode(told["data"][0]["b64_json"])
+        assert drawn.tobytes() == alone.images[0].tobytes()
+        assert (drawn.info["watermark"], drawn.info["safety"]) == (
+            "dallemini-codes-1",
+            "warn: everything is",
+        )
+        assert told["data"][0]["safety"] == "warn: everything is"
+        body = {"prompt": "a cat", "stream": True, "partial_images": 1}
+        (_, preview), (_, finished) = events(served.ask(body).body)
+        assert preview["safety"] == finished["safety"] == "warn: everything is"
+        assert finished["watermark"] == "dallemini-codes-1"
+        health = served.ask(path="/health").json
+        assert (health["safety"], health["watermark"]) == ("words (warn)", "dallemini-codes-1")
+    assert pipe.safety_checker is None  # the service has its own
+
+
+def test_what_is_refused_is_told_and_not_drawn(pipe: Pipeline, caplog: Any) -> None:
+    with serving(pipe, safety_checker=Strict()) as served:
+        for prompt, reason in (("naked", "ask in other words"), ("a cat", "is not shown")):
+            reply = served.ask({"prompt": prompt})
+            assert reply.status == 400, reply.body
+            assert reason in reply.error["message"]
+            assert reply.error["code"] == "content_policy_violation"
+        edit: dict[str, str | bytes] = {"image": to_png(Image.new("RGB", (16, 16)))}
+        reply = send_form(served, "/v1/images/variations", {**edit, "prompt": "naked"})
+        assert reply.error["code"] == "content_policy_violation"
+    assert "naked" not in caplog.text
+    assert "a cat" not in caplog.text
+
+
+def test_the_service_checks_unless_it_is_told_not_to(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.warns(DalleMiniWarning, match="Only the words of prompts are checked"):
+        app = create_service(pipe)
+    assert "Safety check: words (refuse). The pictures have no watermark." in app.description
+    own = copy.copy(pipe)
+    own.safety_checker = Strict()
+    assert "Safety check: words (refuse)." in create_service(own).description
+    assert "Safety check: off." in create_service(own, safety_checker=None).description
 
 
 def test_too_many_are_asked_to_come_again(pipe: Pipeline) -> None:

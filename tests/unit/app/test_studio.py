@@ -12,6 +12,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from dallemini import Watermark, WordSafetyChecker
 from dallemini.app.limits import AppLimits
 from dallemini.app.studio import Look, Studio
 from dallemini.app.watching import THREAD
@@ -130,3 +131,17 @@ def test_edit_that_cannot_be_is_told(studio: Studio) -> None:
         next(studio.extend(WISH, picture, {"right": 32}))
     with pytest.raises(InputError, match="The mask is black"):
         next(studio.redraw(WISH, picture, PIL.Image.new("L", (16, 16))))
+
+
+def test_pictures_have_the_mark_and_say_what_was_flagged(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.safety_checker = WordSafetyChecker({"fruit": ["apple"]}, action="blur")
+    studio = Studio(pipe, tmp_path, watermark=Watermark("secret"))
+    last = last_of(studio.draw(replace(WISH, prompt="a cat")))
+    assert texts(last.drawn[0].path)["watermark"] == "dallemini-codes-1"
+    assert last.drawn[0].caption == "seed 5"
+    flagged = last_of(studio.draw(WISH)).drawn[0]
+    assert flagged.flag == texts(flagged.path)["safety"] == 'blur: the word "apple" (fruit)'
+    assert flagged.caption == "seed 5 · flagged"
+    origin = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    assert origin.encode() in flagged.path.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,32 @@ def test_a_folder_of_the_name_of_the_grid_is_left_alone(run: Any, tiny: Path) ->
     Path("grid.png").mkdir()
     result = run("generate", "a cat", "--model", tiny, "--grid", "grid.png")
     assert result.lines == ["grid-2.png"]
+
+
+def test_words_are_refused_where_that_is_asked_for(run: Any, tiny: Path) -> None:
+    Path("words.txt").write_text("avocado\n", encoding="utf-8")
+    command = ["generate", "an avocado", "--model", tiny, "--seed", 1]
+    assert run(*command).code == 0
+    result = run(*command, "--safety", "words", "--safety-words", "words.txt")
+    assert (result.code, result.out) == (1, "")
+    assert 'the word "avocado" (listed); ask in other words' in result.err
+    words = ("--safety", "words", "--safety-action", "blank")
+    result = run(*command, *words, "--safety-words", "words.txt", "--json")
+    told = json.loads(result.out)
+    assert (
+        told["safety"] == chunks(told["path"])["safety"] == ('blank: the word "avocado" (listed)')
+    )
+    result = run(*command, "--safety-action", "blur")
+    assert "There is nothing to check" in result.err
+
+
+def test_pictures_are_checked_or_the_extra_is_named(
+    run: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run("generate", "a cat", "--model", tiny, "--safety", "full")
+    assert result.code == 1
+    assert 'pip install "dallemini[safety]"' in result.err
+    result = run("generate", "a cat", "--model", tiny, "--safety", "auto", "--json")
+    assert result.err.count("Only the words of prompts are checked") == 1
+    assert json.loads(result.out)["safety"] is None

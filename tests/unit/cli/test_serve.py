@@ -28,7 +28,8 @@ def taken() -> Iterator[int]:
 
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DALLEMINI_API_KEY", raising=False)
+    for variable in ("DALLEMINI_API_KEY", "DALLEMINI_WATERMARK_KEY"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 def free_port() -> int:
@@ -41,6 +42,7 @@ def test_model_is_served_until_it_is_interrupted(
     run: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DALLEMINI_API_KEY", "sesame")
+    monkeypatch.setenv("DALLEMINI_WATERMARK_KEY", "secret")
     port, found = free_port(), []
 
     def ask() -> None:
@@ -64,12 +66,17 @@ def test_model_is_served_until_it_is_interrupted(
 
     client = threading.Thread(target=ask)
     client.start()
-    result = run("serve", "--model", tiny, "--port", port, "--max-batch", 1, "--no-access-log")
+    command = ["serve", "--model", tiny, "--port", port, "--max-batch", 1, "--no-access-log"]
+    result = run(*command, "--safety", "words")
     client.join()
     ((status, answer),) = found
     assert (status, len(answer["data"]), answer["size"]) == (200, 2, "16x16")
+    assert answer["watermark"] == "dallemini-codes-1"
     assert result.code == 0
-    assert result.out == f"{tiny} is served on http://127.0.0.1:{port} (see /docs)\n"
+    assert result.out == (
+        f"{tiny} is served on http://127.0.0.1:{port} (see /docs)\n"
+        "safety check: words (refuse); watermark: of your key\n"
+    )
     assert "Application shutdown complete" in result.err
 
 
@@ -92,6 +99,12 @@ def test_empty_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None
     result = run("serve")
     assert result.code == 1
     assert "The API key must be printable ASCII without spaces, and not empty" in result.err
+
+
+def test_empty_watermark_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DALLEMINI_WATERMARK_KEY", " ")
+    result = run("serve", "--safety", "off")
+    assert (result.code, "The key of a watermark is empty" in result.err) == (1, True)
 
 
 def test_limits_are_checked(run: Any) -> None:

