@@ -201,11 +201,11 @@ class Service:
         width, cross, height = str(asked.size).partition("x")
         known = {str(side): side for side in sides}
         if not (cross and width in known and height in known):
-            more = f", and multiples of {sides[1] - own} up to {sides[-1]} for each side"
+            more = f", and multiples of {sides[1] - own} up to {sides[-1]}" if sides[1:] else ""
             raise ServiceError(
                 400,
-                f"This model draws {own}x{own} pixels{more if len(sides) > 1 else ''}, not "
-                f"{asked.size!r:.80}; leave size out.",
+                f"This model draws {own}x{own} pixels{more}, not {asked.size!r:.80}; leave size "
+                "out.",
                 param="size",
             )
         if width == height == str(own):

@@ -57,8 +57,8 @@ def list_released(folder: Path) -> list[str]:
 
 
 def write_sums(folder: Path) -> Path:
-    """Write `SHA256SUMS` of everything in a folder, and return its path."""
-    names = [name for name in list_released(folder) if name not in _MADE_HERE]
+    """Write `SHA256SUMS` of a folder, without the card, which people edit; return its path."""
+    names = [name for name in list_released(folder) if name not in (*_MADE_HERE, CARD_NAME)]
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in names]
     write_text(folder / SUMS_NAME, "".join(lines))
     return folder / SUMS_NAME

@@ -35,7 +35,7 @@ def test_bundled_model_is_at_most_60_mb() -> None:
 
 def test_bundled_model_carries_card_and_notice() -> None:
     folder = resources.files("dallemini") / "assets" / "emoji"
-    assert "license: apache-2.0" in (folder / "README.md").read_text(encoding="utf-8")
+    assert 'license: "apache-2.0"' in (folder / "README.md").read_text(encoding="utf-8")
     assert "Noto" in (folder / "NOTICE").read_text(encoding="utf-8")
 
 

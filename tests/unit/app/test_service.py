@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[Any, int, str, str]] = {
     "size": (
         {"prompt": "x", "size": "18x16"},
         400,
-        "This model draws 16x16 pixels, and multiples of 4 up to 32 for each side, not '18x16'",
+        "This model draws 16x16 pixels, and multiples of 4 up to 32, not '18x16'",
         "",
     ),
     "url": ({"prompt": "x", "response_format": "url"}, 400, "should be 'b64_json', not 'url'.", ""),

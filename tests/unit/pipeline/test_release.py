@@ -69,7 +69,7 @@ def test_sums_are_those_of_all_files(folder: Path) -> None:
     weights = (folder / "vqgan" / "model.safetensors").read_bytes()
     assert f"{hashlib.sha256(weights).hexdigest()}  vqgan/model.safetensors" in lines
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert check_sums(folder) == len(lines) == len(files) - 2  # itself and the contents
+    assert check_sums(folder) == len(lines) == len(files) - 3  # itself, the card, the contents
     before = {path: path.read_bytes() for path in files}
     release(folder)
     assert {path: path.read_bytes() for path in files} == before
@@ -142,6 +142,6 @@ def test_what_people_wrote_stays(folder: Path) -> None:
 
 def test_the_bundled_weights_are_those_that_were_released() -> None:
     folder = Path(str(importlib.resources.files("dallemini"))) / "assets" / "emoji"
-    assert check_sums(folder) == 15
+    assert check_sums(folder) == 14
     (index,) = header(folder / "README.md")["model-index"]
     assert len(index["results"]) >= 3
