@@ -111,7 +111,7 @@ class Call:
         """
         known, kept = large or {}, list(images)
         flags = self._flags(kept, images.values())
-        self.safety.settle(flags, [self.request.prompt_of(image) for image in kept])
+        self.safety.refuse(flags, [*map(self.request.prompt_of, kept)])
         shown = [known.get(image) or self._enlarge(images[image]) for image in kept]
         return GenerationOutput(
             prompts=self.request.prompts,
@@ -188,7 +188,10 @@ class Call:
         if self.judge is not None and self.judge.needs_pixels:
             kept = self.request.choose(scores)
         finished = {image: images[image] for image in kept}
-        return self.finish(drawn, finished, large=large, scores=scores)
+        output = self.finish(drawn, finished, large=large, scores=scores)
+        flags = output.safety_flags or [None] * len(finished)
+        self.safety.warn(flags, [*map(self.request.prompt_of, finished)])
+        return output
 
     def _remaining(self, drawn: dict[int, Tensor]) -> list[int]:
         """Return the images that were not pruned.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
@@ -88,24 +88,33 @@ class SafetyCheck:
             return None
         return worst([self.flags[prompt], _checked(self.checker.check_image(image))])
 
-    def settle(self, flags: Sequence[SafetyFlag | None], prompts: Sequence[int]) -> None:
-        """Refuse finished pictures, or warn of them.
+    def refuse(self, flags: Sequence[SafetyFlag | None], prompts: Sequence[int]) -> None:
+        """Let no finished picture pass that is refused.
 
         Args:
             flags: of each.
             prompts: the number of each one's prompt.
 
         Raises:
-            SafetyError: one of them is refused.
+            SafetyError: one of them is.
         """
-        for flag, number in zip(flags, prompts, strict=True):
-            if flag is None:
-                continue
-            told = f"A picture of {str(self.prompts[number])!r:.80} was flagged for {flag.reason}"
+        for flag, told in self._flagged(flags, prompts):
             if flag.action == "refuse":
                 raise SafetyError(f"{told}, and is not shown; try another seed or other words.")
+
+    def warn(self, flags: Sequence[SafetyFlag | None], prompts: Sequence[int]) -> None:
+        """Warn of finished pictures, for those who call in Python: it quotes prompts."""
+        for flag, told in self._flagged(flags, prompts):
             if flag.action == "warn":
                 warnings.warn(f"{told}.", DalleMiniWarning, stacklevel=2)
+
+    def _flagged(
+        self, flags: Sequence[SafetyFlag | None], prompts: Sequence[int]
+    ) -> Iterator[tuple[SafetyFlag, str]]:
+        for flag, number in zip(flags, prompts, strict=True):
+            if flag is not None:
+                prompt = str(self.prompts[number])
+                yield flag, f"A picture of {prompt!r:.80} was flagged for {flag.reason}"
 
 
 def guarded(pipe: GuardedT, checker: SafetyChecker | Literal["usual"] | None) -> GuardedT:
@@ -117,7 +126,7 @@ def guarded(pipe: GuardedT, checker: SafetyChecker | Literal["usual"] | None) ->
             none.
     """
     if checker == "usual":
-        checker = pipe.safety_checker or usual_checker()
+        checker = usual_checker() if pipe.safety_checker is None else pipe.safety_checker
     changed = copy.copy(pipe)
     changed.safety_checker = checker
     return changed

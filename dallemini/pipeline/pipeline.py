@@ -257,6 +257,7 @@ class Pipeline(Detecting, Editing, Guarded, Loadable):
                 of `upscale` that the upscaler does not have.
             InputTypeError: prompts that are neither strings nor blends, or a sampler that cannot
                 be called.
+            SafetyError: the safety checker refuses a prompt, or later a picture.
         """
         request = self._request(prompts, sampler, overrides, watermark)
         every = plain_number(every)
