@@ -21,6 +21,7 @@ BUILTIN_KINDS = {
     errors.MissingDependencyError: ImportError,
     errors.UnsupportedOperationError: RuntimeError,
     errors.GenerationCancelled: RuntimeError,
+    errors.SafetyError: ValueError,
 }
 
 
