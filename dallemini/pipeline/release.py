@@ -124,8 +124,9 @@ def needed_packages(root: str = "dallemini") -> list[Package]:
             told = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # for another system
-        license = told.metadata.get("License-Expression") or ""
-        found[key] = Package(name=told.metadata["Name"], version=told.version, license=license)
+        said = told.metadata
+        license = said["License-Expression"] if "License-Expression" in said else ""
+        found[key] = Package(name=said["Name"], version=told.version, license=license)
         waiting += _requirements(name)
     return [found[key] for key in sorted(found)]
 

@@ -13,7 +13,7 @@ from dallemini.hub import Figure, model_card, read_figures, usual_sections
 from dallemini.hub.card import add_sections, join_card, split_card
 from dallemini.hub.figures import figures_table
 
-INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 100}
+INTERVAL: dict[str, Any] = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 100}
 EVALUATION: dict[str, Any] = {
     "model": "tiny",
     "data": "emoji",
@@ -36,7 +36,7 @@ def test_only_what_was_measured_is_a_figure() -> None:
 def test_the_hub_reads_the_figures() -> None:
     figures = read_figures(EVALUATION)
     card = model_card("tiny", license="mit", figures=figures, sections=usual_sections())
-    read = ModelCard(card)
+    read: Any = ModelCard(card)
     assert read.data.eval_results is not None
     (result,) = read.data.eval_results
     assert (result.task_type, result.dataset_name, result.metric_type, result.metric_value) == (
