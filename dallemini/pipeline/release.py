@@ -124,9 +124,8 @@ def needed_packages(root: str = "dallemini") -> list[Package]:
             told = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # for another system
-        said = told.metadata
-        license = said["License-Expression"] if "License-Expression" in said else ""
-        found[key] = Package(name=said["Name"], version=told.version, license=license)
+        license = str(told.metadata.json.get("license_expression", ""))
+        found[key] = Package(name=told.name, version=told.version, license=license)
         waiting += _requirements(name)
     return [found[key] for key in sorted(found)]
 

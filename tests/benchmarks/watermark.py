@@ -165,12 +165,7 @@ def measure(pipe: Pipeline, folder: Path) -> dict[str, Any]:
     """
     paths = sorted(folder.glob("marked-*.png"))
     found: dict[str, Any] = {}
-    fates = FATES | {
-        "upscaled 4 times": lambda picture: enlarge(picture, pipe.upscaler, 4),
-        "upscaled 4 times and JPEG 85": lambda picture: jpeg(85)(
-            enlarge(picture, pipe.upscaler, 4)
-        ),
-    }
+    fates = FATES | {"upscaled 4 times": lambda picture: enlarge(picture, pipe.upscaler, 4)}
     for name, change in fates.items():
         moved = name.startswith("cropped")
         chosen = paths[: len(paths) // 2] if moved else paths
