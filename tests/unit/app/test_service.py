@@ -349,6 +349,9 @@ def test_marks_and_flags_are_told(pipe: Pipeline) -> None:
             "warn: everything is",
         )
         assert told["data"][0]["safety"] == "warn: everything is"
+        wide = served.ask({"prompt": "a cat", "seed": 3, "size": "32x16"}).json["data"][0]
+        alone = pipe("a cat", seed=3, width=32, height=16, watermark=mark, progress=False)
+        assert decode(wide["b64_json"]).tobytes() == alone.images[0].tobytes()
         body = {"prompt": "a cat", "stream": True, "partial_images": 1}
         (_, preview), (_, finished) = events(served.ask(body).body)
         assert preview["safety"] == finished["safety"] == "warn: everything is"
