@@ -162,7 +162,7 @@ def _side(
     hidden = _norm(config, scope.named("layernorm_embedding"), hidden, True)
     for index in range(layers):
         layer = scope.named(f"layers/FlaxBart{side.title()}Layer_{index}")
-        hidden = _layer(config, layer, side, hidden, seen, text, index == layers - 1)
+        hidden = _layer(config, layer, side, hidden, seen, text)
         swin = config["ln_positions"] == "swinv2" and (index + 1) % 6 == 0 and index < layers - 1
         if swin or config["ln_positions"] == "postln":
             bare = index == layers - 1 and not config["force_ln_scale"]
@@ -181,7 +181,6 @@ def _layer(
     hidden: Array,
     seen: Array,
     text: Array | None,
-    last: bool,
 ) -> Array:
     where, encoder, kind = config["ln_positions"], side == "encoder", _class(config)
     layers, others = config["encoder_layers"], config["decoder_layers"]

@@ -26,6 +26,11 @@ from .torch_file import read_torch
 from .wrappers import unwrap
 
 DETOKENIZER_FILE = "detoker.pt"
+_ONLY = {  # the others change no tensor, or nothing without these
+    key: value
+    for key, value in RELEASED.items()
+    if key not in ("scale_embedding", "tau_init", "use_subln_init")
+}
 _SUFFIXES = ("", "_mini", "_v26")  # in the order of preference where a folder has several
 _PART = re.compile(r"(encoder|decoder)(_\w+)?\.pt")
 
@@ -175,7 +180,7 @@ def _config(
     given: Mapping[str, Any], tensors: Mapping[str, LazyTensor], origin: str
 ) -> dict[str, Any]:
     """Join a configuration, which may hold some of the keys only, with what the shapes tell."""
-    refuse_values(given, RELEASED, origin=origin, model="min-dalle, which has no switches")
+    refuse_values(given, _ONLY, origin=origin, model="min-dalle, which has no switches")
     heads = all(f"{side}_attention_heads" in given for side in ("encoder", "decoder"))
     inferred = infer_transformer(tensors, origin=origin, heads_known=heads)
     if "model_type" in given:  # a whole DalleBart configuration, which has a default of its own

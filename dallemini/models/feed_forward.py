@@ -51,7 +51,7 @@ class FeedForward(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        self.activate = ACTIVATIONS[activation]
+        self.activation = activation
         self.norm_in = norm("norm_in", width)
         self.in_proj = Linear(width, self.inputs * ffn_width, bias=bias)
         self.norm_mid = norm("norm_mid", ffn_width)
@@ -64,7 +64,7 @@ class FeedForward(nn.Module):
         return normalize(self.norm_out, self.out_proj(normalize(self.norm_mid, inner)))
 
     def _activated(self, projected: Tensor) -> Tensor:
-        return self.activate(projected)
+        return ACTIVATIONS[self.activation](projected)
 
 
 class GLU(FeedForward):
@@ -80,7 +80,7 @@ class GLU(FeedForward):
         # One row's half is contiguous, that of several is not, and torch rounds the two otherwise.
         if not gate.requires_grad:  # in training a copy would be kept for the gradient
             gate = gate.contiguous()
-        return self.activate(gate) * value
+        return ACTIVATIONS[self.activation](gate) * value
 
 
 def quick_gelu(inputs: Tensor) -> Tensor:
