@@ -20,7 +20,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Config = Mapping[str, Any]
 
-DEFAULTS: Config = {
+DEFAULTS: dict[str, Any] = {
     "ln_positions": "normformer",
     "ln_type": "layernorm",
     "force_ln_scale": False,

@@ -45,7 +45,7 @@ _SIZES = {  # the name in config.json: the name here, and the default of DalleBa
     "encoder_ffn_dim": ("encoder_ffn_dim", 4096),
     "decoder_ffn_dim": ("decoder_ffn_dim", 4096),
 }
-RELEASED: Mapping[str, Any] = {  # the switches, and their values where a configuration is silent
+RELEASED: dict[str, Any] = {  # the switches, and their values where a configuration is silent
     "scale_embedding": False,
     "ln_positions": "normformer",
     "ln_type": "layernorm",

@@ -97,7 +97,8 @@ class Attention(nn.Module):
             return None
         table = self.rel_bias.weight
         rows = table[:queries] if cache is None else cache.take_positions(table, queries)
-        return rows.unflatten(-1, (-1, self.heads)).movedim(-1, -3)
+        bias: Tensor = rows.unflatten(-1, (-1, self.heads)).movedim(-1, -3)
+        return bias
 
     def merge(self, attended: Tensor) -> Tensor:
         """Join the heads f[B,H,S,D/H] and project to f[B,S,D]."""
@@ -112,7 +113,7 @@ class Attention(nn.Module):
         """Give f[B,H,S,D/H] the length with which scores over sqrt(D/H) are cosines over tau."""
         if self.form.tau is None:
             return query
-        return _unit(query) * (query.shape[-1] ** 0.5 / self.form.tau)
+        return _unit(query).mul(query.shape[-1] ** 0.5 / self.form.tau)
 
     def _turn_key(self, key: Tensor) -> Tensor:
         return key if self.form.tau is None else _unit(key)
@@ -317,7 +318,7 @@ def masked_scores(
     query: Tensor, key: Tensor, *, mask: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     """Return the scores f[B,H,S,T] of keys, -inf where `mask` is False."""
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    scores: Tensor = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
@@ -330,4 +331,5 @@ def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
 
 def _unit(vectors: Tensor) -> Tensor:
     """Divide f[..., D/H] by its length."""
-    return vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + COSINE_EPS)
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors.div(length + COSINE_EPS)

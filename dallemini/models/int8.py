@@ -56,6 +56,8 @@ class Int8Linear(nn.Module):
         [[2.0, 2.0]]
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_features: int,
@@ -88,6 +90,7 @@ class Int8Linear(nn.Module):
         rows = hidden_states.reshape(-1, self.in_features).float()
         product = self.operator.multiply(rows, self._packed, fine=self.fine)
         if self._biased:
+            assert self.bias is not None
             product = product + self.bias
         return product.view(*hidden_states.shape[:-1], self.out_features).to(hidden_states.dtype)
 

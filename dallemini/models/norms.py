@@ -35,6 +35,8 @@ class BiasNorm(nn.Module):
 class RMSNorm(nn.Module):
     """Division by the root mean square, times a scale where it has one; never a bias."""
 
+    weight: nn.Parameter | None
+
     def __init__(self, width: int, *, scale: bool) -> None:
         super().__init__()
         self.width = width

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dallemini import Pipeline, Transformer
+from dallemini import VQGAN, Pipeline, Transformer
 from dallemini.models import TransformerConfig
 from dallemini.training import TrainingConfig, TransformerBatch, TransformerTask, run
 from dataset import Emojis, caption
@@ -134,6 +134,13 @@ class Sweep:
             return task.evaluate(self.settings.steps)
 
 
+def encoded(pipe: Pipeline, data: str, folder: Path, split: str) -> tuple[Emojis, Tensor]:
+    """Return the pictures of a split, and their codes i16[M,L], kept in the folder."""
+    emojis = Emojis(data, split=split)
+    assert isinstance(pipe.vqgan, VQGAN)
+    return emojis, encode_on_white(pipe.vqgan, emojis, folder / f"codes_{split}.npy")
+
+
 def read_runs(path: Path) -> list[dict[str, Any]]:
     """Return the runs that are done."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -178,11 +185,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.run.mkdir(parents=True, exist_ok=True)
     pipe = Pipeline.from_pretrained()
-    sets = []
-    for split in ("train", "test_style"):
-        emojis = Emojis(arguments.data, split=split)
-        path = arguments.run / f"codes_{split}.npy"
-        sets.append((emojis, encode_on_white(pipe.vqgan, emojis, path)))
+    train, unseen = (
+        encoded(pipe, arguments.data, arguments.run, split) for split in ("train", "test_style")
+    )
     settings = TrainingConfig(
         steps=arguments.steps,
         batch_size=arguments.batch_size,
@@ -193,7 +198,7 @@ def main() -> None:
         save_minutes=60.0,
         progress=False,
     )
-    sweep, log = Sweep(pipe, *sets, settings), arguments.run / "runs.jsonl"
+    sweep, log = Sweep(pipe, train, unseen, settings), arguments.run / "runs.jsonl"
     done = {(row["switch"], row["seed"]) for row in read_runs(log)}
     for seed in range(arguments.seeds):
         for switch in arguments.only or SWITCHES:
