@@ -117,8 +117,8 @@ class Sweep:
         transformer = Transformer.from_config(self.sibling(changes), seed=seed)
         reader = Reader(self.pipe.tokenizer)
         held_out = {
-            "train": plain(*self.train, reader, 128),
-            "unseen": plain(*self.unseen, reader, 128),
+            "train": plain(*self.train, reader, 64),
+            "unseen": plain(*self.unseen, reader, 64),
         }
         task = TransformerTask(
             transformer,
