@@ -1,8 +1,8 @@
-"""DALL-E Mini and Mega as released: Flax files of the DalleBart model and their `config.json`.
+"""DALL-E Mini and Mega: Flax files of the DalleBart model and their `config.json`.
 
-Names and defaults are those of `src/dalle_mini/model/{modeling,configuration}.py` of
-github.com/borisdayma/dalle-mini. Layers are stacked along axis 0 (`use_scan`) or stored one by one;
-both are read. Variants with another architecture are refused.
+Names and defaults are those of `src/dalle_mini/model/configuration.py` of
+github.com/borisdayma/dalle-mini, version 0.1.5, with all the switches that it can compute; the
+others are refused by name.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..architecture import CHOICES
 from ..config import CONFIG_NAME
 from ..errors import UnsupportedModelError
 from ..foreign import show
 from ..hub.source import Source
+from .dallebart_names import flax_table
 from .flax_msgpack import flax_files, read_flax_files
 from .formats import Component, LazyCheckpoint, fetch_json
-from .lazy import Op, transpose
-from .rules import Rule, Table, assemble
+from .rules import assemble
 from .settings import (
     TRANSFORMERS_INERT,
     account,
+    choice,
     flag,
+    number,
     refuse_other_component,
     refuse_values,
     whole_number,
@@ -42,76 +45,36 @@ _SIZES = {  # the name in config.json: the name here, and the default of DalleBa
     "encoder_ffn_dim": ("encoder_ffn_dim", 4096),
     "decoder_ffn_dim": ("decoder_ffn_dim", 4096),
 }
-_ARCHITECTURE = {  # the only values that this library computes; each is also the default
+RELEASED: dict[str, Any] = {  # the switches, and their values where a configuration is silent
+    "scale_embedding": False,
     "ln_positions": "normformer",
     "ln_type": "layernorm",
-    "activation_function": "gelu",
-    "use_glu": True,
-    "use_bias": False,
-    "use_head_scale": False,
-    "head_scale": False,
     "force_ln_scale": False,
     "use_final_ln_encoder": True,
     "use_final_ln_decoder": True,
+    "use_bias": False,
+    "use_glu": True,
+    "activation_function": "gelu",
+    "use_cosine_attention": False,
+    "tau_init": 0.05,
+    "sinkhorn_iters": 1,
+    "use_head_scale": False,
     "use_absolute_position_embeddings": True,
     "use_swin_position_embeddings": False,
-    "use_cosine_attention": False,
     "use_deepnet_scaling": False,
+    "use_subln_init": False,
+}
+_NEVER = {  # settings of the original that its own code cannot compute, or dropped
     "use_alibi": False,
-    "sinkhorn_iters": 1,
     "tie_word_embeddings": False,
+    "head_scale": False,
 }
-_READ = ("model_type", "decoder_start_token_id", "scale_embedding")
+_READ = ("model_type", "decoder_start_token_id", "use_scan")
 _INERT: tuple[str, ...] = ("normalize_text",)  # the tokenizer reads it
-_INERT += ("init_std", "use_subln_init", "tau_init")  # the values that training started from
+_INERT += ("init_std",)  # which training started from
 _INERT += ("activation_dropout", "encoder_layerdrop", "decoder_layerdrop")  # of training
-_INERT += ("use_scan",)  # how the layers are stored, which their names tell
+_SAME_ACTIVATION = {"swish": "silu"}
 _OLDER_MODELS = ("flax-community/dalle-mini", "nev/dalle-mini-pytorch")
-_LAYER = {  # the name here: names in a Flax layer, and what happens to them
-    "self_attn_norm.bias": ("LayerNorm_0/bias",),
-    "self_attn.qkv_proj.weight": tuple(f"FlaxBartAttention_0/{x}_proj/kernel" for x in "qkv"),
-    "self_attn.out_proj.weight": ("FlaxBartAttention_0/out_proj/kernel",),
-    "self_attn_post_norm.weight": ("LayerNorm_1/scale",),
-    "self_attn_post_norm.bias": ("LayerNorm_1/bias",),
-    "glu.norm_in.bias": ("GLU_0/LayerNorm_0/bias",),
-    "glu.in_proj.weight": ("GLU_0/Dense_0/kernel", "GLU_0/Dense_1/kernel"),
-    "glu.norm_mid.bias": ("GLU_0/LayerNorm_1/bias",),
-    "glu.out_proj.weight": ("GLU_0/Dense_2/kernel",),
-}
-_CROSS_ATTENTION = {
-    "cross_attn_norm.bias": ("LayerNorm_2/bias",),
-    "cross_attn.q_proj.weight": ("FlaxBartAttention_1/q_proj/kernel",),
-    "cross_attn.kv_proj.weight": tuple(f"FlaxBartAttention_1/{x}_proj/kernel" for x in "kv"),
-    "cross_attn.out_proj.weight": ("FlaxBartAttention_1/out_proj/kernel",),
-    "cross_attn_post_norm.weight": ("LayerNorm_3/scale",),
-    "cross_attn_post_norm.bias": ("LayerNorm_3/bias",),
-}
-
-
-def _op(source: str) -> Op | None:
-    return transpose if source.endswith("/kernel") else None
-
-
-def _table() -> Table:
-    rules = [Rule("lm_head.weight", ("lm_head/kernel",), transpose)]
-    for side, layer in (("encoder", _LAYER), ("decoder", _LAYER | _CROSS_ATTENTION)):
-        stem, flax = f"model/{side}", f"FlaxBart{side.title()}Layer"
-        rules += [
-            Rule(f"{side}.embed_tokens.weight", (f"{stem}/embed_tokens/embedding",)),
-            Rule(f"{side}.embed_positions.weight", (f"{stem}/embed_positions/embedding",)),
-            Rule(f"{side}.layernorm_embedding.weight", (f"{stem}/layernorm_embedding/scale",)),
-            Rule(f"{side}.layernorm_embedding.bias", (f"{stem}/layernorm_embedding/bias",)),
-            Rule(f"{side}.final_norm.bias", (f"{stem}/final_ln/bias",)),
-        ]
-        for name, sources in layer.items():
-            target, op = f"{side}.layers.{{i}}.{name}", _op(sources[0])
-            stacked = tuple(f"{stem}/layers/{flax}s/{source}" for source in sources)
-            single = tuple(f"{stem}/layers/{flax}_{{i}}/{source}" for source in sources)
-            rules += [Rule(target, stacked, op, unstack=True), Rule(target, single, op)]
-    return rules
-
-
-TABLE = _table()
 
 
 class DalleBart:
@@ -134,13 +97,12 @@ class DalleBart:
 
     def read(self, source: Source, paths: Mapping[str, Path]) -> LazyCheckpoint:
         """Describe the transformer; without a configuration its sizes are told by the shapes."""
-        tensors = assemble(read_flax_files(paths), TABLE, origin=source.name)
-        found = fetch_json(source)
+        found, files = fetch_json(source), read_flax_files(paths)
         if found is None:
-            config = infer_transformer(tensors, origin=source.name)
-        else:
-            config = translate_config(found, origin=source.name)
-        return LazyCheckpoint(config, tensors)
+            tensors = assemble(files, flax_table(RELEASED), origin=source.name)
+            return LazyCheckpoint(infer_transformer(tensors, origin=source.name), tensors)
+        config = translate_config(found, origin=source.name)
+        return LazyCheckpoint(config, assemble(files, flax_table(config), origin=source.name))
 
 
 def refuse_older_name(name: object) -> None:
@@ -191,8 +153,10 @@ def translate_config(
         raise UnsupportedModelError(
             f"{origin} has model_type {show(model_type)}, but only 'dallebart' is supported."
         )
-    refuse_values(config, _ARCHITECTURE, origin=origin, model="the released DALL-E Mini and Mega")
-    known_keys = (_SIZES, _ARCHITECTURE, _READ, _INERT, TRANSFORMERS_INERT)
+    refuse_values(
+        config, _NEVER, origin=origin, model="DalleBart, whose own code computes nothing else"
+    )
+    known_keys = (_SIZES, RELEASED, _NEVER, _READ, _INERT, TRANSFORMERS_INERT)
     account(config, *known_keys, origin=origin, what="its configuration")
     known = inferred or {}
     fields: dict[str, Any] = {
@@ -203,5 +167,30 @@ def translate_config(
     fields["decoder_start_token_id"] = whole_number(
         config, "decoder_start_token_id", start, origin=origin
     )
-    fields["scale_embedding"] = flag(config, "scale_embedding", origin=origin)
+    return fields | _switches(config, origin)
+
+
+def _switches(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Read the switches, each with the kind of value that its default has."""
+    given = dict(config)
+    if given.get("ln_positions") == "deepnet":  # an older word for both
+        given = {"use_deepnet_scaling": True, **given, "ln_positions": "postln"}
+    given["activation_function"] = _SAME_ACTIVATION.get(
+        str(given.get("activation_function")), given.get("activation_function", "gelu")
+    )
+    fields: dict[str, Any] = {}
+    for key, default in RELEASED.items():
+        if key in CHOICES:
+            fields[key] = choice(given, key, CHOICES[key], default, origin=origin)
+        elif isinstance(default, bool):
+            fields[key] = flag(given, key, default, origin=origin)
+        elif isinstance(default, int):
+            fields[key] = whole_number(given, key, default, origin=origin)
+        else:
+            fields[key] = number(given, key, default, origin=origin)
+    if fields["ln_positions"] == "swinv2" and flag(given, "use_scan", origin=origin):
+        raise UnsupportedModelError(
+            f"{origin} has use_scan True with ln_positions 'swinv2', whose layers differ, so that "
+            "they cannot be stacked (in the original neither); set use_scan to false."
+        )
     return fields

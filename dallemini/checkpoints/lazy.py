@@ -139,6 +139,11 @@ def squeeze(tensor: Tensor) -> Tensor:
     return tensor.reshape(tensor.shape[-1])
 
 
+def flat(tensor: Tensor) -> Tensor:
+    """Turn a tensor into a row of numbers."""
+    return tensor.flatten()
+
+
 def scalar(tensor: Tensor) -> Tensor:
     """Turn one number of any shape into a tensor without axes."""
     return tensor.reshape(())

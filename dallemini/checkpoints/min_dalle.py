@@ -16,15 +16,21 @@ from typing import Any
 from ..config import CONFIG_NAME
 from ..errors import MissingFileError
 from ..hub.source import Source
-from .dallebart import translate_config
+from .dallebart import RELEASED, translate_config
 from .formats import Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor
 from .rules import Ignore, Rule, Table, assemble, known_names
+from .settings import refuse_values
 from .shapes import infer_transformer, infer_vqgan
 from .torch_file import read_torch
 from .wrappers import unwrap
 
 DETOKENIZER_FILE = "detoker.pt"
+_ONLY = {  # the others change no tensor, or nothing without these
+    key: value
+    for key, value in RELEASED.items()
+    if key not in ("scale_embedding", "tau_init", "use_subln_init")
+}
 _SUFFIXES = ("", "_mini", "_v26")  # in the order of preference where a folder has several
 _PART = re.compile(r"(encoder|decoder)(_\w+)?\.pt")
 
@@ -174,6 +180,7 @@ def _config(
     given: Mapping[str, Any], tensors: Mapping[str, LazyTensor], origin: str
 ) -> dict[str, Any]:
     """Join a configuration, which may hold some of the keys only, with what the shapes tell."""
+    refuse_values(given, _ONLY, origin=origin, model="min-dalle, which has no switches")
     heads = all(f"{side}_attention_heads" in given for side in ("encoder", "decoder"))
     inferred = infer_transformer(tensors, origin=origin, heads_known=heads)
     if "model_type" in given:  # a whole DalleBart configuration, which has a default of its own

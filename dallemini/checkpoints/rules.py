@@ -2,7 +2,8 @@
 
 A table is a list of `Rule`s and `Ignore`s. `assemble` applies it and proves that it is complete:
 every source tensor is used by exactly one rule or ignored on purpose, every fused group has all its
-parts, no target is made twice. Nothing is loaded here. Knows no format.
+parts, no target is made twice; what may be lacking is filled in by rule. Nothing is loaded here.
+Knows no format.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from ..config import MOST_LAYERS
 from ..errors import CheckpointError, UnsupportedModelError
@@ -108,7 +110,31 @@ class Ignore:
         return True
 
 
-Table = Sequence[Rule | Ignore]
+@dataclass(frozen=True)
+class Fill:
+    """A tensor that this library has and a checkpoint may lack, because it changes nothing.
+
+    Attributes:
+        target: the name here.
+        shape: its shape.
+        value: of all its elements.
+        reason: why nothing is made up.
+    """
+
+    target: str
+    shape: tuple[int, ...]
+    value: float
+    reason: str
+
+    def tensor(self) -> LazyTensor:
+        """Describe the tensor."""
+        return LazyTensor(self.reason, self.shape, torch.float32, self._load)
+
+    def _load(self) -> Tensor:
+        return torch.full(self.shape, self.value, dtype=torch.float32, device="cpu")
+
+
+Table = Sequence[Rule | Ignore | Fill]
 
 
 def assemble(
@@ -145,6 +171,9 @@ def assemble(
     for (number, pairs), parts in groups.items():
         check_weights(parts.values(), origin=origin)
         _extend(targets, rules[number], dict(pairs), parts, origin)
+    for entry in table:
+        if isinstance(entry, Fill):
+            targets.setdefault(entry.target, entry.tensor())
     return targets
 
 

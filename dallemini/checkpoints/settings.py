@@ -186,15 +186,32 @@ def whole_number(config: Mapping[str, Any], key: str, default: int, *, origin: s
     return value
 
 
-def flag(config: Mapping[str, Any], key: str, *, origin: str) -> bool:
-    """Return a switch from a foreign configuration, off where it is absent.
+def flag(config: Mapping[str, Any], key: str, default: bool = False, *, origin: str) -> bool:
+    """Return a switch from a foreign configuration.
 
     Raises:
         ConfigError: it is neither true nor false.
     """
-    value = config.get(key, False)
+    value = config.get(key, default)
     if not isinstance(value, bool):
         raise ConfigError(f"{origin}: {key} must be true or false, not {show(value)}.")
+    return value
+
+
+def choice(
+    config: Mapping[str, Any], key: str, known: Collection[str], default: str, *, origin: str
+) -> str:
+    """Return a word from a foreign configuration.
+
+    Raises:
+        UnsupportedModelError: it is none of those that are known here; the message names it.
+    """
+    value = config.get(key, default)
+    if not isinstance(value, str) or value not in known:
+        raise UnsupportedModelError(
+            f"{origin} has {key} {show(value)}, but only {', '.join(map(repr, known))} are known "
+            "here; use a model with one of them."
+        )
     return value
 
 

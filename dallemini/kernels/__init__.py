@@ -41,14 +41,15 @@ _is_traced, _is_transformed, _dispatch_modes = (
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias that computes with `linear`."""
+    """A linear layer that computes with `linear`; without a bias unless it is asked for."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self._biased = bias
 
     def forward(self, input: Tensor) -> Tensor:
         """Map f[..., I] to f[..., O]."""
-        return linear(input, self.weight)
+        return linear(input, self.weight, self.bias if self._biased else None)
 
 
 def linear(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -57,15 +58,16 @@ def linear(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     Args:
         hidden_states: f[..., I].
         weight: f[O, I].
-        bias: f[O], with which torch computes.
+        bias: f[O], added.
 
     Returns:
         f[..., O].
     """
     outputs, inputs = weight.shape
     rows = hidden_states.numel() // max(inputs, 1)
-    fits = bias is None and 0 < rows <= MOST_ROWS and inputs >= _LINE and outputs >= _OUTPUTS
+    fits = 0 < rows <= MOST_ROWS and inputs >= _LINE and outputs >= _OUTPUTS
     fits = fits and _ready(hidden_states, weight) and hidden_states.shape[-1] == inputs
+    fits = fits and (bias is None or _ready(bias))
     if not (fits and hidden_states.is_contiguous() and weight.is_contiguous()):
         return F.linear(hidden_states, weight, bias)
     product = hidden_states.new_empty(*hidden_states.shape[:-1], outputs)
@@ -78,7 +80,7 @@ def linear(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         outputs,
         count_threads(),
     )
-    return product
+    return product if bias is None else product.add_(bias)
 
 
 def attend(

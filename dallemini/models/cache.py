@@ -112,19 +112,60 @@ class DecoderCache:
         self.cross_mask = self.cross_mask.index_select(0, index)
         self._stand([self.positions[row] for row in rows])
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Write key and value f[R,H,S,D/H] from the rows' positions on; attend from `query`."""
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None = None
+    ) -> Tensor:
+        """Write key and value f[R,H,S,D/H] from the rows' positions on; attend from `query`.
+
+        Args:
+            layer: number of the decoder layer.
+            query: f[R,H,S,D/H].
+            key: f[R,H,S,D/H].
+            value: f[R,H,S,D/H].
+            bias: added to the scores: f[H,S,L], or f[R,H,1,L] of uneven rows.
+
+        Returns:
+            f[R,H,S,D/H].
+        """
         keys, values = self.self_keys[layer], self.self_values[layer]
         count = query.shape[2]
-        if count == 1:
+        if count == 1 and bias is None:
             return extend_and_attend(query, key, value, keys, values, position=self._place)
+        if isinstance(self._place, Tensor) and count == 1 and bias is not None:
+            return self._attend_unevenly(self._place, query, key, value, keys, values, bias)
         start = self._one_place()
         end = start + count
         keys[:, :, start:end], values[:, :, start:end] = key, value
         seen = torch.ones(count, end, dtype=torch.bool, device=query.device).tril(start)
+        mask = seen if bias is None else mask_bias(bias[..., :end], seen)
         return F.scaled_dot_product_attention(
-            query, keys[:, :, :end], values[:, :, :end], attn_mask=seen
+            query, keys[:, :, :end], values[:, :, :end], attn_mask=mask
         )
+
+    def _attend_unevenly(
+        self,
+        places: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        """Attend row by row, each up to its own position."""
+        attended = []
+        for row, place in enumerate(places.tolist()):
+            keys[row, :, place], values[row, :, place] = key[row, :, 0], value[row, :, 0]
+            seen = slice(row, row + 1), slice(None), slice(place + 1)
+            attended.append(
+                F.scaled_dot_product_attention(
+                    query[row : row + 1],
+                    keys[seen],
+                    values[seen],
+                    attn_mask=bias[row : row + 1, ..., : place + 1],
+                )
+            )
+        return torch.cat(attended)
 
     def take_positions(self, table: Tensor, count: int) -> Tensor:
         """Return the rows f[S,D] of f[L,D] for the next positions; f[R,1,D] of uneven rows."""
@@ -151,6 +192,14 @@ class DecoderCache:
 
     def _tensors(self) -> list[list[Tensor]]:
         return [self.self_keys, self.self_values, self.cross_keys, self.cross_values]
+
+
+def mask_bias(bias: Tensor, seen: Tensor | None) -> Tensor:
+    """Return what is added to scores: a bias f[..., S, T], -inf where bool[..., S, T] is False."""
+    if seen is None:
+        return bias
+    nothing = torch.full((), -torch.inf, dtype=bias.dtype, device=bias.device)
+    return torch.where(seen, bias, nothing)
 
 
 def pad_text(input_ids: Tensor, attention_mask: Tensor, *, limit: int) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, InputTypeError, UnsupportedOperationError
-from .cache import DecoderCache
+from .cache import DecoderCache, mask_bias
 
 DecodingStep: TypeAlias = Callable[[Tensor, DecoderCache], Tensor]
 Runner: TypeAlias = Callable[[DecodingStep, Tensor, DecoderCache], Tensor]
@@ -53,14 +53,17 @@ class StaticCache(DecoderCache):
     filled: Tensor
     replay: Replay | None = field(default=None, repr=False)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None = None
+    ) -> Tensor:
         """Write key and value f[R,H,S,D/H] from the position on; attend to what is filled."""
         if query.shape[2] > 1:  # a beginning that is known, which is not compiled
-            return super().attend(layer, query, key, value)
+            return super().attend(layer, query, key, value, bias=bias)
         keys, values = self.self_keys[layer], self.self_values[layer]
         keys.index_copy_(2, self.position, key)
         values.index_copy_(2, self.position, value)
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=self.filled)
+        mask = self.filled if bias is None else mask_bias(bias, self.filled)
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
 
     def take_positions(self, table: Tensor, count: int) -> Tensor:
         """Return the rows f[S,D] of f[L,D] for the next positions."""

@@ -11,7 +11,7 @@ Shapes: M rows, I inputs, O outputs of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -33,7 +33,7 @@ _PLAIN = (nn.Linear, Linear)
 
 
 class Int8Linear(nn.Module):
-    """A linear layer without bias whose weight is i8[O,I] with scales f32[O].
+    """A linear layer whose weight is i8[O,I] with scales f32[O], and its bias f32[O] if it has one.
 
     Made without weights, as all models here are; `load_state_dict` hands `weight` and
     `weight_scale` to the operator, which keeps them as they are (mapped from a file, perhaps) or
@@ -44,6 +44,7 @@ class Int8Linear(nn.Module):
         out_features: O.
         fine: round activations in two steps, to about 16 bits, for twice the arithmetic: for inputs
             of which a few outweigh all others.
+        bias: whether `bias` f32[O] is added.
         operator: what computes; chosen for this machine when None.
 
     Example:
@@ -55,15 +56,20 @@ class Int8Linear(nn.Module):
         [[2.0, 2.0]]
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_features: int,
         out_features: int,
         *,
         fine: bool = False,
+        bias: bool = False,
         operator: Int8Operator | None = None,
     ) -> None:
         super().__init__()
+        self._biased = bias
+        self.register_parameter("bias", _frozen(_nothing(out_features)) if bias else None)
         self.in_features, self.out_features, self.fine = in_features, out_features, fine
         self.operator = operator or choose_operator(in_features, out_features)
         self.training = False
@@ -83,18 +89,20 @@ class Int8Linear(nn.Module):
             )
         rows = hidden_states.reshape(-1, self.in_features).float()
         product = self.operator.multiply(rows, self._packed, fine=self.fine)
+        if self._biased:
+            assert self.bias is not None
+            product = product + self.bias
         return product.view(*hidden_states.shape[:-1], self.out_features).to(hidden_states.dtype)
 
     def unpacked(self) -> dict[str, Tensor]:
-        """Return `weight` i8[O,I] and `weight_scale` f32[O]; on `meta` while there are none."""
+        """Return `weight` i8[O,I], `weight_scale` f32[O] and `bias`; on `meta` without weights."""
+        bias = {} if self.bias is None else {"bias": self.bias.detach()}
         if self._packed is not None:
             weight, scale = self.operator.unpack(self._packed)
-            return {"weight": weight, "weight_scale": scale}
+            return {"weight": weight, "weight_scale": scale, **bias}
         shape = (self.out_features, self.in_features)
-        return {
-            "weight": torch.empty(shape, dtype=torch.int8, device="meta"),
-            "weight_scale": torch.empty(self.out_features, device="meta", dtype=torch.float32),
-        }
+        weight = torch.empty(shape, dtype=torch.int8, device="meta")
+        return {"weight": weight, "weight_scale": _nothing(self.out_features), **bias}
 
     def train(self, mode: bool = True) -> Int8Linear:
         """Stay in evaluation mode.
@@ -134,7 +142,7 @@ class Int8Linear(nn.Module):
         error_msgs: list[str],
     ) -> None:
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
-        shapes["weight_scale"] = (self.out_features,)
+        shapes |= dict.fromkeys(self._rows, (self.out_features,))
         names = {prefix + name for name in shapes}
         missing = sorted(names - state_dict.keys())
         missing_keys += missing
@@ -151,6 +159,13 @@ class Int8Linear(nn.Module):
                 )
         if tensors and not error_msgs and not tensors["weight"].is_meta:
             self._packed = self.operator.pack(tensors["weight"], tensors["weight_scale"])
+            if self.bias is not None:
+                self.bias = _frozen(tensors["bias"])
+
+    @property
+    def _rows(self) -> tuple[str, ...]:
+        """Names of the tensors f32[O]."""
+        return ("weight_scale",) if self.bias is None else ("weight_scale", "bias")
 
     def __getstate__(self) -> dict[str, Any]:
         """Describe the layer by plain tensors, for pickle and copies."""
@@ -207,7 +222,8 @@ class QuantizableModule(PretrainedModule[ConfigT]):
             )
         for name in linear_names(self):
             linear: Any = self.get_submodule(name)
-            self._replace(name, quantize_weight(linear.weight))
+            bias = {} if linear.bias is None else {"bias": linear.bias.detach().float()}
+            self._replace(name, quantize_weight(linear.weight) | bias)
         self.requires_grad_(False)
         return self.to(torch.float32).eval()
 
@@ -306,10 +322,10 @@ def linear_names(model: nn.Module) -> list[str]:
     """
     linears = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     for name, part in linears.items():
-        if type(part) not in _PLAIN or part.bias is not None:
-            kind = "has a bias" if type(part) in _PLAIN else f"is a {type(part).__name__}"
+        if type(part) not in _PLAIN:
             raise UnsupportedOperationError(
-                f"{name} {kind}, which cannot be quantised; merge adapters with merge_lora first."
+                f"{name} is a {type(part).__name__}, which cannot be quantised; merge adapters "
+                "with merge_lora first."
             )
     return list(linears)
 
@@ -319,7 +335,8 @@ def replace_linear(
 ) -> None:
     """Put an `Int8Linear` with this state, or without one, in the place of a linear layer."""
     linear: Any = model.get_submodule(name)
-    layer = Int8Linear(linear.in_features, linear.out_features, fine=fine)
+    biased = linear.bias is not None
+    layer = Int8Linear(linear.in_features, linear.out_features, fine=fine, bias=biased)
     if state is not None:
         layer.load_state_dict(state)
     owner, _, last = name.rpartition(".")
@@ -374,15 +391,18 @@ def _read_layer(
         weight = mapped
     else:
         weight = checkpoint.read(f"{name}.weight")
+    bias = {}
+    if f"{name}.bias" in checkpoint.state_dict:
+        bias["bias"] = _read_float(checkpoint, f"{name}.bias")
     if stored is None:
-        return quantize_weight(weight)
+        return quantize_weight(weight) | bias
     scale = checkpoint.state_dict[f"{name}.weight_scale"]
     if weight.dtype != torch.int8 or scale.dtype != torch.float32:
         raise CheckpointError(
             f"{checkpoint.path}: {name} must hold torch.int8 with scales torch.float32, not "
             f"{weight.dtype} with {scale.dtype}; save the model again."
         )
-    return {"weight": weight, "weight_scale": scale}
+    return {"weight": weight, "weight_scale": scale, **bias}
 
 
 def _load_others(model: nn.Module, checkpoint: Checkpoint, *, leave: set[str]) -> None:
@@ -406,14 +426,23 @@ def _leaves(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _lazy_layer(name: str, layer: Int8Linear) -> dict[str, LazyTensor]:
-    shape = (layer.out_features, layer.in_features)
-    weight, scale = f"{name}.weight", f"{name}.weight_scale"
-    return {
-        weight: LazyTensor(weight, shape, torch.int8, lambda: layer.unpacked()["weight"]),
-        scale: LazyTensor(
-            scale, shape[:1], torch.float32, lambda: layer.unpacked()["weight_scale"]
-        ),
-    }
+    def unpack(part: str) -> Callable[[], Tensor]:
+        return lambda: layer.unpacked()[part]
+
+    shape, weight = (layer.out_features, layer.in_features), f"{name}.weight"
+    found = {weight: LazyTensor(weight, shape, torch.int8, unpack("weight"))}
+    for part in layer._rows:
+        key = f"{name}.{part}"
+        found[key] = LazyTensor(key, shape[:1], torch.float32, unpack(part))
+    return found
+
+
+def _nothing(outputs: int) -> Tensor:
+    return torch.empty(outputs, device="meta", dtype=torch.float32)
+
+
+def _frozen(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)
 
 
 _NO_TRAINING = (

@@ -1,144 +1,38 @@
 """The sequence model: a text encoder and an image-token decoder (DalleBart).
 
 Knows token ids, not prompts or files. Source: `src/dalle_mini/model/modeling.py` of
-github.com/borisdayma/dalle-mini; the released architecture only (NormFormer, GLU, no biases in
-the projections, learned positions that start at 0).
+github.com/borisdayma/dalle-mini. Its switches are those of `TransformerConfig`; the defaults are
+the released architecture (NormFormer, GLU, no biases, learned positions that start at 0).
 
 Shapes: B prompts, R decoder rows, T text tokens, L image tokens, D width, V image vocabulary + 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LARGEST_SIZE, MOST_LAYERS, Config
-from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
-from ..foreign import show
+from ..config import Config
+from ..errors import InputError, InputTypeError, UnsupportedOperationError
 from ..kernels import Linear, few_rows
 from ._checks import check_ids, check_range
-from .attention import LAYER_NORM_EPS, BiasNorm
-from .blocks import DecoderLayer, EncoderLayer
+from .blocks import DecoderLayer
 from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text, text_ends
 from .compiled import CompiledStep, StaticCache
 from .int8 import QuantizableModule
 from .precision import Quantization
-from .pretrained import empty_embedding
+from .scaling import scale_initial
+from .towers import Decoder, Encoder
+from .transformer_config import TransformerConfig
+
+__all__ = ["Transformer", "TransformerConfig"]
 
 INIT_STD = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerConfig(Config):
-    """Sizes of the transformer; the defaults are DALL-E Mini's.
-
-    The image embedding and the head have `image_vocab_size + 1` rows; ids from the VQGAN's number
-    of codes up never stand for a picture, one of them is the start token.
-    """
-
-    text_vocab_size: int = 50264
-    image_vocab_size: int = 16384
-    image_length: int = 256
-    max_text_length: int = 64
-    d_model: int = 1024
-    encoder_layers: int = 12
-    decoder_layers: int = 12
-    encoder_attention_heads: int = 16
-    decoder_attention_heads: int = 16
-    encoder_ffn_dim: int = 2730
-    decoder_ffn_dim: int = 2730
-    decoder_start_token_id: int = 16384
-    scale_embedding: bool = False
-
-    def __post_init__(self) -> None:
-        self.check_types()
-        for name, value in self.to_dict().items():
-            lowest = 0 if name == "decoder_start_token_id" else 1
-            highest = MOST_LAYERS if name.endswith("_layers") else LARGEST_SIZE
-            if not isinstance(value, bool) and not lowest <= value <= highest:
-                bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
-                raise ConfigError(f"TransformerConfig.{name} must be {bound}, not {show(value)}.")
-        for side in ("encoder", "decoder"):
-            heads = getattr(self, f"{side}_attention_heads")
-            if self.d_model % heads:
-                raise ConfigError(
-                    f"d_model {self.d_model} must be a multiple of {side}_attention_heads {heads}."
-                )
-        if self.decoder_start_token_id > self.image_vocab_size:
-            raise ConfigError(
-                f"decoder_start_token_id {self.decoder_start_token_id} must be at most "
-                f"image_vocab_size {self.image_vocab_size}."
-            )
-
-
-class Encoder(nn.Module):
-    """The text side: embeddings, positions, layers, final norm."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        width, heads = config.d_model, config.encoder_attention_heads
-        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
-        self.embed_tokens = empty_embedding(config.text_vocab_size, width)
-        self.embed_positions = empty_embedding(config.max_text_length, width)
-        self.layernorm_embedding = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.layers = nn.ModuleList(
-            EncoderLayer(width, heads, config.encoder_ffn_dim) for _ in range(config.encoder_layers)
-        )
-        self.final_norm = BiasNorm(width)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map i64[B,T] with mask bool[B,T] to f[B,T,D]."""
-        hidden_states = self.embed_tokens(input_ids) * self.embed_scale
-        hidden_states = hidden_states + self.embed_positions.weight[: input_ids.shape[1]]
-        hidden_states = self.layernorm_embedding(hidden_states)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask[:, None, None, :])
-        normed: Tensor = self.final_norm(hidden_states)
-        return normed
-
-
-class Decoder(nn.Module):
-    """The image side: embeddings, positions, layers, final norm."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        width, heads = config.d_model, config.decoder_attention_heads
-        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
-        self.embed_tokens = empty_embedding(config.image_vocab_size + 1, width)
-        self.embed_positions = empty_embedding(config.image_length, width)
-        self.layernorm_embedding = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.layers = nn.ModuleList(
-            DecoderLayer(width, heads, config.decoder_ffn_dim) for _ in range(config.decoder_layers)
-        )
-        self.final_norm = BiasNorm(width)
-
-    def forward(self, input_ids: Tensor, encoder_output: EncoderOutput) -> Tensor:
-        """Map i64[B,L] (start token first) to f[B,L,D]."""
-        hidden_states = self.embed(input_ids, self.embed_positions.weight[: input_ids.shape[1]])
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, encoder_output)
-        normed: Tensor = self.final_norm(hidden_states)
-        return normed
-
-    def step(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Map the next tokens i64[R,S] of the cache's rows to f[R,S,D]; writes their positions."""
-        positions = cache.take_positions(self.embed_positions.weight, input_ids.shape[1])
-        hidden_states = self.embed(input_ids, positions)
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, DecoderLayer)
-            hidden_states = layer.step(hidden_states, cache, index)
-        normed: Tensor = self.final_norm(hidden_states)
-        return normed
-
-    def embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Embed i64[B,S] with f[S,D] or f[B,S,D] of their positions, giving f[B,S,D]."""
-        embedded = self.embed_tokens(input_ids) * self.embed_scale + positions
-        normed: Tensor = self.layernorm_embedding(embedded)
-        return normed
+PADDING = 1
+"""Id of `<pad>` in the vocabularies of the family."""
 
 
 class Transformer(QuantizableModule[TransformerConfig]):
@@ -168,14 +62,19 @@ class Transformer(QuantizableModule[TransformerConfig]):
             self.lm_head = Linear(config.d_model, config.image_vocab_size + 1)
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw weights from N(0, 0.02), as the original does; norms start as the identity."""
+        """Draw weights from N(0, 0.02), as the original does; norms start as the identity.
+
+        DeepNet's scaling and the beginning of sub-LN multiply those of values, outputs and
+        feed-forward blocks.
+        """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            elif "norm" in name:
+            elif "norm" in name or "head_scale" in name:
                 nn.init.ones_(parameter)
             else:
                 nn.init.normal_(parameter, std=INIT_STD, generator=generator)
+                scale_initial(name, parameter, self.config)
 
     def encode(self, tokens: TokenizedText) -> EncoderOutput:
         """Read prompts.
@@ -184,9 +83,10 @@ class Transformer(QuantizableModule[TransformerConfig]):
             tokens: input_ids i64[B,T] and attention_mask bool[B,T], T at most `max_text_length`.
 
         Returns:
-            hidden_states f[B,T,D] and the mask; T as `pad_text` makes it where quantised. In
-            float32 on the CPU and without gradients, no other prompt and no padding has a part in
-            the states of a prompt, down to the last digit.
+            hidden_states f[B,T,D] and the mask; T as `pad_text` makes it where quantised, and
+            `max_text_length` where `sinkhorn_iters` lets padding take part. In float32 on the CPU
+            and without gradients, no other prompt (and else no padding) has a part in the states
+            of a prompt, down to the last digit.
 
         Raises:
             InputTypeError: `tokens` is nothing like `TextTokens`.
@@ -195,10 +95,16 @@ class Transformer(QuantizableModule[TransformerConfig]):
         self._check_text(tokens)
         input_ids = tokens.input_ids.to(self.device)
         mask = tokens.attention_mask.to(self.device).bool()
+        reads_padding = self.config.sinkhorn_iters > 1
+        if reads_padding:  # so there is as much of it as in training, however much came
+            missing = (0, self.config.max_text_length - mask.shape[1])
+            input_ids = F.pad(input_ids, missing, value=PADDING)
+            mask = F.pad(mask, missing, value=False)
         with few_rows(input_ids.numel(), self.dtype, self.device):
             states: Tensor = self.encoder(input_ids, mask)
-            if self._reads_alone and not (len(mask) == 1 and bool(mask.all())):
-                for row, end in enumerate(text_ends(mask)):
+            if self._reads_alone and not (len(mask) == 1 and (reads_padding or bool(mask.all()))):
+                whole = [mask.shape[1]] * len(mask)
+                for row, end in enumerate(whole if reads_padding else text_ends(mask)):
                     one = slice(row, row + 1)
                     states[one, :end] = self.encoder(input_ids[one, :end], mask[one, :end])
         if self.quantization is not None:
@@ -363,7 +269,7 @@ class Transformer(QuantizableModule[TransformerConfig]):
             )
         self._check_image_ids(image_tokens)
         self._check_room(cache, count)
-        logits: Tensor = self.lm_head(self.decoder.step(image_tokens, cache))
+        logits: Tensor = self.lm_head(self.decoder(image_tokens, cache=cache))
         cache.advance(count)
         return logits
 
@@ -376,7 +282,7 @@ class Transformer(QuantizableModule[TransformerConfig]):
 
     def _predict(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Map i64[R] to logits f[R,V], unchecked: what `compile_decoding` compiles."""
-        logits: Tensor = self.lm_head(self.decoder.step(image_tokens[:, None], cache)[:, 0])
+        logits: Tensor = self.lm_head(self.decoder(image_tokens[:, None], cache=cache)[:, 0])
         return logits
 
     def compile_decoding(self, *, backend: str = "inductor") -> Self:

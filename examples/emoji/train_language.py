@@ -29,6 +29,7 @@ from dallemini import Pipeline, TextTokens, Tokenizer, Transformer
 from dallemini.models import TransformerConfig
 from dallemini.models.attention import attend
 from dallemini.models.blocks import DecoderLayer, EncoderLayer
+from dallemini.models.norms import normalize
 from dataset import COLORS, Emojis, caption, color_table, is_held_out, pair_label
 from train_transformer import (
     MAX_TEXT_LENGTH,
@@ -142,6 +143,8 @@ def student_of(teacher: Pipeline, tokenizer: Tokenizer) -> Transformer:
     student.load_state_dict(state, strict=False)
     for layer in student.encoder.layers[old.config.encoder_layers :]:
         assert isinstance(layer, EncoderLayer)
+        assert isinstance(layer.self_attn_post_norm, nn.LayerNorm)
+        assert layer.glu is not None
         layer.self_attn_post_norm.weight.mul_(0.05)
         layer.glu.out_proj.weight.mul_(0.05)
     now = tokenizer.backend
@@ -196,7 +199,7 @@ def answers(transformer: Transformer, tokens: TextTokens, queries: Tensor) -> li
         key, value = cross.project_states(read.hidden_states)
         query = queries[:, number].unflatten(2, (cross.heads, -1)).transpose(1, 2)
         seen = attend(query, key, value, mask=mask).transpose(1, 2).flatten(2)
-        told.append(layer.cross_attn_post_norm(cross.out_proj(seen)))
+        told.append(normalize(layer.cross_attn_post_norm, cross.out_proj(seen)))
     return told
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from dallemini.checkpoints import Claim
-from dallemini.checkpoints.dallebart import DalleBart, translate_config
+from dallemini.checkpoints.dallebart import RELEASED, DalleBart, translate_config
 from dallemini.checkpoints.formats import LazyCheckpoint
 from dallemini.errors import CheckpointError, ConfigError, MissingFileError, UnsupportedModelError
 from dallemini.hub.source import LocalSource, open_source
-from dallemini.models.transformer import Transformer
+from dallemini.models.transformer import Transformer, TransformerConfig
 from random_checkpoints import Leaf, config, leaf_shapes, nested, write_flax, write_transformer
 
 
@@ -49,7 +49,7 @@ def test_fields_are_those_of_the_configuration(folder: Path) -> None:
         "encoder_ffn_dim": 96,
         "decoder_ffn_dim": 96,
         "decoder_start_token_id": 128,
-        "scale_embedding": False,
+        **RELEASED,
     }
 
 
@@ -119,7 +119,7 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
 def test_folder_without_configuration_is_inferred(folder: Path) -> None:
     (folder / "config.json").unlink()
     inferred = read(folder).config
-    assert inferred == {
+    assert RELEASED | inferred == {
         **translate_config(config("tiny"), origin="x"),
         "encoder_attention_heads": 1,  # 64 per head
         "decoder_attention_heads": 1,
@@ -147,12 +147,12 @@ def test_absent_sizes_take_the_defaults_of_the_original() -> None:
         "encoder_ffn_dim": 4096,
         "decoder_ffn_dim": 4096,
         "decoder_start_token_id": 99,
-        "scale_embedding": False,
+        **RELEASED,
     }
 
 
 def test_values_without_effect_are_passed_over() -> None:
-    harmless = {"dropout": 0.1, "init_std": 0.01, "use_subln_init": True, "tau_init": 1}
+    harmless: dict[str, Any] = {"dropout": 0.1, "init_std": 0.01}
     harmless |= {"normalize_text": True, "activation_dropout": 0.0, "use_scan": False, "top_k": 50}
     assert translate_config(config("tiny") | harmless, origin="x") == translate_config(
         config("tiny"), origin="x"
@@ -170,38 +170,66 @@ def test_scaled_embeddings_are_kept() -> None:
     assert translate_config({"scale_embedding": True}, origin="x")["scale_embedding"] is True
 
 
+def test_switches_are_read() -> None:
+    asked: dict[str, Any] = {
+        "ln_positions": "subln",
+        "ln_type": "rmsnorm",
+        "use_glu": False,
+        "activation_function": "swish",
+        "tau_init": 1,
+        "sinkhorn_iters": 3,
+        "use_subln_init": True,
+    }
+    found = translate_config(config("tiny", **asked), origin="x")
+    assert {key: found[key] for key in asked} == asked | {"activation_function": "silu"}
+    assert {key: TransformerConfig().to_dict()[key] for key in RELEASED} == RELEASED
+
+
+def test_deepnet_as_a_position_means_postln_and_scaling() -> None:
+    found = translate_config({"ln_positions": "deepnet"}, origin="x")
+    assert (found["ln_positions"], found["use_deepnet_scaling"]) == ("postln", True)
+    told = {"ln_positions": "deepnet", "use_deepnet_scaling": False}
+    assert translate_config(told, origin="x")["use_deepnet_scaling"] is False
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "supported"),
+    ("key", "value", "message"),
     [
-        ("ln_positions", "postln", "'normformer'"),
-        ("ln_positions", "swinv2", "'normformer'"),
-        ("ln_positions", "deepnet", "'normformer'"),
-        ("ln_type", "rmsnorm", "'layernorm'"),
-        ("activation_function", "gelu_new", "'gelu'"),
-        ("use_glu", False, "True"),
-        ("use_bias", True, "False"),
-        ("use_head_scale", True, "False"),
-        ("head_scale", True, "False"),
-        ("force_ln_scale", True, "False"),
-        ("use_final_ln_encoder", False, "True"),
-        ("use_final_ln_decoder", False, "True"),
-        ("use_absolute_position_embeddings", False, "True"),
-        ("use_swin_position_embeddings", True, "False"),
-        ("use_cosine_attention", True, "False"),
-        ("use_deepnet_scaling", True, "False"),
-        ("use_alibi", True, "False"),
-        ("sinkhorn_iters", 2, "1"),
-        ("tie_word_embeddings", True, "False"),
+        ("ln_positions", "sandwich", "has ln_positions 'sandwich', but only 'normformer', 'preln'"),
+        ("ln_type", 3, "has ln_type 3, but only 'layernorm', 'rmsnorm' are known"),
+        ("activation_function", "tanh", "has activation_function 'tanh', but only 'gelu'"),
+        ("activation_function", None, "has activation_function None, but only 'gelu'"),
+        ("head_scale", True, "has head_scale True, but only False is"),
+        ("use_alibi", True, "has use_alibi True, but only False is supported: .* own code"),
+        ("tie_word_embeddings", True, "has tie_word_embeddings True, but only False is"),
     ],
 )
-def test_other_architectures_are_refused_with_both_values(
-    folder: Path, key: str, value: Any, supported: str
+def test_what_the_original_cannot_compute_is_refused_by_name(
+    folder: Path, key: str, value: Any, message: str
 ) -> None:
     (folder / "config.json").write_text(json.dumps(config("tiny") | {key: value}))
-    with pytest.raises(
-        UnsupportedModelError, match=f"has {key} {value!r}, but only {supported} is"
-    ):
+    with pytest.raises(UnsupportedModelError, match=message):
         DalleBart().detect(open_source(folder))
+
+
+def test_stacked_layers_that_differ_are_refused() -> None:
+    swin = config("tiny", ln_positions="swinv2")
+    with pytest.raises(UnsupportedModelError, match="use_scan True with ln_positions 'swinv2'"):
+        translate_config(swin, origin="x")
+    assert translate_config(swin | {"use_scan": False}, origin="x")["ln_positions"] == "swinv2"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("use_bias", 1, "x: use_bias must be true or false, not 1"),
+        ("sinkhorn_iters", 0, "x: sinkhorn_iters must be at least 1, not 0"),
+        ("tau_init", "small", "x: tau_init must be a number, not 'small'"),
+    ],
+)
+def test_switch_of_the_wrong_kind_is_refused(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        translate_config({key: value}, origin="x")
 
 
 @pytest.mark.parametrize("value", ["12", 1.5, -1, None, True])

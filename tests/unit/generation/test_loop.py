@@ -71,7 +71,7 @@ def always(token: int) -> Transformer:
     """A transformer whose logits always favour one id, by far."""
     transformer = tiny_transformer()
     with torch.no_grad():
-        transformer.decoder.final_norm.bias.fill_(20.0)
+        transformer.get_parameter("decoder.final_norm.bias").fill_(20.0)
         transformer.lm_head.weight -= transformer.lm_head.weight.mean(1, keepdim=True)
         transformer.lm_head.weight[token] = 1.0
     return transformer

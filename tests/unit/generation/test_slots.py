@@ -146,13 +146,13 @@ def test_a_beginning_is_read_in_one_pass(
     transformer: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    step = transformer.decoder.step
+    forward = transformer.decoder.forward
 
-    def noted(ids: Tensor, cache: DecoderCache) -> Tensor:
+    def noted(ids: Tensor, *, cache: DecoderCache) -> Tensor:
         sizes.append(ids.shape[1])
-        return step(ids, cache)
+        return forward(ids, cache=cache)
 
-    monkeypatch.setattr(transformer.decoder, "step", noted)
+    monkeypatch.setattr(transformer.decoder, "forward", noted)
     fixed = torch.full((LENGTH,), -1)
     fixed[:10] = 7
     alone(transformer, drawing(fixed=fixed))

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dallemini.models.attention import GLU, BiasNorm, CrossAttention, SelfAttention, attend
+from dallemini.models.attention import CrossAttention, SelfAttention, attend
+from dallemini.models.feed_forward import GLU
+from dallemini.models.norms import BiasNorm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -23,6 +25,10 @@ def filled(module: ModuleT) -> ModuleT:
     for index, parameter in enumerate(module.parameters()):
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(index))
     return module
+
+
+def inner_norm(name: str, width: int) -> BiasNorm | None:
+    return None if name == "norm_out" else BiasNorm(width)
 
 
 def test_bias_norm_is_a_layer_norm_without_scale() -> None:
@@ -76,8 +82,10 @@ def test_masked_text_does_not_show() -> None:
 
 
 def test_first_half_of_the_glu_is_the_activated_gate() -> None:
-    block, hidden_states = filled(GLU(8, 6)), randn(2, 3, 8)
+    block, hidden_states = filled(GLU(8, 6, norm=inner_norm)), randn(2, 3, 8)
     gate, value = block.in_proj.weight.split(6)
+    assert block.norm_in is not None
+    assert block.norm_mid is not None
     normed = block.norm_in(hidden_states)
     product = F.gelu(normed @ gate.T) * (normed @ value.T)
     expected = block.norm_mid(product) @ block.out_proj.weight.T

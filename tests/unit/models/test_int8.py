@@ -321,9 +321,19 @@ def test_quantize_refuses_adapters_and_changes_nothing() -> None:
     assert model.quantization is None
 
 
-def test_linear_layers_with_a_bias_are_refused() -> None:
-    with pytest.raises(UnsupportedOperationError, match="0 has a bias"):
-        linear_names(nn.Sequential(nn.Linear(2, 2)))
+def test_a_bias_is_added_in_float32_and_kept() -> None:
+    assert linear_names(nn.Sequential(nn.Linear(2, 2))) == ["0"]
+    weight, bias = torch.eye(2), torch.tensor([0.25, -3.0])
+    layer = Int8Linear(2, 2, bias=True)
+    assert layer.unpacked()["bias"].is_meta
+    layer.load_state_dict(quantize_weight(weight) | {"bias": bias})
+    again = copy.deepcopy(layer)
+    for one in (layer, again):
+        found = one(torch.tensor([[1.0, -1.0]]))
+        torch.testing.assert_close(found, torch.tensor([[1.25, -4.0]]), rtol=0, atol=0.02)
+        assert torch.equal(one.state_dict()["bias"], bias)
+    with pytest.raises(RuntimeError, match="bias"):
+        layer.load_state_dict(quantize_weight(weight))
 
 
 def test_quantized_model_refuses_training_and_stays_whole() -> None:

@@ -92,7 +92,7 @@ def test_random_weights_follow_from_the_seed_alone() -> None:
 def test_fresh_weights_have_the_scale_of_the_original() -> None:
     model = Transformer.from_config(TINY_TRANSFORMER)
     assert float(model.encoder.embed_tokens.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
-    assert bool((model.encoder.layernorm_embedding.weight == 1).all())
+    assert bool((model.get_parameter("encoder.layernorm_embedding.weight") == 1).all())
     assert not any(
         parameter.any() for name, parameter in model.named_parameters() if name.endswith("bias")
     )
