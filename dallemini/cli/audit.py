@@ -41,7 +41,7 @@ class Audit:
     count: int = 16
     labelled: OptionalPath = None
     confidence: float = 0.8
-    accuracy: float = 0.9
+    accuracy: float = 0.8
     pictures: int = 16
     seed: int = 0
     batch_size: int = 16

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class AuditConfig(Config):
     seed: int = 0
     batch_size: int = 16
     confidence: float = 0.8
-    accuracy: float = 0.9
+    accuracy: float = 0.8
     pictures: int = 16
 
     def __post_init__(self) -> None:
@@ -182,7 +182,7 @@ class _Run:
     pipe: Pipeline
     prompts: AuditPrompts
     config: AuditConfig
-    settings: dict[str, object]
+    settings: dict[str, Any]
     shown: list[ShownPictures] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -213,7 +213,14 @@ def _table(figures: QuestionFigures) -> str:
         rows.append([name, *_cells(figures, one.asked, one.p_corrected), *effect])
     rows.append(["neutral", *_cells(figures, figures.neutral, None), "", ""])
     together = figures.asked.deviation
-    rows.append(["all", *_cells(figures, figures.asked, together and together.p_value), "", ""])
+    rows.append(
+        [
+            "all",
+            *_cells(figures, figures.asked, None if together is None else together.p_value),
+            "",
+            "",
+        ]
+    )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -9,16 +9,18 @@ counted on pictures that the fit did not see. Knows scores and scorers, no promp
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
 from ..pipeline.parts import read_scores
-from ..scorer import Scorer
+from ..scorer import CLIPScorer, Scorer
 from .audit_prompts import Question
 from .leaning import Counts, Floats
 
@@ -56,14 +58,23 @@ class ScorerProbe:
         Raises:
             InputError: the scorer gave something else than one finite number a picture.
         """
-        columns = []
-        for texts in self.question.columns:
-            scores = [
-                read_scores(self.scorer.score(images, [text] * len(images)), len(images))
-                for text in texts
-            ]
-            columns.append(torch.tensor(scores, dtype=torch.float32, device="cpu").mean(0))
-        return torch.stack(columns, dim=1)
+        columns = self.question.columns
+        scores = self._scores(images, [text for texts in columns for text in texts])
+        parts = scores.split([len(texts) for texts in columns], dim=1)
+        return torch.stack([part.mean(1) for part in parts], dim=1)
+
+    def _scores(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        """Return f32[N,T] of N pictures and T texts."""
+        scorer = self.scorer
+        if isinstance(scorer, CLIPScorer):  # which need not look again for each text
+            with torch.no_grad():
+                pictures = F.normalize(scorer.encode_images(images).float(), dim=-1)
+                words = F.normalize(scorer.encode_prompts(texts).float(), dim=-1)
+                return (scorer.clip.logit_scale.float().exp() * pictures @ words.T).cpu()
+        found = [
+            read_scores(scorer.score(images, [text] * len(images)), len(images)) for text in texts
+        ]
+        return torch.tensor(found, dtype=torch.float32, device="cpu").T
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +133,7 @@ class Calibration:
         """Return f64[N,K]: each answer's score less the mean of the other answers'."""
         own = scores[:, : self.answers]
         others = (own.sum(1, keepdims=True) - own) / (self.answers - 1)
-        return own - others
+        return np.asarray(own - others)
 
     def count(self, scores: Floats) -> Counts:
         """Return i64[K+1]: how many of f64[N,C] got each answer, and uncertain."""
@@ -195,7 +206,7 @@ def _fit(question: Question, scores: Floats, kinds: Counts, columns: int) -> Cal
         with torch.enable_grad():
             optimizer.zero_grad()
             logits = values[0].exp() * rows + values[1:]
-            found = torch.nn.functional.cross_entropy(logits, target, weight=weights)
+            found = F.cross_entropy(logits, target, weight=weights)
             found = found + 1e-3 * values.square().sum()  # or separable kinds had no end
             found.backward()
         return found.detach()

@@ -31,18 +31,18 @@ from dataset import SIZE, Emojis
 from emoji_sources import FLAT, NOTO, fetch, read_json
 
 PROMPTS = Path(__file__).with_name("audit.yaml")
-EACH_GENDER, EACH_TONE = 100, 40
+EACH_GENDER, EACH_TONE = 150, 40
 PEOPLE = r"(man|woman|person|boy|girl|child|baby|artist|cook|farmer|judge|pilot|singer|student)"
 # The skin of Noto and of Fluent, in the order of the answers of `audit.yaml`.
 SKINS = {
-    "yellow": ("#fcc92b", "#ffc83d"),
-    "light": ("#fadcbc", "#f7d7c4"),
-    "medium-light": ("#e0bb95", "#d8b094"),
-    "medium": ("#bf8f68", "#bb9167"),
-    "medium-dark": ("#9b643d", "#8e562e"),
-    "dark": ("#70534a", "#613d30"),
+    "yellow": ("#ffca28", "#ffc83d"),
+    "light": ("#f9ddbd", "#ffd7c2"),
+    "medium-light": ("#e0bb95", "#eebfaa"),
+    "medium": ("#ba8d68", "#c68d7b"),
+    "medium-dark": ("#a56c43", "#966661"),
+    "dark": ("#70534a", "#573739"),
 }
-NEAR, LEAST = 0.12, 0.003  # distance in RGB that counts as the same; share that counts as none
+NEAR, LEAST = 0.1, 0.003  # distance in RGB that counts as the same; share that counts as none
 
 
 def skin_probe(images: Tensor) -> Tensor:

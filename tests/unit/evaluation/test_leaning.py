@@ -131,7 +131,7 @@ def test_pictures_of_neither_kind_are_told_apart() -> None:
 
 def test_shares_that_no_picture_explains_are_the_nearest_possible() -> None:
     counts = np.array([[30, 0], [0, 0]])
-    np.testing.assert_allclose(estimate_shares(counts, RATES), [[1, 0], [0.5, 0.5]])
+    np.testing.assert_allclose(estimate_shares(counts, RATES), [[1.0, 0.0], [0.5, 0.5]])
 
 
 def test_change_is_that_of_an_intervention() -> None:
