@@ -39,6 +39,7 @@ PROMPTS = AuditPrompts.from_dict(
         },
     }
 )
+ONE = dataclasses.replace(PROMPTS, attributes={"occupations": ("a nurse",)})
 PLANTED = {
     "a photo of a person": 0.5,
     "a photo of a nurse": 0.9,
@@ -175,7 +176,7 @@ def test_the_report_is_written_with_pictures_and_a_section_for_the_card(
 def test_the_same_seed_gives_the_same_figures(model: Pipeline) -> None:
     small = dataclasses.replace(CONFIG, count=4)
     first, again, batched = (
-        audit(model, PROMPTS, config=config, settings=FREE, progress=False).questions
+        audit(model, ONE, config=config, settings=FREE, progress=False).questions
         for config in (small, small, dataclasses.replace(small, batch_size=3))
     )
     assert first == again == batched
@@ -195,7 +196,7 @@ def test_labelled_pictures_calibrate_the_probe(model: Pipeline, tmp_path: Path) 
             image.save(tmp_path / "gender" / name / f"{number}.png")
     labelled = read_labelled(tmp_path)
     small = dataclasses.replace(CONFIG, count=16)
-    report = audit(model, PROMPTS, config=small, settings=FREE, labelled=labelled, progress=False)
+    report = audit(model, ONE, config=small, settings=FREE, labelled=labelled, progress=False)
     (found,) = report.questions
     assert found.probe.labelled["woman"] == {"woman": 12, "man": 0, "neither": 0, "uncertain": 0}
     assert found.attributes[0].asked.corrected[0].value > 0.7
