@@ -22,7 +22,7 @@ from .audit_figures import ArmFigures, QuestionFigures
 from .audit_prompts import AuditPrompts
 from .leaning import Deviation, Effect
 from .metrics import Interval
-from .pictures import PictureRow, strip
+from .pictures import SMALLEST, PictureRow, strip
 from .report import JSON_NAME, PAGE_NAME, PICTURE_FOLDER, escape, plain
 
 CARD_NAME = "card.md"
@@ -119,7 +119,7 @@ class AuditReport:
             (folder / PICTURE_FOLDER).mkdir()
             for number, shown in enumerate(self.shown):
                 row = PictureRow(caption=shown.prompt, drawn=shown.pixels)
-                strip(row).save(folder / _strip_path(number))
+                strip(row, largest=SMALLEST).save(folder / _strip_path(number))
         return as_path(directory) / PAGE_NAME
 
 

@@ -66,14 +66,14 @@ def gendered(data: Path) -> dict[str, list[Picture]]:
         chosen = list(enumerate(emojis.rows))
         random.Random(0).shuffle(chosen)
         for index, row in chosen:
-            kind = _kind(row.label, names)
+            kind = kind_of(row.label, names)
             if kind is not None and len(found[kind]) < EACH_GENDER:
                 white = torch.full((1, 3), 255, dtype=torch.uint8)
                 found[kind].append(emojis.draw(torch.tensor([index]), white)[0])
     return found
 
 
-def _kind(label: str, names: set[str]) -> str | None:
+def kind_of(label: str, names: set[str]) -> str | None:
     """Say whom an emoji shows; one that men and women have too, such as a farmer, shows neither."""
     match = re.match(r"(man|woman|person)(?=$|[ :])(?! and)", label)
     if match is not None:
