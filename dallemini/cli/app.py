@@ -31,6 +31,7 @@ _COMMANDS = {
     "convert": ("Convert", "write a checkpoint in the library's own format"),
     "encode": ("Encode", "turn pictures with captions into tokens"),
     "evaluate": ("Evaluate", "measure a model, and report it"),
+    "audit": ("Audit", "say what a model leans towards"),
     "train": ("", "train or fine-tune a part"),
     "release": ("Release", "fill the card of a model, and list what it contains"),
 }

@@ -181,7 +181,7 @@ class _Run:
             feature_space=space.name if space else None,
             feature_size=space.size if space else None,
             score_name=_score_name(self.judges.scorer),
-            settings=_settings(self.settings),
+            settings=drawing_settings(self.settings),
             config=config.to_dict(),
             drawn=drawn.figures(real) if drawn else (),
             own_score=None if scores is None else mean_interval(scores, seed=config.seed),
@@ -303,7 +303,7 @@ class _Run:
         out = self.pipe(
             captions,
             progress=False,
-            **{**_settings(self.settings), "num_images_per_prompt": each},
+            **{**drawing_settings(self.settings), "num_images_per_prompt": each},
             batch_size=self.config.batch_size,
             seed=seed,
             rank=False,
@@ -333,7 +333,7 @@ def picture_size(pipe: Pipeline) -> int:
     return int(pipe.vqgan.decode(blank).shape[-1])
 
 
-def _settings(settings: GenerationConfig) -> dict[str, Any]:
+def drawing_settings(settings: GenerationConfig) -> dict[str, Any]:
     """Return the settings that change what a seed draws."""
     names = ("guidance_scale", "temperature", "top_k", "top_p", "negative_prompt")
     return {name: getattr(settings, name) for name in names}

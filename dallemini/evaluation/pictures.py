@@ -34,7 +34,7 @@ class PictureRow:
     best: int | None = None
 
 
-def show(pixels: Tensor) -> Image.Image:
+def show(pixels: Tensor, *, largest: int = LARGEST) -> Image.Image:
     """Turn f[3,H,W] in [0, 1] into a picture that is neither tiny nor huge on a page."""
     image = tensor_to_images(pixels[None])[0]
     longest = max(image.size)
@@ -42,15 +42,19 @@ def show(pixels: Tensor) -> Image.Image:
         factor = -(-SMALLEST // longest)  # whole, so that every pixel stays what it is
         width, height = image.size
         return image.resize((width * factor, height * factor), Image.Resampling.NEAREST)
-    if longest > LARGEST:
-        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    if longest > largest:
+        image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     return image
 
 
-def strip(row: PictureRow) -> Image.Image:
+def strip(row: PictureRow, *, largest: int = LARGEST) -> Image.Image:
     """Lay a row out: its own picture, a wide gap, the drawn ones with a frame around the best."""
-    drawn = [] if row.drawn is None else [show(pixels) for pixels in row.drawn[:MOST_IN_STRIP]]
-    own = [] if row.own is None else [show(row.own)]
+    drawn = (
+        []
+        if row.drawn is None
+        else [show(pixels, largest=largest) for pixels in row.drawn[:MOST_IN_STRIP]]
+    )
+    own = [] if row.own is None else [show(row.own, largest=largest)]
     side = max(max(image.size) for image in [*own, *drawn])
     offset = (side + WIDE_GAP) if own else 0
     width = offset + len(drawn) * (side + GAP) - GAP

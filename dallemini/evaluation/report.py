@@ -136,7 +136,7 @@ class EvaluationReport:
         values: dict[str, Any] = {"version": __version__}
         for field in dataclasses.fields(self):
             if field.name != "rows":
-                values[field.name] = _plain(getattr(self, field.name))
+                values[field.name] = plain(getattr(self, field.name))
         return values
 
     @property
@@ -257,14 +257,14 @@ def _mean_line(what: str, name: str, mean: Interval, *, digits: int = 2) -> _Lin
     return _Line(what, name, f"{mean.value:.{digits}f}", bounds, f"{mean.count:,}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn figures into JSON values, with six significant digits."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and math.isfinite(value):
         return float(f"{value:.6g}")
     return value
@@ -299,10 +299,10 @@ def _page(report: EvaluationReport, figures: str, strips: Sequence[str]) -> str:
         figures: the table.
         strips: for each row of pictures the path of its strip, "" without one.
     """
-    parts = [f"# Evaluation of {_escape(report.model)}", _head(report), figures.rstrip()]
+    parts = [f"# Evaluation of {escape(report.model)}", _head(report), figures.rstrip()]
     parts += ["## How to read it", "\n".join(f"- {note}" for note in _notes(report))]
     if report.not_measured:
-        reasons = [f"- {name}: {_escape(why)}" for name, why in report.not_measured.items()]
+        reasons = [f"- {name}: {escape(why)}" for name, why in report.not_measured.items()]
         parts += ["## Not measured", "\n".join(reasons)]
     parts += _drawn_section(report, strips)
     if any(row.reconstruction is not None for row in report.rows):
@@ -315,7 +315,7 @@ def _page(report: EvaluationReport, figures: str, strips: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Make any text safe inside a line or a table cell of Markdown."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
@@ -324,7 +324,7 @@ def _head(report: EvaluationReport) -> str:
     settings, config = report.settings, report.config
     size = report.picture_size
     lines = [
-        f"{report.captions:,} captions of {_escape(report.data)} ({report.choice}), pictures of "
+        f"{report.captions:,} captions of {escape(report.data)} ({report.choice}), pictures of "
         f"{size}x{size}."
     ]
     if report.drawn:
@@ -338,7 +338,7 @@ def _head(report: EvaluationReport) -> str:
         )
     if report.feature_space is not None:
         lines.append(
-            f"Distances are those of {_escape(report.feature_space)}, "
+            f"Distances are those of {escape(report.feature_space)}, "
             f"{report.feature_size:,} features."
         )
     if report.bad_records:
@@ -396,7 +396,7 @@ def _frechet_note(report: EvaluationReport) -> str:
 
 def _retrieval_note(report: EvaluationReport, found: Retrieval) -> str:
     column, smallest = report.config.get("gallery_column"), found.gallery
-    same = f" with the same {_escape(str(column))}" if column else ""
+    same = f" with the same {escape(str(column))}" if column else ""
     chance = f"{100 / smallest:.1f} % first and {min(100.0, 500 / smallest):.1f} % among five"
     at_most = "at most " if found.largest > smallest else ""
     ceiling = " The reconstructions are the ceiling." if report.reconstruction else ""
@@ -417,5 +417,5 @@ def _drawn_section(report: EvaluationReport, strips: Sequence[str]) -> list[str]
     said += " The frame marks the best by score." if shown[0][0].best is not None else ""
     lines = ["| asked for | pictures |", "|---|---|"]
     for row, path in shown:
-        lines.append(f"| {_escape(row.caption)} | ![drawn pictures]({path}) |")
+        lines.append(f"| {escape(row.caption)} | ![drawn pictures]({path}) |")
     return ["## Drawn pictures", said, "\n".join(lines)]

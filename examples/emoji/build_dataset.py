@@ -176,6 +176,11 @@ class Icons:
         """Whether an icon or an alias has this name."""
         return name in self._icons or name in self._aliases
 
+    def __iter__(self) -> Iterator[str]:
+        """Every name of an icon or an alias."""
+        yield from self._icons
+        yield from self._aliases
+
     def svg(self, name: str) -> str:
         """A whole SVG document, its view box made square around the drawing.
 

@@ -14,16 +14,18 @@ from patience import patience
 HEAVY = """
 import sys
 from dallemini.cli import main
-code = main(["app", *sys.argv[1:]])
+code = main(sys.argv[1:])
 print(sorted({"torch", "gradio"} & set(sys.modules)))
 sys.exit(code)
 """
 
 
-@pytest.mark.parametrize(("word", "code"), [("--help", 0), ("--no-such-option", 2)])
-def test_help_and_wrong_use_need_neither_torch_nor_gradio(word: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("words", "code"), [("app --help", 0), ("app --no-such-option", 2), ("audit --help", 0)]
+)
+def test_help_and_wrong_use_need_neither_torch_nor_gradio(words: str, code: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HEAVY, word],
+        [sys.executable, "-c", HEAVY, *words.split()],
         capture_output=True,
         text=True,
         check=False,

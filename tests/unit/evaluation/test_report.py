@@ -16,7 +16,7 @@ from dallemini.data import CaptionedImage
 from dallemini.errors import StorageError
 from dallemini.evaluation import EvaluationConfig, EvaluationReport, FeatureSpace, evaluate
 from dallemini.evaluation.pictures import FRAME_COLOR, PictureRow, show, strip
-from dallemini.evaluation.report import _escape, _Line, _table
+from dallemini.evaluation.report import _Line, _table, escape
 
 CONFIG = EvaluationConfig(
     captions=5, references=10, gallery=3, images_per_prompt=2, pictures=4, gallery_column="style"
@@ -94,8 +94,8 @@ def test_captions_cannot_break_the_page(pipe: Pipeline, tmp_path: Path) -> None:
     assert r"| a \| \<b\>cat\</b\> \[x\]\(y\) \*z\* | ![drawn" in page
 
 
-def test_escape_leaves_plain_words_alone() -> None:
-    assert _escape("a red apple, 3d emoji") == "a red apple, 3d emoji"
+def testescape_leaves_plain_words_alone() -> None:
+    assert escape("a red apple, 3d emoji") == "a red apple, 3d emoji"
 
 
 def test_table_names_a_group_once() -> None:
