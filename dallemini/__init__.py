@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .generation.watermark import Watermark
     from .images import image_to_tensor
     from .models.clip import CLIP
+    from .models.image_tokenizer import ImageTokenizer
     from .models.transformer import Transformer
     from .models.upscaler import Upscaler
     from .models.vqgan import VQGAN
@@ -42,6 +43,7 @@ __all__ = [
     "GenerationOutput",
     "GenerationProgress",
     "GenerationStep",
+    "ImageTokenizer",
     "Pipeline",
     "TextTokens",
     "Tokenizer",
@@ -63,6 +65,7 @@ _PLACES = {
     "GenerationOutput": "pipeline.outputs",
     "GenerationProgress": "pipeline.progress",
     "GenerationStep": "pipeline.outputs",
+    "ImageTokenizer": "models.image_tokenizer",
     "Pipeline": "pipeline.pipeline",
     "TextTokens": "text.tokenizer",
     "Tokenizer": "text.tokenizer",

@@ -9,16 +9,14 @@ Shapes: B prompts, R decoder rows, T text tokens, L image tokens, D width, V ima
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LARGEST_SIZE, MOST_LAYERS, Config
-from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
-from ..foreign import show
+from ..config import Config
+from ..errors import InputError, InputTypeError, UnsupportedOperationError
 from ..kernels import Linear, few_rows
 from ._checks import check_ids, check_range
 from .attention import LAYER_NORM_EPS, BiasNorm
@@ -28,51 +26,9 @@ from .compiled import CompiledStep, StaticCache
 from .int8 import QuantizableModule
 from .precision import Quantization
 from .pretrained import empty_embedding
+from .transformer_config import TransformerConfig
 
 INIT_STD = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerConfig(Config):
-    """Sizes of the transformer; the defaults are DALL-E Mini's.
-
-    The image embedding and the head have `image_vocab_size + 1` rows; ids from the VQGAN's number
-    of codes up never stand for a picture, one of them is the start token.
-    """
-
-    text_vocab_size: int = 50264
-    image_vocab_size: int = 16384
-    image_length: int = 256
-    max_text_length: int = 64
-    d_model: int = 1024
-    encoder_layers: int = 12
-    decoder_layers: int = 12
-    encoder_attention_heads: int = 16
-    decoder_attention_heads: int = 16
-    encoder_ffn_dim: int = 2730
-    decoder_ffn_dim: int = 2730
-    decoder_start_token_id: int = 16384
-    scale_embedding: bool = False
-
-    def __post_init__(self) -> None:
-        self.check_types()
-        for name, value in self.to_dict().items():
-            lowest = 0 if name == "decoder_start_token_id" else 1
-            highest = MOST_LAYERS if name.endswith("_layers") else LARGEST_SIZE
-            if not isinstance(value, bool) and not lowest <= value <= highest:
-                bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
-                raise ConfigError(f"TransformerConfig.{name} must be {bound}, not {show(value)}.")
-        for side in ("encoder", "decoder"):
-            heads = getattr(self, f"{side}_attention_heads")
-            if self.d_model % heads:
-                raise ConfigError(
-                    f"d_model {self.d_model} must be a multiple of {side}_attention_heads {heads}."
-                )
-        if self.decoder_start_token_id > self.image_vocab_size:
-            raise ConfigError(
-                f"decoder_start_token_id {self.decoder_start_token_id} must be at most "
-                f"image_vocab_size {self.image_vocab_size}."
-            )
 
 
 class Encoder(nn.Module):

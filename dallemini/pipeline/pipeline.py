@@ -36,7 +36,6 @@ from .outputs import GenerationOutput, GenerationStep
 from .parts import (
     GENERATION_CONFIG_NAME,
     OLDER_FILES,
-    ImageTokenizer,
     Parts,
     PartsLoader,
     check_kinds,
@@ -45,6 +44,7 @@ from .parts import (
     choose_weights,
     write_index,
 )
+from .pixels import ImageTokenizerLike
 from .progress import Callback, Meter
 from .sketch import Sketch, Sketcher
 
@@ -57,7 +57,7 @@ class Pipeline(Detecting, Editing, Loadable):
     Args:
         tokenizer: prompts to ids.
         transformer: ids to image tokens.
-        vqgan: image tokens to pixels; any `ImageTokenizer`.
+        vqgan: image tokens to pixels; any `ImageTokenizer`, or a class with its members.
         scorer: ranks pictures and chooses among candidates. `rank=True` needs one; without it
             candidates are chosen by how much likelier their prompt makes their tokens.
         upscaler: makes the finished pictures larger where `upscale=` asks for it; any
@@ -84,7 +84,7 @@ class Pipeline(Detecting, Editing, Loadable):
         *,
         tokenizer: Tokenizer,
         transformer: Transformer,
-        vqgan: ImageTokenizer,
+        vqgan: ImageTokenizerLike,
         scorer: Scorer | None = None,
         upscaler: ImageUpscaler | None = None,
         config: GenerationConfig | None = None,
@@ -115,7 +115,7 @@ class Pipeline(Detecting, Editing, Loadable):
         device: str | torch.device = "cpu",
         dtype: Precision | Mapping[str, Precision] | None = None,
         quantization: Quantization | None = None,
-        vqgan: ImageTokenizer | None = None,
+        vqgan: ImageTokenizerLike | None = None,
         scorer: Scorer | None = None,
         upscaler: ImageUpscaler | None = None,
     ) -> Self:
@@ -356,10 +356,11 @@ class Pipeline(Detecting, Editing, Loadable):
             config=self.config.override(**overrides),
             sampler=sampler,
         )
-        return mark_request(request, watermark, self.vqgan)
+        columns = self.transformer.config.grid[1]
+        return mark_request(request, watermark, self.vqgan, columns=columns)
 
     def _sketcher(self, config: GenerationConfig) -> Sketcher:
-        return Sketcher(config, self.vqgan, self.transformer.config.image_length)
+        return Sketcher(config, self.vqgan, self.transformer.config.grid)
 
     def _call(
         self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
@@ -437,7 +438,7 @@ class Pipeline(Detecting, Editing, Loadable):
         parts = {name: part for name, part in self._parts().items() if part is not None}
         for name, part in parts.items():
             part.save_pretrained(directory / name)
-        write_index(directory, parts)
+        write_index(directory, {name: type(part).__name__ for name, part in parts.items()})
         self.config.save(directory / GENERATION_CONFIG_NAME)
         name = Path(self.name).name if Path(self.name).exists() else self.name
         summary = f"A text-to-image pipeline for dallemini, saved from `{name}`."

@@ -113,8 +113,8 @@ def test_public_names_are_these() -> None:
     assert dallemini.__all__ == [
         *("CLIP", "VQGAN", "Blend", "C2PASigner"),
         *("CLIPScorer", "Detection", "GenerationConfig", "GenerationOutput", "GenerationProgress"),
-        *("GenerationStep", "Pipeline", "TextTokens", "Tokenizer", "Transformer", "Upscaler"),
-        *("Watermark", "__version__", "image_to_tensor"),
+        *("GenerationStep", "ImageTokenizer", "Pipeline", "TextTokens", "Tokenizer", "Transformer"),
+        *("Upscaler", "Watermark", "__version__", "image_to_tensor"),
     ]
 
 
