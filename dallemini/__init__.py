@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .generation.watermark import Watermark
     from .images import image_to_tensor
     from .models.clip import CLIP
+    from .models.image_tokenizer import ImageTokenizer
     from .models.transformer import Transformer
     from .models.upscaler import Upscaler
     from .models.vqgan import VQGAN
@@ -49,6 +50,7 @@ __all__ = [
     "GenerationOutput",
     "GenerationProgress",
     "GenerationStep",
+    "ImageTokenizer",
     "PictureSafetyChecker",
     "Pipeline",
     "SafetyChecker",
@@ -75,6 +77,7 @@ _PLACES = {
     "GenerationOutput": "pipeline.outputs",
     "GenerationProgress": "pipeline.progress",
     "GenerationStep": "pipeline.outputs",
+    "ImageTokenizer": "models.image_tokenizer",
     "PictureSafetyChecker": "safety",
     "Pipeline": "pipeline.pipeline",
     "SafetyChecker": "safety",

@@ -202,7 +202,7 @@ class CLIPScorer(Loadable):
 def preprocess(images: Tensor, config: CLIPConfig) -> Tensor:
     """Resize, crop and normalise as the released models' preprocessing does with PIL images.
 
-    Bicubic with antialiasing to `image_size` on the short side, centre crop, mean and deviation.
+    Bicubic with antialiasing until it covers `image_size`, centre crop, mean and deviation.
     The picture is rounded to 256 levels before and after each pass, as in PIL, whose result is met
     almost always exactly.
 
@@ -211,11 +211,10 @@ def preprocess(images: Tensor, config: CLIPConfig) -> Tensor:
         config: of the CLIP model.
 
     Returns:
-        f32[N,3,S,S], normalised.
+        f32[N,3,H,W] of `config.size`, normalised.
     """
-    size, (height, width) = config.image_size, images.shape[-2:]
-    short = min(height, width)
-    new_height, new_width = int(size * height / short), int(size * width / short)
+    height, width = images.shape[-2:]
+    new_height, new_width = _covering(config, height, width)
     levels = images.float().mul(255).round()
     # Pillow 13 resizes tall pictures vertically first; the order shows in the rounding.
     vertical_first = height - new_height > max(0, 2 * (width - new_width))
@@ -224,10 +223,20 @@ def preprocess(images: Tensor, config: CLIPConfig) -> Tensor:
         if target != tuple(levels.shape[-2:]):
             levels = F.interpolate(levels, target, mode="bicubic", antialias=True)
             levels = levels.add(0.5).floor().clamp(0, 255)
-    top, left = (_margin(extent - size, config) for extent in (new_height, new_width))
-    levels = levels[..., top : top + size, left : left + size]
+    down, across = config.size
+    top, left = _margin(new_height - down, config), _margin(new_width - across, config)
+    levels = levels[..., top : top + down, left : left + across]
     mean, std = (levels.new_tensor(values) for values in (config.image_mean, config.image_std))
     return (levels / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def _covering(config: CLIPConfig, height: int, width: int) -> tuple[int, int]:
+    """Return the height and width that a picture gets before it is cropped."""
+    (down, across), short = config.size, min(height, width)
+    if down == across:
+        return int(down * height / short), int(down * width / short)
+    ratio = min(height / down, width / across)  # rounded, as open_clip does here
+    return round(height / ratio), round(width / ratio)
 
 
 def _margin(excess: int, config: CLIPConfig) -> int:

@@ -118,11 +118,11 @@ class Page:
         return buttons, chosen
 
     def _add_more(self) -> Fields:
-        limits, config, side = self.studio.limits, self.studio.pipe.config, self.studio.side
+        limits, config, own = self.studio.limits, self.studio.pipe.config, self.studio.size
         scale: Any = config.guidance_scale  # a schedule ends in its last number
         guidance = scale[-1] if isinstance(scale, tuple) else scale
         candidates = min(config.candidates, limits.max_candidates)
-        sizes = [(f"{name} ({side * w}×{side * h})", name) for name, (w, h) in SHAPES.items()]
+        sizes = [(f"{name} ({own[0] * w}×{own[1] * h})", name) for name, (w, h) in SHAPES.items()]
         return {
             "guidance_scale": gr.Slider(
                 0, 20, guidance, step=0.5, label="Guidance",
@@ -175,7 +175,7 @@ class Page:
 
     def _add_extending(self) -> None:
         unit = self.studio.unit
-        most = self.studio.side
+        most = max(self.studio.size)
         with gr.Tab("Extend", id="extend"), gr.Row():
             with gr.Column(min_width=320):
                 image = self._add_picture("extend")

@@ -6,7 +6,6 @@ pictures pass through `Order.finish`, which is the place for what is to be done 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self, Unpack
@@ -116,8 +115,9 @@ class Order:
     def pictures(self) -> list[CanvasPicture]:
         """All of them, to be drawn once."""
         request, sketch = self.request, self.sketch
-        side = math.isqrt(self.pipe.transformer.config.image_length)
-        canvas = Canvas(height=side, width=side, side=side) if sketch is None else sketch.canvas
+        grid = self.pipe.transformer.config.grid
+        canvas = Canvas(height=grid[0], width=grid[1], side=grid)
+        canvas = canvas if sketch is None else sketch.canvas
         drawings = request.drawings
         if sketch is not None:
             drawings = tuple(sketch.draw_on(drawing) for drawing in drawings)

@@ -5,7 +5,6 @@ Knows the pipeline and files; neither pages nor sessions.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -76,9 +75,9 @@ class Studio:
         self._folder = folder
 
     @property
-    def side(self) -> int:
-        """Pixels along each side of the model's own pictures."""
-        return self._grid * self.unit
+    def size(self) -> tuple[int, int]:
+        """Width and height of the model's own pictures."""
+        return self._grid[1] * self.unit, self._grid[0] * self.unit
 
     @cached_property
     def unit(self) -> int:
@@ -87,8 +86,8 @@ class Studio:
             return token_size(self.pipe.vqgan, self._grid)
 
     @property
-    def _grid(self) -> int:
-        return math.isqrt(self.pipe.transformer.config.image_length)
+    def _grid(self) -> tuple[int, int]:
+        return self.pipe.transformer.config.grid
 
     def draw(self, wish: Wish) -> Iterator[Look]:
         """Draw pictures of a prompt; drop the iterator to cancel.
@@ -97,7 +96,7 @@ class Studio:
             DalleMiniError: the wish is beyond the limits or no good.
         """
         wish = wish.check(self.limits)
-        settings: Any = {**wish.overrides(self.side), "every": self._every(wish)}
+        settings: Any = {**wish.overrides(self.size), "every": self._every(wish)}
         return self._run(wish, lambda told: self.pipe.stream(wish.prompt, **settings, **told))
 
     def _every(self, wish: Wish) -> int:
@@ -136,8 +135,9 @@ class Studio:
         Raises:
             DalleMiniError: the wish is beyond the limits, or the picture or a number no good.
         """
-        if not all(0 <= pixels <= self.side for pixels in around.values()):
-            raise InputError(f"A side grows by 0 to {self.side} pixels in one go.")
+        most = max(self.size)
+        if not all(0 <= pixels <= most for pixels in around.values()):
+            raise InputError(f"A side grows by 0 to {most} pixels in one go.")
         edges: dict[str, Any] = dict(around)
         return self._edit(
             wish, lambda more: self.pipe.outpaint(image, wish.prompt, **edges, **more)
@@ -145,7 +145,7 @@ class Studio:
 
     def _edit(self, wish: Wish, call: Callable[[Any], GenerationOutput]) -> Iterator[Look]:
         wish = replace(wish, shape="square").check(self.limits)
-        settings = wish.overrides(self.side)
+        settings = wish.overrides(self.size)
         return self._run(wish, lambda told: [call({**settings, **told})])
 
     def _run(

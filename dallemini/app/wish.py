@@ -75,11 +75,11 @@ class Wish(Config):
         """Return the same wish with the seed that follows all those of an earlier one."""
         return replace(self, seed=(last.seed or 0) + last.number * last.candidates)
 
-    def overrides(self, side: int) -> GenerationOverrides:
+    def overrides(self, size: tuple[int, int]) -> GenerationOverrides:
         """Return the settings of a call, without those that are left to the model.
 
         Args:
-            side: pixels along each side of the model's own pictures.
+            size: width and height of the model's own pictures.
 
         Raises:
             ConfigError: a setting is out of range.
@@ -96,7 +96,7 @@ class Wish(Config):
         if self.negative_prompt.strip():
             given["negative_prompt"] = self.negative_prompt
         if self.shape != "square":
-            given |= {"width": side * across, "height": side * down}
+            given |= {"width": size[0] * across, "height": size[1] * down}
         if self.upscale != 1:
             given["upscale"] = self.upscale
         settings: Any = given

@@ -33,6 +33,7 @@ from .cache import convert_once
 from .clip import HuggingFaceCLIP
 from .clip_openai import OpenAICLIP, OpenCLIP
 from .dallebart import DalleBart
+from .dvae import DALLEPytorch, OpenAIDVAE
 from .formats import (
     CLASS_NAMES,
     COMPONENTS,
@@ -67,6 +68,7 @@ __all__ = [
     "check_tensors",
     "convert",
     "describe",
+    "find_components",
     "find_format",
     "known_formats",
     "read_checkpoint",
@@ -78,7 +80,7 @@ __all__ = [
 
 _BUILT_IN: tuple[Format, ...] = (
     *(MinDalle(), DalleBart()),
-    *(Taming(), Detokenizer(), VQGANJax()),
+    *(Taming(), Detokenizer(), VQGANJax(), OpenAIDVAE(), DALLEPytorch()),
     *(OpenAICLIP(), OpenCLIP(), HuggingFaceCLIP()),
     *(NCNN(), RealESRGAN()),
 )
@@ -257,6 +259,59 @@ def find_format(source: Source, component: Component) -> Claim | None:
     if refusal is not None:
         raise refusal
     return None
+
+
+def find_components(source: Source, known: Mapping[Component, Expected]) -> set[Component]:
+    """Return which of some components a source holds; where two claim one file, its tensors decide.
+
+    Args:
+        source: where the files lie.
+        known: the components that are looked for, with what their tensors are compared with.
+
+    Raises:
+        UnsupportedModelError: it holds a model of another architecture.
+        CheckpointError: no format takes it, and one said why.
+    """
+    claims: dict[Component, set[str]] = {}
+    refusals: list[CheckpointError] = []
+    for component in known:
+        try:
+            claim = find_format(source, component)
+        except UnsupportedModelError:
+            raise
+        except CheckpointError as error:  # mostly: it belongs to another component
+            refusals.append(error)
+            continue
+        if claim is not None:
+            claims[component] = {*claim.names}
+    if refusals and not claims:
+        raise refusals[0]
+    disputed = {
+        component
+        for component, names in claims.items()
+        if any(names & others for other, others in claims.items() if other != component)
+    }
+    return (claims.keys() - disputed) | _decide(source, disputed, known)
+
+
+def _decide(
+    source: Source, disputed: set[Component], known: Mapping[Component, Expected]
+) -> set[Component]:
+    errors: list[CheckpointError] = []
+    for component, expected in known.items():
+        if component in disputed:
+            try:
+                describe(source, component=component, expected=expected)
+            except CheckpointError as error:
+                errors.append(error)
+            else:
+                return {component}
+    for error in errors:  # whoever knows the model well enough to refuse it by name
+        if isinstance(error, UnsupportedModelError):
+            raise error
+    if errors:
+        raise errors[0]
+    return set()
 
 
 def _detect(source: Source, component: Component) -> Claim:

@@ -19,7 +19,16 @@ from ..hub.source import Source
 from .formats import Component, LazyCheckpoint, fetch_json, pick, read_weights
 from .lazy import LazyTensor, scalar, transpose
 from .rules import Ignore, Rule, Table, assemble, known_names
-from .settings import account, flag, number, refuse_values, section, square_side, whole_number
+from .settings import (
+    account,
+    flag,
+    number,
+    picture_size,
+    refuse_values,
+    section,
+    square_side,
+    whole_number,
+)
 from .shapes import HEAD_WIDTH, count, shape_of
 from .wrappers import unwrap
 
@@ -243,7 +252,7 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         "embed_dim": whole_number(model, "embed_dim", 512, origin=origin),
         "context_length": whole_number(text, "context_length", 77, origin=origin),
         "vocab_size": whole_number(text, "vocab_size", 49408, origin=origin),
-        "image_size": square_side(vision, "image_size", 224, origin=origin),
+        "image_size": picture_size(vision, "image_size", 224, origin=origin),
         "patch_size": whole_number(vision, "patch_size", 16, origin=origin),
         "text_heads": whole_number(text, "heads", 8, origin=origin),
         "vision_heads": widths["vision"]
@@ -255,10 +264,9 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         fields[f"{tower}_layers"] = whole_number(values, "layers", 12, origin=origin)
         ratio = number(values, "mlp_ratio", 4.0, origin=origin)
         fields[f"{tower}_mlp_dim"] = int(widths[tower] * ratio)
-    if (
-        square_side(preprocessing, "size", fields["image_size"], origin=origin)
-        != fields["image_size"]
-    ):
+    own = fields["image_size"]
+    read = square_side if isinstance(own, int) else picture_size
+    if read(preprocessing, "size", own, origin=origin) != own:
         raise UnsupportedModelError(
             f"{origin} has size {show(preprocessing['size'])} in preprocess_cfg, but only the "
             f"model's image_size {fields['image_size']} is supported."

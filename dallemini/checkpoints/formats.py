@@ -19,10 +19,16 @@ from .lazy import LazyTensor
 from .safetensors_file import read_safetensors
 from .torch_file import read_torch
 
-Component = Literal["transformer", "vqgan", "clip", "upscaler"]
-COMPONENTS: tuple[Component, ...] = ("transformer", "vqgan", "clip", "upscaler")
-CLASS_NAMES = {"transformer": "Transformer", "vqgan": "VQGAN", "clip": "CLIP"}
-CLASS_NAMES["upscaler"] = "Upscaler"
+Component = Literal["transformer", "vqgan", "clip", "upscaler", "dvae", "discrete_vae"]
+CLASS_NAMES: dict[Component, str] = {
+    "transformer": "Transformer",
+    "vqgan": "VQGAN",
+    "clip": "CLIP",
+    "upscaler": "Upscaler",
+    "dvae": "DVAE",
+    "discrete_vae": "DiscreteVAE",
+}
+COMPONENTS: tuple[Component, ...] = tuple(CLASS_NAMES)
 
 
 @dataclass(frozen=True)

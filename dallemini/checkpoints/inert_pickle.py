@@ -64,7 +64,12 @@ Make = Callable[[str, tuple[Any, ...]], Any]
 
 
 def read_pickle(
-    file: BinaryIO, *, origin: object, make: Make, storage: Callable[[Any], Any]
+    file: BinaryIO,
+    *,
+    origin: object,
+    make: Make,
+    storage: Callable[[Any], Any],
+    allowed: re.Pattern[str] | None = None,
 ) -> Any:
     """Return what a pickle holds; the file is then behind its end.
 
@@ -73,21 +78,31 @@ def read_pickle(
         origin: where it comes from, for messages.
         make: gives what stands for a call, such as one that builds a tensor.
         storage: gives what stands for a persistent id.
+        allowed: matches the only names ("module name") that the pickle may ask for; None allows all
+            but those of an attack.
 
     Raises:
-        CheckpointError: the pickle asks for the names of an attack, or is too long.
+        CheckpointError: the pickle asks for the names of an attack, or for one that is not allowed,
+            or is too long.
         Exception: it is damaged, in any way.
     """
-    return _Machine(origin, make, storage).run(file)
+    return _Machine(origin, make, storage, allowed).run(file)
 
 
 class _Machine:
     """A stack, marks in it, and a memo."""
 
-    def __init__(self, origin: object, make: Make, storage: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        origin: object,
+        make: Make,
+        storage: Callable[[Any], Any],
+        allowed: re.Pattern[str] | None,
+    ) -> None:
         self.origin = origin
         self.make = make
         self.storage = storage
+        self.allowed = allowed
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[Any, Any] = {}
@@ -149,7 +164,8 @@ class _Machine:
             target |= _pairs(values)
 
     def global_name(self, name: str) -> None:
-        if _ATTACK.fullmatch(name):
+        allowed = self.allowed is None or self.allowed.fullmatch(name)
+        if _ATTACK.fullmatch(name) or not allowed:
             wanted = name.replace(" ", ".")[:100]
             raise CheckpointError(
                 f"{self.origin} was refused: its pickle asks for {wanted}, and code in a "

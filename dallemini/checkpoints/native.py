@@ -78,8 +78,9 @@ def read_plain(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _class_name(component: object) -> str:
-    known = isinstance(component, str) and component in CLASS_NAMES
-    return with_article(CLASS_NAMES[str(component)] if known else f"part called {show(component)}")
+    names: dict[object, str] = {**CLASS_NAMES}
+    known = names.get(component) if isinstance(component, str) else None
+    return with_article(known or f"part called {show(component)}")
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -228,6 +228,21 @@ def number(config: Mapping[str, Any], key: str, default: float, *, origin: str) 
     return float(value)
 
 
+def picture_size(
+    config: Mapping[str, Any], key: str, default: int | tuple[int, int], *, origin: str
+) -> int | tuple[int, int]:
+    """Return the side of a square picture, or height and width, given as one number or as two.
+
+    Raises:
+        ConfigError: a side is not a whole number.
+    """
+    value = config.get(key, default)
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return whole_number({key: value}, key, 0, origin=origin)
+    height, width = (whole_number({key: side}, key, 0, origin=origin) for side in value)
+    return height if height == width else (height, width)
+
+
 def square_side(config: Mapping[str, Any], key: str, default: int, *, origin: str) -> int:
     """Return the side of a square picture, given as one number or as two that are equal.
 

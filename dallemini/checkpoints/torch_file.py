@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from ..foreign import check_file, show
 from .inert_pickle import Global, Inert, read_pickle
 from .lazy import MOST_TENSORS, LazyTensor
 from .mapped import Span, as_tensor, is_shape
+
+_T = TypeVar("_T")
 
 _LARGEST_PICKLE = 32 << 20
 _LARGEST_DIRECTORY = 16 << 20
@@ -42,32 +45,59 @@ _STORAGES = {
 }
 
 
-def read_torch(path: Path) -> dict[str, LazyTensor]:
+def read_torch(path: Path, *, allowed: re.Pattern[str] | None = None) -> dict[str, LazyTensor]:
     """Describe the tensors of a pickled file by their dotted names.
+
+    A module that was pickled whole gives the names of its state dict.
+
+    Args:
+        path: the file.
+        allowed: the only names that its pickle may ask for, as in `read_pickle`.
 
     Raises:
         MissingFileError: the file does not exist.
         CheckpointError: the file is corrupt, asks for code to be run, or holds no tensors.
     """
-    size = check_file(path)
-    try:
-        with path.open("rb") as file:
-            values = _read(file, path, size)
-        tensors = _flatten(values, path)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise _damaged(path, "its structure cannot be read") from error
+    tensors = _opened(path, lambda values: _flatten(values, path), allowed)
     if not tensors:
         raise CheckpointError(f"{path} holds no state dict. Use a file of weights.")
     return tensors
 
 
-def _read(file: BinaryIO, path: Path, size: int) -> Any:
+def read_settings(path: Path, key: str) -> dict[str, Any] | None:
+    """Return what a pickled file holds under a key beside its tensors, such as "hparams".
+
+    Returns:
+        Texts and numbers, and lists of them, by their names; None where there is no such key.
+
+    Raises:
+        As `read_torch`.
+    """
+
+    def find(values: Any) -> dict[str, Any] | None:
+        found = values.get(key) if isinstance(values, dict) else None
+        return {str(name): found[name] for name in found} if isinstance(found, dict) else None
+
+    return _opened(path, find)
+
+
+def _opened(path: Path, take: Callable[[Any], _T], allowed: re.Pattern[str] | None = None) -> _T:
+    """Return what `take` finds in the structure of a file."""
+    size = check_file(path)
+    try:
+        with path.open("rb") as file:
+            return take(_read(file, path, size, allowed))
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise _damaged(path, "its structure cannot be read") from error
+
+
+def _read(file: BinaryIO, path: Path, size: int, allowed: re.Pattern[str] | None) -> Any:
     if file.read(2) == b"PK":
-        return _read_zip(file, path, size)
+        return _read_zip(file, path, size, allowed)
     file.seek(0)
-    return _read_stream(file, path, size)
+    return _read_stream(file, path, size, allowed)
 
 
 # Storages: where the bytes of tensors lie
@@ -169,7 +199,7 @@ def _storage_kind(kind: Any) -> torch.dtype:
 # Layouts
 
 
-def _read_zip(file: BinaryIO, path: Path, size: int) -> Any:
+def _read_zip(file: BinaryIO, path: Path, size: int, allowed: re.Pattern[str] | None) -> Any:
     """Read an archive of torch or TorchScript."""
     _check_directory(file, path, size)
     with zipfile.ZipFile(file) as archive:
@@ -196,7 +226,9 @@ def _read_zip(file: BinaryIO, path: Path, size: int) -> Any:
                 return found
         raise CheckpointError(f"{path} has an unknown kind of storage. Download it again.")
 
-    return read_pickle(io.BytesIO(content), origin=path, make=_maker(path), storage=storage)
+    return read_pickle(
+        io.BytesIO(content), origin=path, make=_maker(path), storage=storage, allowed=allowed
+    )
 
 
 def _check_directory(file: BinaryIO, path: Path, size: int) -> None:
@@ -247,21 +279,23 @@ def _content(file: BinaryIO, path: Path, entry: zipfile.ZipInfo, size: int) -> b
     return content
 
 
-def _read_stream(file: BinaryIO, path: Path, size: int) -> Any:
+def _read_stream(file: BinaryIO, path: Path, size: int, allowed: re.Pattern[str] | None) -> Any:
     """Read the layout before zip: four pickles, one with the order of the storages, their bytes."""
     storages: dict[str, _Storage] = {}
     head = io.BytesIO(file.read(_LARGEST_PICKLE))
 
-    def storage(pid: Any) -> _Storage:
+    def storage(pid: Any) -> _Storage | Global:
         match pid:
             case ("storage", kind, str(key), _, int(count), None) if count >= 0:
                 if key not in storages:
                     storages[key] = _Storage(path, _storage_kind(kind), count)
                 return storages[key]
+            case ("module", Global() as named, _, _):  # a class, with its source text beside it
+                return named
         raise CheckpointError(f"{path} has an unknown kind of storage. Download it again.")
 
     def following() -> Any:
-        return read_pickle(head, origin=path, make=_maker(path), storage=storage)
+        return read_pickle(head, origin=path, make=_maker(path), storage=storage, allowed=allowed)
 
     try:
         magic = following()
@@ -324,13 +358,21 @@ def _leaves(values: Any, path: Path) -> Iterator[tuple[str, LazyTensor]]:
             children = dict(enumerate(children))
         if isinstance(children, Mapping):
             waiting += [
-                (f"{name}.{key}" if name else str(key), child, depth + 1)
+                (_inside(name, key, value), child, depth + 1)
                 for key, child in reversed(list(children.items()))
                 if isinstance(key, str | int) and isinstance(child, _HOLDING)
             ]
 
 
 _HOLDING = (LazyTensor, Inert, dict, list, tuple)
+_OF_MODULES = ("_modules", "_parameters", "_buffers")
+
+
+def _inside(name: str, key: str | int, holder: Any) -> str:
+    """Name what lies under a key; a pickled module keeps its parts in dictionaries of its own."""
+    if isinstance(holder, Inert) and key in _OF_MODULES:
+        return name
+    return f"{name}.{key}" if name else str(key)
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

@@ -1,6 +1,6 @@
-"""VQGANs: Flax folders of vqgan-jax, and Lightning checkpoints of taming-transformers.
+"""VQGANs: Flax folders of vqgan-jax, and checkpoints of taming-transformers and its relatives.
 
-The model uses taming's names, so its table renames nothing. Sources:
+The model uses taming's names; `taming` has the tables of the relatives. Sources:
 github.com/CompVis/taming-transformers (`last.ckpt` with `model.yaml`, pixels in [-1, 1]) and
 github.com/patil-suraj/vqgan-jax (`config.json` with `flax_model.msgpack`; DALL-E Mini feeds it
 pixels in [0, 1]).
@@ -8,6 +8,7 @@ pixels in [0, 1]).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +20,7 @@ from ..hub.source import Source
 from .flax_msgpack import flax_files, read_flax_files
 from .formats import Component, LazyCheckpoint, fetch_json, read_weights
 from .lazy import convolution, squeeze
-from .rules import Ignore, Rule, Table, assemble
+from .rules import Rule, Table, assemble
 from .safetensors_file import WEIGHTS_FILE
 from .settings import (
     TRANSFORMERS_INERT,
@@ -30,6 +31,7 @@ from .settings import (
     whole_number,
 )
 from .shapes import infer_vqgan
+from .taming import find_family
 
 _SIZES = {  # VQGANConfig of vqgan-jax has these defaults, and so has the DDPM code behind taming
     "ch": 128,
@@ -61,7 +63,9 @@ _INERT: tuple[str, ...] = (
     "image_key",
 )
 _INERT += ("colorize_nlabels", "ignore_keys", "sane_index_shape", "lossconfig", "lr_g_factor")
-_TAMING_TARGET = "taming.models.vqgan.VQModel"
+_INERT += ("kl_weight", "temperature_scheduler_config")
+_TAMING_TARGETS = ("taming.models.vqgan.VQModel", "taming.models.vqgan.GumbelVQ")
+_LLAMAGEN = r"(.*/)?vq_ds\d+\w*\.pt"  # such as vq_ds16_c2i.pt
 _BLOCK = {"norm1": squeeze, "conv1": convolution, "norm2": squeeze, "conv2": convolution}
 _BLOCK |= {"nin_shortcut": convolution}
 _ATTENTION = {"norm": squeeze} | dict.fromkeys(("q", "k", "v", "proj_out"), convolution)
@@ -89,18 +93,6 @@ def _flax_table() -> Table:
 
 
 FLAX_TABLE = _flax_table()
-TAMING_TABLE: Table = (
-    Rule("encoder.{rest}", ("encoder.{rest}",)),
-    Rule("decoder.{rest}", ("decoder.{rest}",)),
-    Rule("quantize.embedding.weight", ("quantize.embedding.weight",)),
-    Rule("quant_conv.{rest}", ("quant_conv.{rest}",)),
-    Rule("post_quant_conv.{rest}", ("post_quant_conv.{rest}",)),
-    Ignore(
-        r"quantize\.(embedding\.)?(cluster_size|embed_avg|ema_\w+|initted)",
-        "running means from which the codes were made",
-    ),
-    Ignore(r"loss\..*", "the discriminator and the perceptual loss are for training only"),
-)
 
 
 class VQGANJax:
@@ -133,7 +125,7 @@ class VQGANJax:
 
 
 class Taming:
-    """The checkpoint of a training run of taming-transformers, with its YAML file."""
+    """A checkpoint of taming-transformers, with its YAML file, of ruDALL-E, or of LlamaGen."""
 
     name = "taming-transformers"
     component: Component = "vqgan"
@@ -153,13 +145,14 @@ class Taming:
         """Describe the model; without a YAML file its sizes are told by the shapes."""
         configs = {name: path for name, path in paths.items() if _is_yaml(name)}
         (checkpoint,) = (path for name, path in paths.items() if name not in configs)
-        tensors = assemble(read_weights(checkpoint), TAMING_TABLE, origin=source.name)
+        stored = read_weights(checkpoint)
+        family = find_family(stored)
+        tensors = assemble(stored, family.table, origin=source.name)
         if configs:
             config = _read_yaml(*configs.values(), origin=source.name)
         else:
             config = infer_vqgan(tensors, origin=source.name)
-        config["value_range"] = [-1.0, 1.0]
-        return LazyCheckpoint(config, tensors)
+        return LazyCheckpoint({**config, **family.fields, "value_range": [-1.0, 1.0]}, tensors)
 
 
 def _checkpoint_name(source: Source) -> str | None:
@@ -169,8 +162,8 @@ def _checkpoint_name(source: Source) -> str | None:
     endings = (".ckpt", ".pt", ".pth", *((".bin", ".safetensors") if with_yaml else ()))
     if source.selected is not None:
         return source.selected if source.selected.endswith(endings) else None
-    for ending in (".ckpt", ".safetensors") if with_yaml else (".ckpt",):
-        names = [name for name in files if name.endswith(ending)]
+    for pattern in (r".*\.ckpt", *((r".*\.safetensors",) if with_yaml else ()), _LLAMAGEN):
+        names = [name for name in files if re.fullmatch(pattern, name)]
         usual = ("last.ckpt", WEIGHTS_FILE)
         names = [name for name in names if PurePosixPath(name).name in usual] or names
         if len(names) > 1:
@@ -209,10 +202,11 @@ def _read_yaml(path: Path, *, origin: str) -> dict[str, Any]:
         params = section(model, "params", origin=str(path))
     if not isinstance(params.get("ddconfig"), dict):
         raise ConfigError(f"{path} has no model.params.ddconfig. Use the YAML file of a VQGAN.")
-    target = model.get("target", _TAMING_TARGET)
-    if target != _TAMING_TARGET:
+    target = model.get("target", _TAMING_TARGETS[0])
+    if target not in _TAMING_TARGETS:
         raise UnsupportedModelError(
-            f"{origin} is a {show(target)[1:-1]}, but only {_TAMING_TARGET} is supported."
+            f"{origin} is a {show(target)[1:-1]}, but only {' and '.join(_TAMING_TARGETS)} are "
+            "supported."
         )
     flat = {key: value for key, value in params.items() if key != "ddconfig"}
     return _translate(flat | params["ddconfig"], origin=origin)

@@ -12,6 +12,7 @@ import tyro
 
 from .. import checkpoints, hub
 from .._version import __version__
+from ..checkpoints.formats import CLASS_NAMES
 from ..errors import InputError, MissingFileError
 from ..files import as_path, replacing_folder, write_text
 from ..models.precision import Quantization, check_dtype, read_precision
@@ -19,11 +20,11 @@ from ..models.transformer import Transformer
 from ..pipeline.cards import short_name
 from ..pipeline.parts import (
     CLASSES,
-    COMPONENTS,
     GENERATION_CONFIG_NAME,
     MODELS,
     Parts,
     check_parts,
+    component_of,
     describe,
     write_index,
 )
@@ -109,7 +110,7 @@ class Convert:
         if part == "tokenizer":
             Tokenizer.from_pretrained(source).save_pretrained(folder)
             return
-        component = COMPONENTS[part]
+        component = component_of(part, source)
         checkpoints.convert(
             source,
             folder,
@@ -125,7 +126,9 @@ class Convert:
                 CLIPTokenizer.from_pretrained(source).save_pretrained(folder)
 
     def _write_index(self, folder: Path, source: Parts, parts: Mapping[str, hub.Source]) -> None:
-        write_index(folder, parts)
+        classes = {part: CLASSES[part][0].__name__ for part in parts}
+        classes["vqgan"] = CLASS_NAMES[component_of("vqgan", parts["vqgan"])]
+        write_index(folder, classes)
         source.generation_config().save(folder / GENERATION_CONFIG_NAME)
         label = short_name(source.source.label)
         card = hub.model_card(
@@ -163,7 +166,8 @@ def _check_result(folders: Mapping[str, Path]) -> None:
         if part == "tokenizer":
             loaded[part] = Tokenizer.from_pretrained(folder)
         else:
-            source, component = hub.open(folder), COMPONENTS[part]
+            source = hub.open(folder)
+            component = component_of(part, source)
             tensors = describe(source, component)[1].tensors.values()
             dtype = next(tensor.dtype for tensor in tensors)
             loaded[part] = MODELS[component].from_pretrained(source, dtype=dtype)

@@ -14,21 +14,21 @@ from ..data import CaptionedImages, DataConfig
 from ..data.encode import EncodeReport, encode_images
 from ..errors import InputError
 from ..hub.source import BUNDLED_MODEL
+from ..models.image_tokenizer import ImageTokenizer
 from ..models.pretrained import check_device
-from ..models.vqgan import VQGAN
 from ..pipeline.parts import Parts
 from .options import DtypeName, Where, attribute_help
 
 _OWN_HELP = {
-    "crop": '"center" scales the short side to S and keeps the middle; "pad" keeps the whole '
-    "picture, on white."
+    "crop": '"center" scales a picture until it covers the size and keeps the middle; "pad" keeps '
+    "the whole picture, on white."
 }
 
 
 class DataOverrides(TypedDict, total=False):
     """The settings of `DataConfig` that matter here, where nothing is random."""
 
-    image_size: int
+    image_size: int | tuple[int, int]
     crop: Literal["center", "pad"]
     caption_column: str
     image_column: str
@@ -60,7 +60,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Turn pictures into image tokens with a VQGAN, and write them with their captions.
+    """Turn pictures into image tokens with an image tokenizer, and write them with their captions.
 
     The result is a folder of Parquet shards, for training a transformer. Interrupted, it goes on
     when it is started again. To share the work between processes, start it with torchrun:
@@ -69,7 +69,7 @@ class Encode:
     Attributes:
         data: folder, Parquet, CSV or JSON lines files, or tar shards; may be repeated.
         output: folder for the shards.
-        model: a VQGAN, or a pipeline that has one.
+        model: a VQGAN, a DVAE or a DiscreteVAE, or a pipeline that has one.
         filters: such as "width >= 256" or "lang == en"; a record passes all of them or is left out;
             may be repeated.
         settings: of the data.
@@ -106,7 +106,9 @@ class Encode:
             raise InputError("There is nothing to encode; try: dallemini encode --data pictures.")
         rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
         vqgan = self._vqgan()
-        settings: dict[str, Any] = {"image_size": vqgan.config.resolution, **self.settings}
+        height, width = vqgan.image_size
+        own = height if height == width else (height, width)
+        settings: dict[str, Any] = {"image_size": own, **self.settings}
         config = DataConfig(where=self.filters, **settings)
         sources = self.data[0] if len(self.data) == 1 else self.data
         report = encode_images(
@@ -122,7 +124,7 @@ class Encode:
         )
         print(_summary(report, f"process {rank} of {world_size}: " if world_size > 1 else ""))
 
-    def _vqgan(self) -> VQGAN:
+    def _vqgan(self) -> ImageTokenizer[Any]:
         local = os.environ.get("LOCAL_RANK")
         device = check_device(f"cuda:{local}" if self.device == "cuda" and local else self.device)
         place = Parts(self.where.open(self.model)).all().get("vqgan")
@@ -131,7 +133,7 @@ class Encode:
                 f"{self.model} has no VQGAN; name one, such as "
                 "--model dalle-mini/vqgan_imagenet_f16_16384."
             )
-        return VQGAN.from_pretrained(place, device=device, dtype=self.dtype)
+        return ImageTokenizer.from_pretrained(place, device=device, dtype=self.dtype)
 
 
 def _number(name: str, default: int) -> int:

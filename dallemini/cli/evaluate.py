@@ -36,7 +36,7 @@ class Evaluate:
         model: Hub id or local folder of a pipeline.
         config: of the evaluation.
         settings: of the drawing.
-        crop: how pictures become square: the middle of them, or all of them on white.
+        crop: how pictures get the size that is drawn: the middle of them, or all of them on white.
         caption_column: where the captions are.
         image_column: where the pictures are.
         filters: such as "width >= 256" or "lang == en"; a record passes all of them or is left out;
@@ -83,7 +83,7 @@ class Evaluate:
         print(report.table, end="")
         print(as_path(self.output) / "report.md")
 
-    def _open(self, image_size: int | None) -> PictureSource:
+    def _open(self, image_size: int | tuple[int, int] | None) -> PictureSource:
         config = DataConfig(
             image_size=image_size,
             crop=self.crop,

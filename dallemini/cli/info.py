@@ -12,7 +12,7 @@ import tyro
 from .. import checkpoints, hub
 from ..errors import HubError, MissingFileError
 from ..hub import BUNDLED_MODEL
-from ..pipeline.parts import COMPONENTS, Parts, describe
+from ..pipeline.parts import Parts, component_of, describe
 from ..text.knowledge import KNOWLEDGE_FILE, Knowledge
 from ..text.tokenizer import Tokenizer
 from .options import Where
@@ -62,7 +62,7 @@ def _block(part: str, source: hub.Source) -> list[tuple[str, str]]:
         config = tokenizer.config.to_dict()
         lines = [("vocabulary", f"{tokenizer.vocab_size:,} ids"), ("config", _listed(config))]
         return lines if tokenizer.knowledge is None else [*lines, *_known(tokenizer.knowledge)]
-    component = COMPONENTS[part]
+    component = component_of(part, source)
     try:
         name, checkpoint = describe(source.cached(), component)
     except (HubError, MissingFileError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import hub
 from ..errors import InputError
@@ -12,7 +12,7 @@ from ..hub.source import BUNDLED_MODEL
 from .options import OptionalPath, Pictures, Where, read_watermark
 
 if TYPE_CHECKING:
-    from ..models.vqgan import VQGAN
+    from ..models.image_tokenizer import ImageTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ class Detect:
             print(f"{found.p_value:.3g}\t{found.score:.3f}\t{found.votes}\t{name}")
 
 
-def _vqgan(source: hub.Source) -> VQGAN:
-    from ..models.vqgan import VQGAN
+def _vqgan(source: hub.Source) -> ImageTokenizer[Any]:
+    from ..models.image_tokenizer import ImageTokenizer
     from ..pipeline.parts import Parts
 
     place = Parts(source).all().get("vqgan")
@@ -108,4 +108,4 @@ def _vqgan(source: hub.Source) -> VQGAN:
             f"{source.name} has no VQGAN; name one, such as "
             "--model dalle-mini/vqgan_imagenet_f16_16384."
         )
-    return VQGAN.from_pretrained(place)
+    return ImageTokenizer.from_pretrained(place)

@@ -15,13 +15,14 @@ MOST_PIXELS = 178_956_970  # what PIL opens at most
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
-    """How records are read, which are taken, and how they become square pictures with a caption.
+    """How records are read, which are taken, and how they become pictures of one size, captioned.
 
     Attributes:
-        image_size: side S of the pictures, in pixels; None takes the model's where there is one,
-            and 256 otherwise.
-        crop: "center" scales the short side to S and keeps the middle; "random" keeps a place drawn
-            at random along the long side; "pad" keeps the whole picture, on white.
+        image_size: side S of the pictures in pixels, or height H and width W; None takes the
+            model's where there is one, and 256 otherwise.
+        crop: "center" scales a picture until it covers S x S (or H x W) and keeps the middle;
+            "random" keeps a place drawn at random along what is over; "pad" keeps the whole
+            picture, on white.
         mirror: whether half of the pictures, drawn at random, are mirrored left to right.
         caption_column: column, or field of a tar shard, with the caption or the list of captions.
             Where this is left as it is, "captions", "text", "txt" and "TEXT" are tried as well.
@@ -45,7 +46,7 @@ class DataConfig(Config):
         128
     """
 
-    image_size: int | None = None
+    image_size: int | tuple[int, ...] | None = None
     crop: Literal["center", "random", "pad"] = "center"
     mirror: bool = False
     caption_column: str = "caption"
@@ -65,9 +66,14 @@ class DataConfig(Config):
         from .filters import parse_filter
 
         self.check_types()
+        if isinstance(self.image_size, tuple) and len(self.image_size) != 2:
+            raise ConfigError(
+                f"DataConfig.image_size is a side, or height and width, not {self.image_size}."
+            )
         for name in ("image_size", "min_side", "max_side", "max_pixels", "shuffle_buffer"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            least = min(value) if isinstance(value, tuple) else value
+            if least is not None and least < 1:
                 raise ConfigError(f"DataConfig.{name} must be from 1, not {value}.")
         if not 0 <= self.caption_dropout <= 1:
             raise ConfigError(
@@ -90,5 +96,11 @@ class DataConfig(Config):
 
     @property
     def side(self) -> int:
-        """The side S that pictures get."""
-        return DEFAULT_SIZE if self.image_size is None else self.image_size
+        """The side S that square pictures get, the shorter one of others."""
+        return min(self.size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that pictures get."""
+        size = self.image_size or DEFAULT_SIZE
+        return (size[0], size[1]) if isinstance(size, tuple) else (size, size)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError, InputTypeError
-from .config import DataConfig
+from .config import DEFAULT_SIZE, DataConfig
 from .images import decode_image, fit_image
 from .records import BadRecord, BadRecordError, CaptionedImage, DataShard, RawRecord
 from .sources import RowSource, StreamSource, open_source
@@ -41,7 +41,8 @@ class CaptionedImages:
         name: str = "data",
         names: Sequence[str | Path] | None = None,
     ) -> None:
-        self.config, self.name = dataclasses.replace(config, image_size=config.side), name
+        size = config.image_size or DEFAULT_SIZE
+        self.config, self.name = dataclasses.replace(config, image_size=size), name
         self.names = (name,) if names is None else tuple(names)
         self._stream = source if isinstance(source, StreamSource) else None
         self._numbered = None if isinstance(source, StreamSource) else source

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from .._version import __version__
 from ..errors import InputError
 from ..files import PathName, make_folder
+from ..models.image_tokenizer import ImageTokenizer
 from ..models.vqgan import VQGAN
 from .dataset import CaptionedImages
 from .marks import Mark, summarize
@@ -58,7 +59,7 @@ class EncodeReport:
 
 
 def encode_images(
-    vqgan: VQGAN,
+    vqgan: ImageTokenizer[Any],
     dataset: CaptionedImages,
     output: PathName,
     *,
@@ -84,7 +85,7 @@ def encode_images(
     with another number of threads.
 
     Args:
-        vqgan: encodes, where its weights are.
+        vqgan: encodes, where its weights are; any `ImageTokenizer`.
         dataset: pictures with captions. All captions are kept, nothing is mirrored, and what is
             cropped is cropped in the middle, whatever its settings draw at random in training.
         output: folder, made if missing.
@@ -146,27 +147,37 @@ def _describe_nothing(bad: collections.Counter[str]) -> str:
     )
 
 
-def _describe(vqgan: VQGAN, dataset: CaptionedImages) -> dict[str, Any]:
+def _describe(vqgan: ImageTokenizer[Any], dataset: CaptionedImages) -> dict[str, Any]:
     """Return what all shards of a set have in common, trying the VQGAN on a picture of its size."""
-    size = dataset.config.side
-    length = vqgan.encode(torch.zeros(1, 3, size, size, dtype=torch.float32, device="cpu")).shape[1]
+    height, width = dataset.config.size
+    blank = torch.zeros(1, 3, height, width, dtype=torch.float32, device="cpu")
+    length, factor = vqgan.encode(blank).shape[1], vqgan.downsample_factor
     data = dataset.config.to_dict()
     data["crop"] = "pad" if data["crop"] == "pad" else "center"  # `read` is never random
     return {
         "version": __version__,
-        "vqgan": _fingerprint(vqgan),
+        "vqgan": digest_encoder(vqgan),
         "vqgan_config": vqgan.config.to_dict(),
         "codebook_size": vqgan.codebook_size,
         "image_length": length,
+        "grid": [height // factor, width // factor],
+        "codes": vqgan.fingerprint,
         "data": {name: value for name, value in data.items() if name not in _OF_TRAINING},
         "records": None if dataset.is_stream else len(dataset),
     }
 
 
-def _fingerprint(vqgan: VQGAN) -> str:
-    """Return a digest of all that makes the codes: the decoder has no part in it."""
+def digest_encoder(vqgan: ImageTokenizer[Any]) -> str:
+    """Return a digest of all that makes the codes: the decoder has no part in it.
+
+    Unlike `fingerprint`, which tells what the codes mean, it tells who wrote them.
+    """
+    facts: list[object] = [type(vqgan).__name__]
+    if isinstance(vqgan, VQGAN):
+        facts = [vqgan.config.value_range, vqgan.config.pixel_shuffle]
+        facts += [vqgan.config.quantizer] if vqgan.config.quantizer != "nearest" else []
     digest = hashlib.sha256()
-    digest.update(json.dumps([vqgan.config.value_range, vqgan.config.pixel_shuffle]).encode())
+    digest.update(json.dumps(facts).encode())
     for name, weight in sorted(vqgan.state_dict().items()):
         if not name.startswith(("decoder.", "post_quant_conv.")):
             digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
@@ -199,7 +210,9 @@ class _Draft:
 class _Work:
     """Encodes what is read and writes the shards that are full."""
 
-    def __init__(self, vqgan: VQGAN, plan: Plan, *, batch_size: int, progress: bool) -> None:
+    def __init__(
+        self, vqgan: ImageTokenizer[Any], plan: Plan, *, batch_size: int, progress: bool
+    ) -> None:
         self.vqgan, self.plan, self.progress = vqgan, plan, progress
         self.images = 0
         self.bad: collections.Counter[str] = collections.Counter()

@@ -1,4 +1,4 @@
-"""From an encoded picture to a square tensor, or to the reason why not.
+"""From an encoded picture to a tensor of the size that is asked for, or to the reason why not.
 
 Knows PIL and pixels, not where pictures come from.
 """
@@ -39,7 +39,7 @@ def decode_image(image: bytes | Path, *, key: str, config: DataConfig) -> Image.
             max_side=config.max_side,
             max_pixels=config.max_pixels,
             still=True,
-            draft_side=2 * config.side,
+            draft_side=2 * max(config.size),
         )
     except MissingFileError as error:
         hint = "; paths are written with /, not \\" if "\\" in str(image) else ""
@@ -51,7 +51,7 @@ def decode_image(image: bytes | Path, *, key: str, config: DataConfig) -> Image.
 def fit_image(
     image: Image.Image, *, config: DataConfig, chance: random.Random | None = None
 ) -> Tensor:
-    """Turn an RGB picture into f32[3,S,S] in [0, 1].
+    """Turn an RGB picture into f32[3,H,W] in [0, 1].
 
     Args:
         image: of any size.
@@ -60,30 +60,37 @@ def fit_image(
             is cropped in the middle and not mirrored.
     """
     place, side = (0.5, 1.0) if chance is None else (chance.random(), chance.random())
-    size = config.side
+    height, width = config.size
     if config.crop == "pad":
-        square = _pad(image, size)
+        fitted = _pad(image, (width, height))
     else:
-        square = _crop(image, size, place if config.crop == "random" else 0.5)
+        fitted = _crop(image, (width, height), place if config.crop == "random" else 0.5)
     if config.mirror and side < 0.5:
-        square = ImageOps.mirror(square)
-    return image_to_tensor(square)
+        fitted = ImageOps.mirror(fitted)
+    return image_to_tensor(fitted)
 
 
-def _crop(image: Image.Image, size: int, place: float) -> Image.Image:
-    side = min(image.size)
-    left, top = ((length - side) * place for length in image.size)
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+def _crop(image: Image.Image, size: tuple[int, int], place: float) -> Image.Image:
+    (width, height), (across, down) = image.size, size
+    if width * down > height * across:
+        width_kept, height_kept = height * across / down, float(height)
+    else:
+        width_kept, height_kept = float(width), width * down / across
+    left, top = (width - width_kept) * place, (height - height_kept) * place
+    box = (left, top, left + width_kept, top + height_kept)
+    return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
-def _pad(image: Image.Image, size: int) -> Image.Image:
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    square = Image.new("RGB", (size, size), _WHITE)
+def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    scale = min(whole / length for whole, length in zip(size, image.size, strict=True))
+    width, height = (
+        min(whole, max(1, round(length * scale)))
+        for whole, length in zip(size, image.size, strict=True)
+    )
+    padded = Image.new("RGB", size, _WHITE)
     small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    square.paste(small, ((size - width) // 2, (size - height) // 2))
-    return square
+    padded.paste(small, ((size[0] - width) // 2, (size[1] - height) // 2))
+    return padded
 
 
 def _bad(key: str, reason: Reason, detail: str) -> BadRecordError:

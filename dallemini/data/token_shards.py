@@ -63,6 +63,20 @@ class TokenShard:
     rows: int
     metadata: Mapping[str, Any]
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of a picture's tokens; None where an older shard does not say it."""
+        match self.metadata.get("grid"):
+            case [int(rows), int(columns)] if rows * columns == self.metadata["image_length"]:
+                return rows, columns
+        return None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """That of the image tokenizer whose codes they are; None likewise."""
+        found = self.metadata.get("codes")
+        return found if isinstance(found, str) else None
+
     @classmethod
     def read(cls, path: Path) -> TokenShard:
         """Read the footer of a file.

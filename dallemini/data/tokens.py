@@ -14,10 +14,10 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,9 +32,11 @@ from .token_shards import TokenShard, find_shards, read_arrays, token_dtype
 
 PathName = str | os.PathLike[str]
 Arrays = Mapping[str, NDArray[Any]]
+_T = TypeVar("_T")
 
 LARGE = 2**30  # bytes of tokens from which they are mapped instead of loaded
 _LAYOUT = "layout.json"
+_SAME = ("codebook_size", "image_length", "vqgan")
 _TYPES = {"key_bytes": "u1", "key_ends": "i8", "text_bytes": "u1", "text_ends": "i8"}
 _TYPES["caption_ends"] = "i8"
 
@@ -72,6 +74,11 @@ class TokenBatch:
 class EncodedImages:
     """Captions and image tokens of N pictures, by number.
 
+    Attributes:
+        codebook_size: number of codes that there can be.
+        grid: rows and columns of tokens; None where older shards do not say it.
+        fingerprint: of the image tokenizer whose codes they are; None likewise.
+
     Example:
         >>> from dallemini.data.tokens import EncodedImages
         >>> EncodedImages.open("no-such-folder")
@@ -80,9 +87,17 @@ class EncodedImages:
         dallemini.errors.MissingFileError: There is no file or folder no-such-folder.
     """
 
-    def __init__(self, arrays: Arrays, *, codebook_size: int, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        arrays: Arrays,
+        *,
+        codebook_size: int,
+        grid: tuple[int, int] | None = None,
+        fingerprint: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self._arrays, self._folder = arrays, folder
-        self.codebook_size = codebook_size
+        self.codebook_size, self.grid, self.fingerprint = codebook_size, grid, fingerprint
 
     @classmethod
     def open(
@@ -113,11 +128,16 @@ class EncodedImages:
             )
         metadata = shards[0].metadata
         codebook_size, length = metadata["codebook_size"], metadata["image_length"]
+        about: dict[str, Any] = {
+            "codebook_size": codebook_size,
+            "grid": _first(shard.grid for shard in shards),
+            "fingerprint": _first(shard.fingerprint for shard in shards),
+        }
         dtype = token_dtype(codebook_size)
         if sum(shard.rows for shard in shards) * length * dtype.itemsize < LARGE:
-            return cls(_load(shards), codebook_size=codebook_size)
+            return cls(_load(shards), **about)
         folder = _mapped_folder(shards, cache_dir)
-        return cls(_map(folder), codebook_size=codebook_size, folder=folder)
+        return cls(_map(folder), **about, folder=folder)
 
     def __len__(self) -> int:
         """Return the number of pictures N."""
@@ -265,13 +285,20 @@ def _check_same(shards: Sequence[TokenShard]) -> None:
         InputError: another VQGAN or another picture size made one of them.
     """
     for shard in shards:
-        for name in ("codebook_size", "image_length", "vqgan"):
-            if shard.metadata[name] != shards[0].metadata[name]:
-                raise InputError(
-                    f"{shard.path} was encoded with another "
-                    f"{'VQGAN' if name == 'vqgan' else name} than {shards[0].path}; open each "
-                    "set alone, or encode one of them again."
-                )
+        first = shards[0]
+        different = [n for n in _SAME if shard.metadata[n] != first.metadata[n]]
+        if None not in (shard.grid, first.grid) and shard.grid != first.grid:
+            different.append("grid")
+        if different:
+            what = "VQGAN" if different[0] == "vqgan" else different[0]
+            raise InputError(
+                f"{shard.path} was encoded with another {what} than {first.path}; open each "
+                "set alone, or encode one of them again."
+            )
+
+
+def _first(values: Iterable[_T | None]) -> _T | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _load(shards: Sequence[TokenShard]) -> Arrays:

@@ -25,6 +25,7 @@ from ..files import make_folder
 from ..generation import GenerationConfig
 from ..images import image_to_tensor
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.pixels import encode_pictures, token_size
 from ..scorer import CLIPScorer, Scorer
 from .features import DEFAULT_SPACE, FeatureSpace, feature_space
 from .metrics import mean_interval
@@ -176,7 +177,7 @@ class _Run:
             choice="the first ones" if self.reader.is_stream else f"seed {config.seed} chose them",
             captions=len(captions),
             references=len(self.asked) if self.reader.has_pictures else 0,
-            picture_size=self.reader.size,
+            picture_size=picture_size(self.pipe),
             images_per_prompt=self.each,
             feature_space=space.name if space else None,
             feature_size=space.size if space else None,
@@ -225,16 +226,17 @@ class _Run:
             self.missing.setdefault(name, reason)
 
     def _try_encoder(self) -> None:
-        size, vqgan = self.reader.size, self.pipe.vqgan
-        blank = torch.ones(1, 3, size, size, device=vqgan.device, dtype=torch.float32)
+        (height, width), vqgan = self.reader.size, self.pipe.vqgan
+        blank = torch.ones(1, 3, height, width, device=vqgan.device, dtype=torch.float32)
         try:
-            found = vqgan.encode(blank).shape[1]
+            found = encode_pictures(vqgan, blank).shape[1]
         except UnsupportedOperationError as error:
             self._refuse(("reconstruction", "likelihood"), str(error))
             return
         length = self.pipe.transformer.config.image_length
         if found != length:
-            reason = f"the VQGAN gives {found} tokens a picture, the transformer reads {length}"
+            kind = type(vqgan).__name__
+            reason = f"the {kind} gives {found} tokens a picture, the transformer reads {length}"
             self._refuse(("likelihood",), reason)
 
     def _find_scorer(self) -> Scorer | None:
@@ -319,8 +321,8 @@ class _Run:
             self.rows[start + number] = dataclasses.replace(row, drawn=pixels, best=chosen)
 
 
-def picture_size(pipe: Pipeline) -> int:
-    """Return the pixels along a side of what a pipeline draws.
+def picture_size(pipe: Pipeline) -> int | tuple[int, int]:
+    """Return the pixels along a side of what a pipeline draws, or its height and width.
 
     Example:
         >>> from dallemini.evaluation import picture_size
@@ -328,9 +330,9 @@ def picture_size(pipe: Pipeline) -> int:
         >>> picture_size(tiny_pipeline())
         16
     """
-    length = pipe.transformer.config.image_length
-    blank = torch.zeros(1, length, dtype=torch.int64, device=pipe.vqgan.device)
-    return int(pipe.vqgan.decode(blank).shape[-1])
+    grid = pipe.transformer.config.grid
+    unit = token_size(pipe.vqgan, grid)
+    return grid[0] * unit if grid[0] == grid[1] else (grid[0] * unit, grid[1] * unit)
 
 
 def drawing_settings(settings: GenerationConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..pipeline.parts import read_scores
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.pixels import decode_tokens, encode_pictures
 from ..scorer import Scorer
 from .features import FeatureSpace, embed
 from .metrics import (
@@ -134,7 +135,7 @@ class OwnPass:
         if not self.judges.measure & {"reconstruction", "likelihood"}:
             return None
         vqgan = self.pipe.vqgan
-        tokens = vqgan.encode(images[:own].to(vqgan.device))
+        tokens = encode_pictures(vqgan, images[:own].to(vqgan.device))
         if "likelihood" in self.judges.measure:
             self._foretell(texts, tokens)
         return self._rebuild(images[:own], tokens)
@@ -180,7 +181,8 @@ class OwnPass:
         if "reconstruction" not in self.judges.measure:
             return None
         self._tokens.append(tokens.cpu())
-        rebuilt = self.pipe.vqgan.decode(tokens).float().cpu().clamp(0, 1)
+        grid = self.pipe.transformer.config.grid
+        rebuilt = decode_tokens(self.pipe.vqgan, tokens, grid).float().cpu().clamp(0, 1)
         self._keep("psnr", psnr(images, rebuilt))
         self._keep("rebuilt", self.judges.features(rebuilt))
         return rebuilt

@@ -23,7 +23,7 @@ class CaptionedPicture(Protocol):
 
     @property
     def image(self) -> Tensor:
-        """f[3,S,S] in [0, 1]."""
+        """f[3,H,W] in [0, 1]."""
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class Asked:
     Attributes:
         caption: what is asked for.
         captions: everything that is said of its picture.
-        image: f[3,S,S] in [0, 1], its own picture at the size that the model draws.
+        image: f[3,H,W] in [0, 1], its own picture at the size that the model draws.
         group: pictures of other groups are no rivals.
     """
 
@@ -68,7 +68,7 @@ class Reader:
 
     Args:
         source: captions, or captioned pictures.
-        size: pixels along a side of the pictures that are returned.
+        size: height and width of the pictures that are returned, one number for a square.
         seed: of the choice.
         column: whose value is the group.
     """
@@ -77,11 +77,12 @@ class Reader:
         self,
         source: Sequence[str] | PictureSource,
         *,
-        size: int,
+        size: int | tuple[int, int],
         seed: int = 0,
         column: str | None = None,
     ) -> None:
-        self.source, self.size, self.seed, self.column = source, size, seed, column
+        self.size = size if isinstance(size, tuple) else (size, size)
+        self.source, self.seed, self.column = source, seed, column
         self._bad, self._bad_before = 0, _count_bad(source)
 
     @property
@@ -200,13 +201,17 @@ def read_captions(path: str | Path) -> list[str]:
     return captions
 
 
-def _fit(image: Tensor, size: int) -> Tensor:
-    if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2]:
+def _fit(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize f[3,h,w] to f[3,H,W], of the same proportions."""
+    fits = image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
+    if not fits or image.shape[1] * size[1] != image.shape[2] * size[0]:
+        asked = f"in proportion to {size[1]}x{size[0]} pixels, f[3,H,W]"
+        asked = "square, f[3,S,S]" if size[0] == size[1] else asked
         raise InputError(
-            f"Pictures to evaluate must be square, f[3,S,S], not {list(image.shape)}; open them "
-            "with CaptionedImages, which crops them."
+            f"Pictures to evaluate must be {asked}, not {list(image.shape)}; open them with "
+            "CaptionedImages, which crops them."
         )
-    if image.shape[1] == size:
+    if image.shape[1:] == size:
         return image
-    resized = F.interpolate(image[None], size=(size, size), mode="bilinear", antialias=True)
+    resized = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)
     return resized[0].clamp(0, 1)

@@ -91,7 +91,7 @@ class EvaluationReport:
         choice: how the captions were chosen.
         captions: how many were measured.
         references: real pictures that were read, those of the captions among them.
-        picture_size: pixels along a side.
+        picture_size: pixels along a side, or height and width.
         images_per_prompt: pictures drawn for a caption; one where there is no scorer to choose.
         feature_space: name of the space of distances; None where none was measured.
         feature_size: its dimensions.
@@ -114,7 +114,7 @@ class EvaluationReport:
     choice: str
     captions: int
     references: int
-    picture_size: int
+    picture_size: int | tuple[int, int]
     images_per_prompt: int
     feature_space: str | None
     feature_size: int | None
@@ -323,9 +323,10 @@ def escape(text: str) -> str:
 def _head(report: EvaluationReport) -> str:
     settings, config = report.settings, report.config
     size = report.picture_size
+    height, width = size if isinstance(size, tuple) else (size, size)
     lines = [
         f"{report.captions:,} captions of {escape(report.data)} ({report.choice}), pictures of "
-        f"{size}x{size}."
+        f"{width}x{height}."
     ]
     if report.drawn:
         named = ("guidance_scale", "temperature", "top_k", "top_p")

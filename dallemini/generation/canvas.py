@@ -54,7 +54,7 @@ class Canvas:
     Attributes:
         height: rows of tokens.
         width: columns of tokens.
-        side: rows and columns of the model's own grid.
+        side: rows and columns of the model's own grid; one number for a square.
         wraps: whether the picture repeats without a seam in both directions.
 
     Raises:
@@ -73,14 +73,15 @@ class Canvas:
 
     height: int
     width: int
-    side: int
+    side: int | tuple[int, int]
     wraps: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < self.side:
+        rows, columns = self.own
+        if self.height < rows or self.width < columns:
             raise InputError(
                 f"A canvas of {self.width}x{self.height} tokens is smaller than the "
-                f"{self.side}x{self.side} that this model draws; take a larger one."
+                f"{columns}x{rows} that this model draws; take a larger one."
             )
         if self.height * self.width > MOST_TOKENS:
             raise InputError(
@@ -89,9 +90,14 @@ class Canvas:
             )
 
     @property
+    def own(self) -> tuple[int, int]:
+        """Rows and columns of the model's own grid."""
+        return self.side if isinstance(self.side, tuple) else (self.side, self.side)
+
+    @property
     def is_plain(self) -> bool:
         """Whether the model draws it in one go."""
-        return self.height == self.width == self.side and not self.wraps
+        return (self.height, self.width) == self.own and not self.wraps
 
     def plan(self, free: Tensor) -> list[Window]:
         """Return the windows, in their order, that draw what is free: bool[h,w].
@@ -99,11 +105,12 @@ class Canvas:
         The next window is the one of which most is known.
         """
         there: NDArray[np.bool_] = free.cpu().numpy().copy()
-        half = self.side // 2
+        rows_own, columns_own = self.own
         windows = self._cover(there, self._lines(there, 1), self._lines(there, 0))
         if self.wraps:
-            rows, columns = self._band(self.height)[:, None], self._band(self.width)[None]
-            bottom, right = [self.height - half], [self.width - half]
+            rows = self._band(self.height, rows_own)[:, None]
+            columns = self._band(self.width, columns_own)[None]
+            bottom, right = [self.height - rows_own // 2], [self.width - columns_own // 2]
             for band, tops, lefts in (
                 (columns & there, self._lines(columns & there, 1), right),
                 (rows & there, bottom, self._lines(rows & there, 0)),
@@ -115,8 +122,8 @@ class Canvas:
     def tiles(self) -> list[Tensor]:
         """Return the places i64[L] of as few windows as see every token, none around an edge."""
         offsets = [
-            [*range(0, size - self.side, self.side), size - self.side]
-            for size in (self.height, self.width)
+            [*range(0, size - own, own), size - own]
+            for size, own in zip((self.height, self.width), self.own, strict=True)
         ]
         return [torch.from_numpy(self._places(y, x)) for y in offsets[0] for x in offsets[1]]
 
@@ -136,13 +143,13 @@ class Canvas:
         return windows
 
     def _places(self, top: int, left: int) -> NDArray[np.int64]:
-        rows = (top + np.arange(self.side, dtype=np.int64)) % self.height
-        columns = (left + np.arange(self.side, dtype=np.int64)) % self.width
+        rows, columns = (np.arange(size, dtype=np.int64) for size in self.own)
+        rows, columns = (top + rows) % self.height, (left + columns) % self.width
         return (rows[:, None] * self.width + columns).flatten()
 
     def _lines(self, free: NDArray[np.bool_], axis: int) -> list[int]:
         """Return where windows may begin, along rows (`axis` 1 is summed up) or columns (0)."""
-        size, side = self.height if axis else self.width, self.side
+        size, side = (self.height if axis else self.width), self.own[1 - axis]
         taken = np.flatnonzero(free.any(axis=axis))
         if not len(taken):
             return [0]
@@ -152,9 +159,9 @@ class Canvas:
         starts = [*range(0, size - side, max(1, side // 2)), size - side]
         return [start for start in starts if start < last and first < start + side]
 
-    def _band(self, size: int) -> NDArray[np.bool_]:
+    def _band(self, size: int, own: int) -> NDArray[np.bool_]:
         """Return which of so many lines are drawn again for a seam between the last and first."""
-        reach = max(1, self.side // 4)
+        reach = max(1, own // 4)
         lines = np.zeros(size, dtype=np.bool_)
         lines[:reach] = lines[size - reach :] = True
         return lines

@@ -53,8 +53,8 @@ def complete_tokens(
     length = transformer.config.image_length
     tokens = tokens.to(transformer.device)
     count, drawn = tokens.shape
-    side = math.isqrt(length)
-    below = tokens[:, -side:].repeat(1, math.ceil((length - drawn) / side))[:, : length - drawn]
+    columns, left = transformer.config.grid[1], length - drawn
+    below = tokens[:, -columns:].repeat(1, math.ceil(left / columns))[:, :left]
     whole = torch.cat([tokens, below], dim=1)
     logits = torch.zeros((), dtype=torch.float32, device=transformer.device)
     for text, share in zip(texts, shares, strict=True):

@@ -97,7 +97,7 @@ def draw_batches(
         The images of a batch, those that were not pruned, with their tokens i64[n,P].
     """
     length = transformer.config.image_length
-    half = half_length(length) if prune is not None else 0
+    half = half_length(length, transformer.config.grid[1]) if prune is not None else 0
     for batch in request.batches:
         part: Sequence[int] = batch
         slots = Slots(transformer, request.sampler, num_codes=num_codes)
@@ -119,13 +119,17 @@ def draw_batches(
                 yield part, torch.stack(drawn, dim=1)
 
 
-def half_length(length: int) -> int:
+def half_length(length: int, columns: int | None = None) -> int:
     """Return how many tokens the upper half of a picture's rows has.
+
+    Args:
+        length: tokens of the picture.
+        columns: of its grid; None for a square.
 
     Example:
         >>> from dallemini.generation.loop import half_length
-        >>> half_length(256), half_length(25)
-        (128, 10)
+        >>> half_length(256), half_length(25), half_length(40, columns=8)
+        (128, 10, 16)
     """
-    side = math.isqrt(length)
-    return side // 2 * side
+    columns = columns or math.isqrt(length)
+    return length // columns // 2 * columns

@@ -231,11 +231,11 @@ def _pixel_bytes(config: TransformerConfig, vqgan: VQGANConfig, images: int) -> 
 
     Convolutions compute in float32 on the CPU, whatever the type of the weights.
     """
-    side, widths = math.isqrt(config.image_length), [vqgan.ch * factor for factor in vqgan.ch_mult]
+    size, widths = config.image_length, [vqgan.ch * factor for factor in vqgan.ch_mult]
     largest = 0
     for width, before in zip(reversed(widths), [widths[-1], *reversed(widths)], strict=False):
-        largest = max(largest, side**2 * max(width, before))
-        side *= 2
+        largest = max(largest, size * max(width, before))
+        size *= 4
     # A residual block holds its input, the normalised input, two convolutions, and what these
     # reorder for themselves: feature maps, and the largest weight.
     decoding = (5 * largest + 3 * 9 * max(widths) ** 2) * _FLOAT + _SCRATCH

@@ -100,7 +100,7 @@ class Watermark:
         Args:
             sampler: chooses tokens.
             groups: of the codebook.
-            side: tokens along each side of the model's own grid.
+            side: columns of the model's own grid.
         """
         heat = sampler.temperature if isinstance(sampler, TopSampler) else 1.0
         bias = self.favours(groups).float() * (self.strength * heat)
@@ -114,7 +114,7 @@ class MarkedSampler:
     Attributes:
         sampler: chooses.
         bias: f32[16,V], for each place.
-        side: tokens along each side of the model's own grid.
+        side: columns of the model's own grid.
     """
 
     sampler: Callable[[Tensor, SamplerState], Tensor]

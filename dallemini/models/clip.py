@@ -25,7 +25,7 @@ from ..errors import ConfigError, InputError, InputTypeError
 from ..foreign import show
 from .pretrained import PretrainedModule, empty_embedding
 
-_SIZES = ("embed_dim", "image_size", "patch_size", "context_length", "vocab_size")
+_SIZES = ("embed_dim", "patch_size", "context_length", "vocab_size")
 _TOWER_SIZES = ("width", "layers", "heads", "mlp_dim")
 _CHOICES = {
     "activation": ("quick_gelu", "gelu"),
@@ -39,6 +39,8 @@ _INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # section 2.5 of the paper
 @dataclass(frozen=True, kw_only=True)
 class CLIPConfig(Config):
     """Sizes of a CLIP model; the defaults are ViT-B/32 as OpenAI released it.
+
+    `image_size` is the side of the pictures, or their height and width.
 
     `pooling` says where a sentence is read off: "argmax" at its highest id (OpenAI, open_clip, and
     the released Hugging Face files), "first_eos" at the first `eos_token_id`. `crop_rounding` says
@@ -55,7 +57,7 @@ class CLIPConfig(Config):
     """
 
     embed_dim: int = 512
-    image_size: int = 224
+    image_size: int | tuple[int, ...] = 224
     patch_size: int = 32
     vision_width: int = 768
     vision_layers: int = 12
@@ -90,8 +92,14 @@ class CLIPConfig(Config):
                 width % heads == 0,
                 f"{tower}_width={width} must be a multiple of {tower}_heads={heads}",
             )
-        patch, image = self.patch_size, self.image_size
-        _require(patch <= image, f"patch_size={patch} exceeds image_size={image}")
+        image = self.image_size
+        _require(
+            isinstance(image, int) or len(image) == 2,
+            f"image_size must be a side, or height and width, not {show(image)}",
+        )
+        _require(min(self.size) >= 1, f"image_size must be at least 1, not {show(image)}")
+        patch = self.patch_size
+        _require(patch <= min(self.size), f"patch_size={patch} exceeds image_size={show(image)}")
         for name, choices in _CHOICES.items():
             choice = getattr(self, name)
             _require(choice in choices, f"{name} must be one of {choices}, not {show(choice)}")
@@ -99,7 +107,8 @@ class CLIPConfig(Config):
             token = getattr(self, name)
             _require(0 <= token <= LARGEST_SIZE, f"{name} must be an id, not {show(token)}")
         _require(
-            image <= _LARGEST_IMAGE, f"image_size must be at most {_LARGEST_IMAGE}, not {image}"
+            max(self.size) <= _LARGEST_IMAGE,
+            f"image_size must be at most {_LARGEST_IMAGE}, not {show(image)}",
         )
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
@@ -112,9 +121,15 @@ class CLIPConfig(Config):
         )
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        size = self.image_size
+        return (size[0], size[1]) if isinstance(size, tuple) else (size, size)
+
+    @property
     def num_patches(self) -> int:
         """Number of patches of one picture, without the class token."""
-        return (self.image_size // self.patch_size) ** 2
+        return math.prod(side // self.patch_size for side in self.size)
 
 
 def _require(holds: bool, rule: str) -> None:
@@ -175,7 +190,7 @@ class CLIP(PretrainedModule[CLIPConfig]):
         """Look at pictures.
 
         Args:
-            pixel_values: f[N,3,S,S], already normalised by `image_mean` and `image_std`; cast to
+            pixel_values: f[N,3,H,W], already normalised by `image_mean` and `image_std`; cast to
                 the dtype of the weights.
 
         Returns:
@@ -183,16 +198,16 @@ class CLIP(PretrainedModule[CLIPConfig]):
 
         Raises:
             InputTypeError: the pixels are not floating point.
-            InputError: the shape is not [N,3,S,S] with S = `image_size`.
+            InputError: the shape is not [N,3,H,W] with the height and width of `config.size`.
         """
-        size = self.config.image_size
+        height, width = self.config.size
         if not pixel_values.is_floating_point():
             raise InputTypeError(
                 f"pixel_values must be floating point and normalised, not {pixel_values.dtype}."
             )
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size):
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, height, width):
             raise InputError(
-                f"pixel_values must have the shape [N, 3, {size}, {size}], "
+                f"pixel_values must have the shape [N, 3, {height}, {width}], "
                 f"not {list(pixel_values.shape)}."
             )
         features: Tensor = self.vision.projection(self.vision(pixel_values)[:, 0])
@@ -311,7 +326,7 @@ class VisionTower(nn.Module):
         self.projection = nn.Linear(width, config.embed_dim, bias=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return the hidden states f[N,P,W] of pixels f[N,3,S,S]; the class token comes first."""
+        """Return the hidden states f[N,P,W] of pixels f[N,3,H,W]; the class token comes first."""
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)
         class_token = self.class_embedding.expand(len(patches), 1, -1)

@@ -21,11 +21,12 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def convolve(conv: nn.Conv2d, hidden_states: Tensor, *, wraps: bool = False) -> Tensor:
-    """Convolve f[N,C,h,w] by 3x3 to f[N,C',h,w]; beyond an edge are zeros, or the other edge."""
+    """Convolve f[N,C,h,w] to f[N,C',h,w]; beyond an edge are zeros, or the other edge."""
     if not wraps:
         convolved: Tensor = conv(hidden_states)
         return convolved
-    around = F.pad(hidden_states, (1, 1, 1, 1), mode="circular")
+    reach = conv.weight.shape[2] // 2
+    around = F.pad(hidden_states, (reach,) * 4, mode="circular")
     return F.conv2d(around, conv.weight, conv.bias)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..architecture import SIDES, Activation, NormPositions, NormType, Side
 from ..config import LARGEST_SIZE, MOST_LAYERS, Config
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from ..foreign import show
 
 MOST_ITERATIONS = 1000
@@ -48,6 +48,10 @@ class TransformerConfig(Config):
         use_swin_position_embeddings: add a trained number to the score of each pair of positions.
         use_deepnet_scaling: enlarge what residuals carry on, and begin with smaller weights.
         use_subln_init: begin with the larger weights of "subln"; nothing else changes.
+        image_grid: rows and columns of its tokens, which are `image_length` together; None for a
+            square.
+        image_tokenizer: `fingerprint` of the image tokenizer whose codes it was trained on; None
+            where nobody noted it, as in released checkpoints.
     """
 
     text_vocab_size: int = 50264
@@ -79,6 +83,8 @@ class TransformerConfig(Config):
     use_swin_position_embeddings: bool = False
     use_deepnet_scaling: bool = False
     use_subln_init: bool = False
+    image_grid: tuple[int, ...] | None = None
+    image_tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         self.check_types()
@@ -96,7 +102,34 @@ class TransformerConfig(Config):
                 f"decoder_start_token_id {self.decoder_start_token_id} must be at most "
                 f"image_vocab_size {self.image_vocab_size}."
             )
+        self._check_grid()
         self._check_switches()
+
+    def _check_grid(self) -> None:
+        grid = self.image_grid
+        if grid is not None and (len(grid) != 2 or math.prod(grid) != self.image_length):
+            raise ConfigError(
+                f"image_grid must be rows and columns that make image_length {self.image_length} "
+                f"tokens, not {show(grid)}."
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a picture's tokens.
+
+        Raises:
+            InputError: their number is no square, and `image_grid` does not say it.
+        """
+        if self.image_grid is not None:
+            rows, columns = self.image_grid
+            return rows, columns
+        side = math.isqrt(self.image_length)
+        if side * side != self.image_length:
+            raise InputError(
+                f"The transformer draws {self.image_length} tokens, which is no square picture; "
+                "say the rows and columns in its configuration, as image_grid."
+            )
+        return side, side
 
     def _check_switches(self) -> None:
         if not 0 < self.tau_init < math.inf:

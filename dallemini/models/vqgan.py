@@ -18,15 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LARGEST_SIZE, MOST_LAYERS, Config
-from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
+from ..errors import ConfigError, UnsupportedOperationError
 from ..foreign import show
-from ._checks import check_ids, check_range, without_autocast
 from .convolution import GROUPS, Downsample, Level, Middle, Upsample, convolve, group_norm
-from .pretrained import PretrainedModule, empty_embedding
+from .image_tokenizer import ImageTokenizer
+from .pretrained import empty_embedding
 from .vqgan_cpu import LARGE_BYTES, draw_convolved, draw_level
 
 _MOST_LEVELS = 16
-OVERSHOOT = 0.01  # beyond [0, 1], as resizing leaves behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,11 @@ class VQGANConfig(Config):
         pixel_shuffle: side of the pixel block that is folded into channels around the network;
             1, as released, folds nothing.
         has_encoder: False for files that only decode.
+        quantizer: how a code is chosen: "nearest", the nearest vector; "cosine", the one of the
+            nearest direction, all vectors having the length 1 (LlamaGen); "gumbel", the highest
+            of as many scores as there are codes (GumbelVQ of taming-transformers, ruDALL-E).
+        wavelet: the decoder makes four bands, which an inverse Haar transform joins to a picture of
+            twice the size (ruDALL-E).
     """
 
     ch: int = 128
@@ -55,6 +59,8 @@ class VQGANConfig(Config):
     value_range: tuple[float, ...] = (0.0, 1.0)
     pixel_shuffle: int = 1
     has_encoder: bool = True
+    quantizer: Literal["nearest", "cosine", "gumbel"] = "nearest"
+    wavelet: bool = False
 
     def __post_init__(self) -> None:
         self.check_types()
@@ -150,7 +156,8 @@ class Decoder(nn.Module):
             levels.append(level)
         self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], 3 * config.pixel_shuffle**2, 3, padding=1)
+        bands = 4 if config.wavelet else 1
+        self.conv_out = nn.Conv2d(widths[0], bands * 3 * config.pixel_shuffle**2, 3, padding=1)
 
     def forward(self, features: Tensor, *, wraps: bool = False) -> Tensor:
         """Map f[N,z,h,w] to f[N,3p²,H/p,W/p]; `wraps` joins opposite edges."""
@@ -172,18 +179,35 @@ class Codebook(nn.Module):
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
+        self.kind = config.quantizer
         self.embedding = empty_embedding(config.n_embed, config.embed_dim)
+        if config.quantizer == "gumbel" and config.has_encoder:
+            self.proj = nn.Conv2d(config.embed_dim, config.n_embed, 1)
+
+    def choose(self, features: Tensor) -> Tensor:
+        """Return the code of each of f[M,E], as i64[M]."""
+        if self.kind == "gumbel":
+            scores = F.linear(features, self.proj.weight.flatten(1), self.proj.bias)
+            return scores.float().argmax(dim=1)
+        return self.nearest(features)
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Return f[*,E], what codes i64[*] stand for."""
+        vectors: Tensor = self.embedding(codes)
+        return F.normalize(vectors, dim=-1) if self.kind == "cosine" else vectors
 
     def nearest(self, features: Tensor) -> Tensor:
         """Return the code whose vector is nearest to each of f[M,E], as i64[M]."""
         codes = self.embedding.weight.float()
         features = features.float()
+        if self.kind == "cosine":
+            codes, features = F.normalize(codes, dim=1), F.normalize(features, dim=1)
         # |f - c|^2 without the term |f|^2, which is the same for every code
         distances = torch.addmm(codes.square().sum(1), features, codes.T, alpha=-2.0)
         return distances.argmin(dim=1)
 
 
-class VQGAN(PretrainedModule[VQGANConfig]):
+class VQGAN(ImageTokenizer[VQGANConfig]):
     """Pictures to codes and codes to pictures.
 
     Constructing it describes the structure on the `meta` device; use `from_pretrained` for stored
@@ -215,9 +239,24 @@ class VQGAN(PretrainedModule[VQGANConfig]):
         return self.config.n_embed
 
     @property
-    def image_length(self) -> int:
-        """Number of tokens of a picture at the resolution the model was trained on."""
-        return (self.config.resolution // self.config.downsample_factor) ** 2
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures that it was trained on."""
+        return self.config.resolution, self.config.resolution
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels that `encode` reads for a token, along each side."""
+        return self.config.downsample_factor
+
+    @property
+    def token_size(self) -> int:
+        """Pixels that `decode` makes of a token, along each side; a wavelet doubles them."""
+        return self.config.downsample_factor * (1 + self.config.wavelet)
+
+    @property
+    def code_vectors(self) -> Tensor:
+        """f[V,E], the codebook."""
+        return self.quantize.embedding.weight
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw convolutions scaled by their fan-in and codes from N(0, 1); norms start at 1."""
@@ -231,62 +270,21 @@ class VQGAN(PretrainedModule[VQGANConfig]):
             else:
                 nn.init.normal_(parameter, generator=generator)
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Turn pictures into codes.
-
-        Args:
-            images: f[N,3,H,W] in [0, 1]; H and W multiples of `config.downsample_factor`.
-
-        Returns:
-            i64[N,L], row by row from the top left.
-
-        Raises:
-            UnsupportedOperationError: this checkpoint holds the decoder only.
-            InputTypeError: the images are not a floating-point tensor.
-            InputError: wrong shape or size, or values outside [0, 1].
-        """
+    def _check_encoder(self) -> None:
         if not self.config.has_encoder:
             raise UnsupportedOperationError(
                 "This VQGAN holds only the decoder (such as min-dalle's detoker.pt); load one with "
                 "an encoder, for example 'dalle-mini/vqgan_imagenet_f16_16384'."
             )
-        self._check_images(images)
-        features = self.encode_features(images.to(self.device, self.dtype))
+
+    def _encode(self, images: Tensor) -> Tensor:
+        features = self.encode_features(images)
         flat = features.permute(0, 2, 3, 1).flatten(0, 2)
-        return self.quantize.nearest(flat).view(images.shape[0], -1)
+        return self.quantize.choose(flat).view(-1, *features.shape[2:])
 
-    @torch.no_grad()
-    def decode(
-        self,
-        image_tokens: Tensor,
-        *,
-        shape: tuple[int, int] | None = None,
-        wraps: bool = False,
-    ) -> Tensor:
-        """Turn codes into pictures.
-
-        On the CPU in float32, pictures of the released size and larger are drawn one at a time:
-        they are the same in any batch, to the last bit, and need the memory of one.
-
-        Args:
-            image_tokens: i64[N,L], 0 <= code < `codebook_size`; L must be a square number, unless
-                `shape` is given.
-            shape: rows and columns of codes, h and w with L = h * w.
-            wraps: let each picture go on at its opposite edges, so that it can be repeated.
-
-        Returns:
-            f[N,3,H,W] clipped to [0, 1].
-
-        Raises:
-            InputError: L is not a square number or h * w, or a code is outside the codebook.
-            InputTypeError: the tokens are not integers.
-        """
-        height, width = self._check_codes(image_tokens, shape)
-        with without_autocast(self.device):
-            vectors = self.quantize.embedding(image_tokens.to(self.device, torch.int64))
-            vectors = vectors.view(-1, height, width, self.config.embed_dim).permute(0, 3, 1, 2)
-            return self._unfold(self._draw(vectors, wraps)).clamp(0, 1)
+    def _decode(self, codes: Tensor, *, wraps: bool) -> Tensor:
+        vectors = self.quantize.vectors(codes).permute(0, 3, 1, 2)
+        return self._unfold(self._draw(vectors, wraps))
 
     def _draw(self, vectors: Tensor, wraps: bool) -> Tensor:
         if wraps or not self._draws_singly(*vectors.shape[2:]):
@@ -310,6 +308,8 @@ class VQGAN(PretrainedModule[VQGANConfig]):
     def _unfold(self, pixels: Tensor) -> Tensor:
         low, high = self.config.value_range
         pixels = F.pixel_shuffle(pixels, self.config.pixel_shuffle)
+        if self.config.wavelet:
+            pixels = inverse_haar(pixels)
         return (pixels - low) / (high - low)
 
     def _draws_singly(self, height: int, width: int) -> bool:
@@ -326,37 +326,13 @@ class VQGAN(PretrainedModule[VQGANConfig]):
         large = size >= LARGE_BYTES
         return large and self.device.type == "cpu" and self.dtype == torch.float32
 
-    def _check_images(self, images: Tensor) -> None:
-        factor = self.config.downsample_factor
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise InputTypeError(f"images must be a floating-point tensor in [0, 1], not {kind}.")
-        if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-            raise InputError(f"images must have shape [N, 3, H, W], not {list(images.shape)}.")
-        if images.shape[2] % factor or images.shape[3] % factor:
-            raise InputError(
-                f"Height and width must be multiples of {factor}, not "
-                f"{images.shape[2]}x{images.shape[3]}; resize or crop the images."
-            )
-        if not images.is_meta:
-            low, high = (float(bound) for bound in torch.aminmax(images))
-            if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
-                raise InputError(f"images must lie in [0, 1], but hold {low:.3g} to {high:.3g}.")
 
-    def _check_codes(self, image_tokens: Tensor, shape: tuple[int, int] | None) -> tuple[int, int]:
-        asked = f"[N, L] with L a square number such as {self.image_length}"
-        if shape is not None:
-            asked = f"[N, {shape[0]} * {shape[1]}]"
-        check_ids("image_tokens", image_tokens, shape=asked, axes=2)
-        side = math.isqrt(image_tokens.shape[1])
-        height, width = (side, side) if shape is None else shape
-        if min(height, width) < 1 or height * width != image_tokens.shape[1]:
-            raise InputError(
-                f"image_tokens must have shape {asked}, not {list(image_tokens.shape)}."
-            )
-        hint = f"this codebook has {self.codebook_size} codes"
-        check_range("Image tokens", image_tokens, limit=self.codebook_size, hint=hint)
-        return height, width
+def inverse_haar(bands: Tensor) -> Tensor:
+    """Join f[N,12,H,W], the three colours small and three details of each, to f[N,3,2H,2W]."""
+    small, details = bands[:, :3], bands[:, 3:].unflatten(1, (3, 3))
+    rows, columns, both = details.unbind(2)
+    places = [small + p * rows + q * columns + p * q * both for p in (1, -1) for q in (1, -1)]
+    return F.pixel_shuffle(torch.stack(places, dim=2).flatten(1, 2) / 2, 2)
 
 
 def _fan_in(weight: Tensor) -> int:

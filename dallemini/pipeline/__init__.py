@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from .enlarging import ImageUpscaler, enlarge, enlarge_file
 from .outputs import GenerationOutput, GenerationStep
-from .parts import ImageTokenizer
 from .pipeline import Pipeline
+from .pixels import ImageTokenizer, ImageTokenizerLike
 
 __all__ = [
     "GenerationOutput",
     "GenerationStep",
     "ImageTokenizer",
+    "ImageTokenizerLike",
     "ImageUpscaler",
     "Pipeline",
     "enlarge",

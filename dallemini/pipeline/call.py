@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from .enlarging import ImageUpscaler, enlarge
 from .guarding import SafetyCheck, covered
 from .judging import Judge, Pruner
 from .outputs import GenerationOutput, GenerationStep
-from .parts import ImageTokenizer
+from .pixels import ImageTokenizerLike, decode_tokens
 from .progress import Meter
 from .sketch import Sketch
 from .steps import draw, make_step
@@ -49,7 +48,7 @@ class Call:
     request: Request
     sketch: Sketch | None
     transformer: Transformer
-    vqgan: ImageTokenizer
+    vqgan: ImageTokenizerLike
     judge: Judge | None
     upscaler: ImageUpscaler | None
     safety: SafetyCheck
@@ -86,9 +85,9 @@ class Call:
         return self._covered(part, self._look(part, tokens))
 
     def _look(self, part: Sequence[int], tokens: Tensor) -> GenerationStep:
-        length = self.transformer.config.image_length
+        grid = self.transformer.config.grid
         request, sketch = self.request, self.sketch
-        return make_step(request, sketch, part, tokens, length, self._decode, self.about)
+        return make_step(request, sketch, part, tokens, grid, self._decode, self.about)
 
     def finish(
         self,
@@ -203,7 +202,8 @@ class Call:
         pruner = None if self.request.has_whole_groups else self._pruner()
         if pruner is None:
             return images
-        half = half_length(self.transformer.config.image_length)
+        config = self.transformer.config
+        half = half_length(config.image_length, config.grid[1])
         return pruner(images, torch.stack([drawn[image] for image in images])[:, :half])
 
     def picture(self, image: int, tokens: Tensor) -> Any:
@@ -233,7 +233,11 @@ class Call:
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""
-        decode = (
-            self.vqgan.decode if self.sketch is None else partial(self.sketch.decode, self.vqgan)
+        grid, sketch = self.transformer.config.grid, self.sketch
+        pixels = (
+            decode_tokens(self.vqgan, one, grid)
+            if sketch is None
+            else sketch.decode(self.vqgan, one)
+            for one in tokens.split(1)
         )
-        return torch.cat([decode(one).cpu() for one in tokens.split(1)]).clamp(0, 1)
+        return torch.cat([one.cpu() for one in pixels]).clamp(0, 1)

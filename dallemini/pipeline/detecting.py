@@ -8,10 +8,9 @@ together. `generation.watermark` has the mark itself.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,8 +27,8 @@ from ..generation.watermark import (
 )
 from ..images import read_image
 from ..models._checks import without_autocast
-from ..models.vqgan import VQGAN
-from .parts import ImageTokenizer
+from ..models.image_tokenizer import ImageTokenizer
+from .pixels import ImageTokenizerLike
 
 if TYPE_CHECKING:
     import os
@@ -68,7 +67,7 @@ class Detection:
 class Detecting:
     """The part of a pipeline that looks for marks; it needs nothing but the VQGAN."""
 
-    vqgan: ImageTokenizer
+    vqgan: ImageTokenizerLike
 
     def detect(
         self,
@@ -114,13 +113,17 @@ def _is_one(images: object) -> bool:
 
 
 def look_for(
-    pictures: Sequence[Tensor], watermark: Watermark, vqgan: VQGAN, *, search: bool = True
+    pictures: Sequence[Tensor],
+    watermark: Watermark,
+    vqgan: ImageTokenizer[Any],
+    *,
+    search: bool = True,
 ) -> Detection:
     """Look for a mark in pictures f[3,H,W] in [0, 1]; see `Pipeline.detect`."""
     groups = known_groups(vqgan)
     favoured = watermark.favours(groups)
     best: tuple[float, Evidence, int] | None = None
-    for ways in _ways(pictures, vqgan.config.resolution, vqgan.config.downsample_factor, search):
+    for ways in _ways(pictures, min(vqgan.image_size), vqgan.downsample_factor, search):
         # the ways of looking at the grid as it is share one half, those of moving it the other
         count = sum(len(way.shifts) for way in ways) * (2 if search else 1)
         for way in ways:
@@ -134,7 +137,7 @@ def look_for(
             break
     if best is None:
         raise InputError(
-            f"A picture smaller than a token, {vqgan.config.downsample_factor} pixels, holds no "
+            f"A picture smaller than a token, {vqgan.downsample_factor} pixels, holds no "
             "mark; give larger ones."
         )
     return Detection(p_value=best[0], score=best[1].score, tokens=best[2], votes=best[1].votes)
@@ -192,15 +195,23 @@ def _ways(pictures: Sequence[Tensor], own: int, unit: int, search: bool) -> Iter
         ]
 
 
-def _encode(vqgan: VQGAN, pixels: Tensor) -> Tensor:
+def _encode(vqgan: ImageTokenizer[Any], pixels: Tensor) -> Tensor:
     """Return i64[h,w] of f[1,3,H,W]."""
-    rows = pixels.shape[2] // vqgan.config.downsample_factor
+    rows = pixels.shape[2] // vqgan.downsample_factor
     with without_autocast(vqgan.device):
         return vqgan.encode(pixels).view(rows, -1).cpu()
 
 
-def mark_request(request: Request, watermark: Watermark | None, vqgan: ImageTokenizer) -> Request:
+def mark_request(
+    request: Request, watermark: Watermark | None, vqgan: ImageTokenizerLike, *, columns: int
+) -> Request:
     """Let a request draw towards a key, if there is one.
+
+    Args:
+        request: what is drawn.
+        watermark: the key.
+        vqgan: whose codes are drawn.
+        columns: of the model's own grid.
 
     Raises:
         InputTypeError: `watermark` is not one, or the image tokenizer has no codebook.
@@ -208,13 +219,13 @@ def mark_request(request: Request, watermark: Watermark | None, vqgan: ImageToke
     if watermark is None:
         return request
     check_watermark(watermark)
-    groups, side = known_groups(codebook_of(vqgan)), math.isqrt(vqgan.image_length)
-    return replace(request, sampler=watermark.lean(request.sampler, groups, side=side))
+    groups = known_groups(codebook_of(vqgan))
+    return replace(request, sampler=watermark.lean(request.sampler, groups, side=columns))
 
 
-def known_groups(vqgan: VQGAN) -> CodeGroups:
+def known_groups(vqgan: ImageTokenizer[Any]) -> CodeGroups:
     """Return the groups of a codebook; those of the last few are kept, for they take a while."""
-    vectors = vqgan.quantize.embedding.weight.detach().float().cpu().contiguous()
+    vectors = vqgan.code_vectors.detach().float().cpu().contiguous()
     digest = hashlib.sha256(vectors.numpy().tobytes()).digest()
     if digest not in _known:
         while len(_known) >= _MOST_KNOWN:
@@ -235,15 +246,15 @@ def check_watermark(watermark: object) -> None:
         )
 
 
-def codebook_of(vqgan: ImageTokenizer) -> VQGAN:
+def codebook_of(vqgan: ImageTokenizerLike) -> ImageTokenizer[Any]:
     """Return an image tokenizer that has a codebook.
 
     Raises:
         InputTypeError: it has none that is known.
     """
-    if not isinstance(vqgan, VQGAN):
+    if not isinstance(vqgan, ImageTokenizer):
         raise InputTypeError(
-            f"A watermark needs the codebook of a VQGAN, which {type(vqgan).__name__} is not; draw "
-            "without one."
+            f"A watermark needs the codebook of a VQGAN, which {type(vqgan).__name__} is not, or "
+            "that of another ImageTokenizer; draw without one."
         )
     return vqgan

@@ -16,7 +16,7 @@ from ..errors import InputError, MissingDependencyError
 from ..foreign import show
 from ..generation.watermark import Watermark
 from ..images import image_to_tensor, open_picture_file
-from ..models.vqgan import VQGAN
+from ..models.image_tokenizer import ImageTokenizer
 from ..sheets import texts_of
 from .detecting import look_for
 from .origin import read_source_type
@@ -64,7 +64,7 @@ def inspect_picture(
     picture: str | os.PathLike[str] | bytes,
     *,
     watermark: Watermark | None = None,
-    vqgan: VQGAN | None = None,
+    vqgan: ImageTokenizer[Any] | None = None,
 ) -> Inspection:
     """Say what a picture's file tells of where it comes from.
 

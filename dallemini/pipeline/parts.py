@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,19 +29,20 @@ from ..errors import (
     InputError,
     InputTypeError,
     MissingFileError,
-    UnsupportedModelError,
 )
 from ..files import write_text
 from ..generation import GenerationConfig
 from ..models.clip import CLIP
+from ..models.image_tokenizer import ImageTokenizer
 from ..models.precision import Weights, read_precisions
 from ..models.pretrained import PART_FILES, Loadable, PretrainedModule
+from ..models.tokenizers import IMAGE_TOKENIZERS
 from ..models.transformer import Transformer
 from ..models.upscaler import Upscaler
-from ..models.vqgan import VQGAN
 from ..scorer import CLIPScorer, Scorer
 from ..text.tokenizer import Tokenizer
 from ..text.vocabulary import find_files
+from .pixels import ImageTokenizerLike
 
 INDEX_NAME = "model_index.json"
 EVALUATION_NAME = "evaluation.json"
@@ -50,21 +51,25 @@ GENERATION_CONFIG_NAME = "generation_config.json"
 DEFAULT_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
 # OpenAI's ViT-B/32 twice: as safetensors, and where that is missing as OpenAI published it.
 DEFAULT_SCORERS = ("timm/vit_base_patch32_clip_224.openai", "openai/clip-vit-base-patch32")
-CLASSES = {
-    "tokenizer": Tokenizer,
-    "transformer": Transformer,
-    "vqgan": VQGAN,
-    "scorer": CLIPScorer,
-    "upscaler": Upscaler,
+CLASSES: dict[str, tuple[type[Loadable], ...]] = {
+    "tokenizer": (Tokenizer,),
+    "transformer": (Transformer,),
+    "vqgan": IMAGE_TOKENIZERS,
+    "scorer": (CLIPScorer,),
+    "upscaler": (Upscaler,),
 }
 OPTIONAL = ("scorer", "upscaler")
-COMPONENTS: dict[str, Component] = {"transformer": "transformer", "vqgan": "vqgan"}
-COMPONENTS["scorer"], COMPONENTS["upscaler"] = "clip", "upscaler"
+_MODELS: dict[str, tuple[type[PretrainedModule[Any]], ...]] = {
+    "transformer": (Transformer,),
+    "vqgan": IMAGE_TOKENIZERS,
+    "scorer": (CLIP,),
+    "upscaler": (Upscaler,),
+}
+COMPONENTS: dict[str, tuple[Component, ...]] = {
+    part: tuple(kind.component for kind in kinds) for part, kinds in _MODELS.items()
+}
 MODELS: dict[Component, type[PretrainedModule[Any]]] = {
-    "transformer": Transformer,
-    "vqgan": VQGAN,
-    "clip": CLIP,
-    "upscaler": Upscaler,
+    kind.component: kind for kinds in _MODELS.values() for kind in kinds
 }
 
 
@@ -76,28 +81,6 @@ OLDER_FILES = (
     *("SHA256SUMS", "contents.cdx.json"),
     *(f"{part}/{file}" for part in CLASSES for file in PART_FILES),
 )
-
-
-class ImageTokenizer(Protocol):
-    """What the pipeline asks of the part that turns codes into pictures; `VQGAN` is one."""
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of codes."""
-
-    @property
-    def image_length(self) -> int:
-        """Number of tokens of a picture at the trained resolution."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Map f[N,3,H,W] in [0, 1] to i64[N,L]."""
-
-    def decode(self, image_tokens: Tensor) -> Tensor:
-        """Map i64[N,L] to f[N,3,H,W] in [0, 1]."""
 
 
 _IMAGE_TOKENIZER = ("codebook_size", "image_length", "device", "encode", "decode")
@@ -129,10 +112,11 @@ class Parts:
         index = read_json(self.source.fetch([INDEX_NAME])[INDEX_NAME])
         for part, known in CLASSES.items():
             found = index.get(part)
-            if found != known.__name__ and not (part in OPTIONAL and found is None):
+            names = [kind.__name__ for kind in known]
+            if found not in names and not (part in OPTIONAL and found is None):
                 raise CheckpointError(
-                    f"{INDEX_NAME} of {self.source.name} names {found!r} as {part}, "
-                    f"but it must be {known.__name__!r}; use the version that wrote it."
+                    f"{INDEX_NAME} of {self.source.name} names {found!r} as {part}, but it must be "
+                    f"{' or '.join(map(repr, names))}; use the version that wrote it."
                 )
         return index
 
@@ -183,8 +167,8 @@ class Parts:
         """The parts of a source without an index."""
         mark = (fetch_json(self.source) or {}).get("dallemini")
         native = str(mark.get("component")) if isinstance(mark, dict) else None
-        components = _claimed(self.source) if native is None else {native}
-        held = {part for part, component in COMPONENTS.items() if component in components}
+        components: set[Any] = _find(self.source) if native is None else {native}
+        held = {part for part, kinds in COMPONENTS.items() if components.intersection(kinds)}
         # the vocabulary beside a lone CLIP belongs to the scorer
         if native in (None, "tokenizer") and (not held or "transformer" in held):
             with contextlib.suppress(MissingFileError):
@@ -193,43 +177,24 @@ class Parts:
         return held
 
 
-def _claimed(source: hub.Source) -> set[Component]:
-    """Return which components foreign files hold; where two claim one file, its tensors decide."""
-    claims: dict[Component, set[str]] = {}
-    refusals: list[CheckpointError] = []
-    for component in MODELS:
-        try:
-            claim = checkpoints.find_format(source, component)
-        except UnsupportedModelError:
-            raise
-        except CheckpointError as error:  # mostly: it belongs to another component
-            refusals.append(error)
-            continue
-        if claim is not None:
-            claims[component] = {*claim.names}
-    if refusals and not claims:
-        raise refusals[0]
-    disputed = {
-        component
-        for component, names in claims.items()
-        if any(names & others for other, others in claims.items() if other != component)
-    }
-    return (claims.keys() - disputed) | _decide(source, disputed)
+def _find(source: hub.Source) -> set[Component]:
+    """Return which components foreign files hold."""
+    known = {component: model.expected_shapes for component, model in MODELS.items()}
+    return checkpoints.find_components(source, known)
 
 
-def _decide(source: hub.Source, disputed: set[Component]) -> set[Component]:
-    errors: list[CheckpointError] = []
-    for component in MODELS:
-        if component in disputed:
-            try:
-                describe(source, component)
-            except CheckpointError as error:
-                errors.append(error)
-            else:
-                return {component}
-    if errors:
-        raise errors[0]
-    return set()
+def component_of(part: str, source: hub.Source) -> Component:
+    """Return which of the components that a part may be lies in a source.
+
+    Raises:
+        As `checkpoints.find_components`.
+    """
+    first, *others = COMPONENTS[part]
+    if not others:
+        return first
+    known = {component: MODELS[component].expected_shapes for component in (first, *others)}
+    found = checkpoints.find_components(source, known)
+    return next((component for component in known if component in found), first)
 
 
 def describe(source: hub.Source, component: Component) -> tuple[str, checkpoints.LazyCheckpoint]:
@@ -250,8 +215,8 @@ def choose_weights(dtype: object, quantization: object, place: torch.device) -> 
         UnsupportedOperationError: a part cannot have the precision that is asked for.
     """
     weights = read_precisions(dtype, quantization, parts=COMPONENTS, quantizable="transformer")
-    for part, component in COMPONENTS.items():
-        MODELS[component].check_weights(weights[part], place)
+    for part, kinds in _MODELS.items():
+        kinds[0].check_weights(weights[part], place)
     return weights
 
 
@@ -278,10 +243,10 @@ class PartsLoader:
         source = self.parts.find("transformer") or self.parts.source
         return Transformer.from_pretrained(source, **self.precision("transformer"))
 
-    def vqgan(self) -> VQGAN:
-        """Load the source's VQGAN, or the one that the released models were trained with."""
+    def vqgan(self) -> ImageTokenizer[Any]:
+        """Load the image tokenizer, that of the released models where the source has none."""
         source = self._beside("vqgan") or hub.open(DEFAULT_VQGAN, self._elsewhere)
-        return VQGAN.from_pretrained(source, **self.precision("vqgan"))
+        return ImageTokenizer.from_pretrained(source, **self.precision("vqgan"))
 
     def scorer(self) -> CLIPScorer | None:
         """Load the source's scorer, None if a native source has none; else CLIP ViT-B/32."""
@@ -327,7 +292,7 @@ class PartsLoader:
 def check_kinds(
     tokenizer: Tokenizer,
     transformer: Transformer,
-    vqgan: ImageTokenizer,
+    vqgan: ImageTokenizerLike,
     scorer: Scorer | None,
     config: GenerationConfig | None,
 ) -> None:
@@ -362,8 +327,8 @@ def check_kinds(
             )
 
 
-def check_parts(tokenizer: Tokenizer, transformer: Transformer, vqgan: ImageTokenizer) -> None:
-    """Compare the sizes on which the parts must agree.
+def check_parts(tokenizer: Tokenizer, transformer: Transformer, vqgan: ImageTokenizerLike) -> None:
+    """Compare the sizes on which the parts must agree, and whose codes the transformer draws.
 
     Raises:
         InputError: they do not fit each other, or one has no weights; the message says which.
@@ -388,14 +353,20 @@ def check_parts(tokenizer: Tokenizer, transformer: Transformer, vqgan: ImageToke
     # Released vocabularies are padded a little beyond the codes, never doubled.
     if codes > config.image_vocab_size or 2 * codes <= config.image_vocab_size:
         raise InputError(
-            f"The VQGAN has {codes} codes, but the transformer draws from "
-            f"{config.image_vocab_size}; use the VQGAN whose codes it was trained on."
+            f"The {_kind(vqgan)} has {codes} codes, but the transformer draws from "
+            f"{config.image_vocab_size}; use the {_kind(vqgan)} whose codes it was trained on."
         )
-    side = round(config.image_length**0.5)
-    if side * side != config.image_length:
+    trained = config.image_tokenizer
+    if trained is not None and isinstance(vqgan, ImageTokenizer) and vqgan.fingerprint != trained:
         raise InputError(
-            f"The transformer draws {config.image_length} tokens, which is no square picture."
+            f"The transformer was trained on the codes of another image tokenizer (fingerprint "
+            f"{trained}) than this {_kind(vqgan)} ({vqgan.fingerprint}); use that one."
         )
+    _ = config.grid  # which refuses a length that is no grid
+
+
+def _kind(vqgan: object) -> str:
+    return type(vqgan).__name__
 
 
 def check_savable(parts: Mapping[str, object]) -> None:
@@ -406,18 +377,18 @@ def check_savable(parts: Mapping[str, object]) -> None:
         UnsupportedOperationError: one could not be loaded, such as a model with adapters.
     """
     for name, part in parts.items():
-        if part is not None and type(part) is not CLASSES[name]:
+        if part is not None and type(part) not in CLASSES[name]:
             raise InputTypeError(
                 f"The {name} is a {type(part).__name__}, which {INDEX_NAME} cannot name; "
-                f"it must be a {CLASSES[name].__name__} to be saved."
+                f"it must be a {' or '.join(kind.__name__ for kind in CLASSES[name])} to be saved."
             )
         if isinstance(part, Loadable):
             part._check_savable()
 
 
-def write_index(folder: Path, parts: Collection[str]) -> None:
-    """Write `model_index.json`, which names the class of each part that there is."""
-    names = {part: kind.__name__ if part in parts else None for part, kind in CLASSES.items()}
+def write_index(folder: Path, classes: Mapping[str, str]) -> None:
+    """Write `model_index.json` from the name of the class of each part that there is."""
+    names = {part: classes.get(part) for part in CLASSES}
     text = json.dumps({"dallemini": {"version": __version__}, **names}, indent=2) + "\n"
     write_text(folder / INDEX_NAME, text)
 

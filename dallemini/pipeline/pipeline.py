@@ -39,7 +39,6 @@ from .outputs import GenerationOutput, GenerationStep
 from .parts import (
     GENERATION_CONFIG_NAME,
     OLDER_FILES,
-    ImageTokenizer,
     Parts,
     PartsLoader,
     check_kinds,
@@ -48,6 +47,7 @@ from .parts import (
     choose_weights,
     write_index,
 )
+from .pixels import ImageTokenizerLike
 from .progress import Callback, Meter
 from .sketch import Sketch, Sketcher
 
@@ -60,7 +60,7 @@ class Pipeline(Detecting, Editing, Guarded, Loadable):
     Args:
         tokenizer: prompts to ids.
         transformer: ids to image tokens.
-        vqgan: image tokens to pixels; any `ImageTokenizer`.
+        vqgan: image tokens to pixels; any `ImageTokenizer`, or a class with its members.
         scorer: ranks pictures and chooses among candidates. `rank=True` needs one; without it
             candidates are chosen by how much likelier their prompt makes their tokens.
         upscaler: makes the finished pictures larger where `upscale=` asks for it; any
@@ -89,7 +89,7 @@ class Pipeline(Detecting, Editing, Guarded, Loadable):
         *,
         tokenizer: Tokenizer,
         transformer: Transformer,
-        vqgan: ImageTokenizer,
+        vqgan: ImageTokenizerLike,
         scorer: Scorer | None = None,
         upscaler: ImageUpscaler | None = None,
         safety_checker: SafetyChecker | None = None,
@@ -122,7 +122,7 @@ class Pipeline(Detecting, Editing, Guarded, Loadable):
         device: str | torch.device = "cpu",
         dtype: Precision | Mapping[str, Precision] | None = None,
         quantization: Quantization | None = None,
-        vqgan: ImageTokenizer | None = None,
+        vqgan: ImageTokenizerLike | None = None,
         scorer: Scorer | None = None,
         upscaler: ImageUpscaler | None = None,
         safety_checker: SafetyChecker | None = None,
@@ -362,10 +362,11 @@ class Pipeline(Detecting, Editing, Guarded, Loadable):
             config=self.config.override(**overrides),
             sampler=sampler,
         )
-        return mark_request(request, watermark, self.vqgan)
+        columns = self.transformer.config.grid[1]
+        return mark_request(request, watermark, self.vqgan, columns=columns)
 
     def _sketcher(self, config: GenerationConfig) -> Sketcher:
-        return Sketcher(config, self.vqgan, self.transformer.config.image_length)
+        return Sketcher(config, self.vqgan, self.transformer.config.grid)
 
     def _call(
         self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
@@ -436,7 +437,7 @@ class Pipeline(Detecting, Editing, Guarded, Loadable):
         parts = {name: part for name, part in self._parts().items() if part is not None}
         for name, part in parts.items():
             part.save_pretrained(directory / name)
-        write_index(directory, parts)
+        write_index(directory, {name: type(part).__name__ for name, part in parts.items()})
         self.config.save(directory / GENERATION_CONFIG_NAME)
         origin = None if self._origin is None else self._origin.parts
         notes = {} if origin is None else origin.notes()

@@ -8,7 +8,6 @@ Shapes: h/w rows and columns of tokens, H/W pixels.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,8 +35,7 @@ from ..images import (
     read_mask,
 )
 from ..models._checks import without_autocast
-from ..models.vqgan import VQGAN
-from .parts import ImageTokenizer
+from .pixels import ImageTokenizerLike, decode_tokens, encode_pictures, token_size
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -100,10 +98,10 @@ class Sketch:
             return request.batch_size
         return max(1, request.batch_size // request.config.lookahead)
 
-    def decode(self, vqgan: ImageTokenizer, tokens: Tensor) -> Tensor:
+    def decode(self, vqgan: ImageTokenizerLike, tokens: Tensor) -> Tensor:
         """Map i64[1,h*w] to f[1,3,H,W]."""
         if self.canvas.is_plain:
-            return vqgan.decode(tokens)
+            return decode_tokens(vqgan, tokens, self.shape)
         decode: Any = vqgan.decode  # `Sketcher` has seen that it takes these
         pixels: Tensor = decode(tokens, shape=self.shape, wraps=self.canvas.wraps)
         return pixels
@@ -125,25 +123,26 @@ class Sketcher:
     Args:
         config: width, height and tile of the call.
         vqgan: encodes pictures.
-        image_length: tokens of the model's own grid, a square number.
+        grid: rows and columns of tokens of the model's own pictures.
 
     Raises:
         InputError: the size is none that can be drawn, or the image tokenizer decodes its own grid
             only.
     """
 
-    def __init__(self, config: GenerationConfig, vqgan: ImageTokenizer, image_length: int) -> None:
-        self._config, self._vqgan = config, vqgan
-        self._side = math.isqrt(image_length)
+    def __init__(
+        self, config: GenerationConfig, vqgan: ImageTokenizerLike, grid: tuple[int, int]
+    ) -> None:
+        self._config, self._vqgan, self._grid = config, vqgan, grid
 
     @cached_property
     def _unit(self) -> int:
-        return token_size(self._vqgan, self._side)
+        return token_size(self._vqgan, self._grid)
 
     @property
-    def _own(self) -> int:
-        """Pixels along each side of the model's own pictures."""
-        return self._side * self._unit
+    def _own(self) -> tuple[int, int]:
+        """Width and height of the model's own pictures."""
+        return self._grid[1] * self._unit, self._grid[0] * self._unit
 
     def begin(self, start_image: Picture | None, rows: int | None) -> Sketch | None:
         """Return the sketch of a call: empty, or with the upper rows of a picture.
@@ -161,7 +160,7 @@ class Sketcher:
             raise InputError("rows says how much of a start_image is kept; give that, too.")
         if config.width is None and config.height is None and not config.tile:
             return None
-        canvas = self._canvas(config.width or self._own, config.height or self._own)
+        canvas = self._canvas(config.width or self._own[0], config.height or self._own[1])
         return None if canvas.is_plain else Sketch(canvas=canvas, token_size=self._unit)
 
     def _start(self, image: Picture, rows: int | None) -> Sketch:
@@ -251,7 +250,7 @@ class Sketcher:
         if not any(lines.values()):
             raise InputError(
                 "There is nothing to draw: say how many pixels to add, such as right="
-                f"{self._own // 2}."
+                f"{self._own[0] // 2}."
             )
         opened, inner = self._open(image)
         canvas = self._canvas(
@@ -275,13 +274,14 @@ class Sketcher:
     def _open(self, image: Picture) -> tuple[PIL.Image.Image, Canvas]:
         """Open a picture, and say at which size it is drawn on.
 
-        Its shorter side becomes the model's, the other one keeps to it, unless the call says both.
+        Its shorter side becomes the model's (of a model whose pictures are no squares: it covers
+        one of them), the other one keeps to it, unless the call says both.
         """
         opened = open_image(image)
-        scale = self._own / min(opened.size)
+        scale = max(own / length for own, length in zip(self._own, opened.size, strict=True))
         width, height = (
-            max(self._side, round(length * scale / self._unit)) * self._unit
-            for length in opened.size
+            max(own, round(length * scale / self._unit) * self._unit)
+            for own, length in zip(self._own, opened.size, strict=True)
         )
         return opened, self._canvas(self._config.width or width, self._config.height or height)
 
@@ -294,7 +294,7 @@ class Sketcher:
         fitted = fit_image(opened, (canvas.width * self._unit, canvas.height * self._unit))
         device = self._vqgan.device
         with torch.no_grad(), without_autocast(device):
-            tokens = self._vqgan.encode(image_to_tensor(fitted)[None])
+            tokens = encode_pictures(self._vqgan, image_to_tensor(fitted)[None])
         if tokens.numel() != canvas.height * canvas.width:
             raise InputError(
                 f"The image tokenizer made {tokens.numel()} tokens of {fitted.width}x"
@@ -310,16 +310,17 @@ class Sketcher:
 
     def _canvas(self, width: int, height: int) -> Canvas:
         columns, rows = self._tokens("width", width), self._tokens("height", height)
-        if min(rows, columns) < self._side:
+        own = "x".join(map(str, self._own))
+        if rows < self._grid[0] or columns < self._grid[1]:
             raise InputError(
-                f"A picture of {width}x{height} pixels is smaller than the {self._own}x{self._own} "
-                "that this model draws; take a larger one and scale it down."
+                f"A picture of {width}x{height} pixels is smaller than the {own} that this model "
+                "draws; take a larger one and scale it down."
             )
-        canvas = Canvas(height=rows, width=columns, side=self._side, wraps=self._config.tile)
+        canvas = Canvas(height=rows, width=columns, side=self._grid, wraps=self._config.tile)
         if not canvas.is_plain and not _takes_shapes(self._vqgan):
             raise InputError(
-                f"{type(self._vqgan).__name__} decodes pictures of {self._own}x{self._own} pixels "
-                "only: its method decode takes no shape= and wraps=, as that of VQGAN does."
+                f"{type(self._vqgan).__name__} decodes pictures of {own} pixels only: its method "
+                "decode takes no shape= and wraps=, as that of VQGAN does."
             )
         return canvas
 
@@ -400,15 +401,7 @@ def _extend(
     return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
 
 
-def token_size(vqgan: ImageTokenizer, side: int) -> int:
-    """Return the pixels along each side of a token, of a grid with so many along each side."""
-    if isinstance(vqgan, VQGAN):
-        return vqgan.config.downsample_factor
-    blank = torch.zeros((1, side * side), dtype=torch.int64, device=vqgan.device)
-    return int(vqgan.decode(blank).shape[-1]) // side
-
-
-def _takes_shapes(vqgan: ImageTokenizer) -> bool:
+def _takes_shapes(vqgan: ImageTokenizerLike) -> bool:
     try:
         inspect.signature(vqgan.decode).bind(None, shape=(1, 1), wraps=False)
     except (TypeError, ValueError):

@@ -63,7 +63,7 @@ def make_step(
     sketch: Sketch | None,
     part: Sequence[int],
     tokens: Tensor,
-    length: int,
+    grid: tuple[int, int],
     decode: Callable[[Tensor], Tensor],
     about: dict[str, Any],
 ) -> GenerationStep:
@@ -74,12 +74,12 @@ def make_step(
         sketch: what was there before; None for pictures of the model's own size.
         part: which of its pictures.
         tokens: as `draw` yields them.
-        length: tokens of a picture without a sketch.
+        grid: rows and columns of tokens of a picture without a sketch.
         decode: maps i64[n,L] to pixels f[n,3,H,W] in [0, 1].
         about: what is told of the pipeline.
     """
     if sketch is None:
-        shape = (math.isqrt(length),) * 2
+        shape, length = grid, math.prod(grid)
         more = length - tokens.shape[1]
         pixels = decode(torch.cat([tokens, tokens[:, -1:].expand(-1, more)], dim=1)).float()
         undrawn = torch.zeros(len(tokens), length, dtype=torch.bool, device="cpu")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedOperationError
 from ..models.vqgan import VQGAN
 from .codebook import CodebookLearner
 from .defaults import plain_defaults
@@ -121,6 +121,8 @@ class VQGANTask(Task):
 
     Raises:
         ConfigError: the starts are not set.
+        UnsupportedOperationError: the codes are not chosen by the nearest vector, or a wavelet
+            makes the pixels.
         MissingDependencyError: the extra `train` is not installed.
     """
 
@@ -135,6 +137,12 @@ class VQGANTask(Task):
         self.batches, self.held_out, self.loss_config = batches, held_out, config
         if config.quantize_from is None or config.adversarial_from is None:
             raise ConfigError("Say when the losses begin: VQGANLossConfig(...).over(batches).")
+        if vqgan.config.quantizer != "nearest" or vqgan.config.wavelet:
+            raise UnsupportedOperationError(
+                "Only a VQGAN with the quantizer 'nearest' and without a wavelet is trained here, "
+                f"not one with {vqgan.config.quantizer!r} and wavelet={vqgan.config.wavelet}. "
+                "Train a transformer on its codes as they are, or another VQGAN."
+            )
         self.quantize_from, self.adversarial_from = config.quantize_from, config.adversarial_from
         # both draw weights from torch's global state
         with torch.random.fork_rng(devices=[]), plain_defaults():
@@ -291,7 +299,10 @@ class VQGANTask(Task):
     def _look(self, images: Tensor) -> list[Tensor]:
         size = self.loss_config.perceptual_size
         if size is not None and size < max(images.shape[2:]):
-            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+            sizes = [
+                max(1, round(side * size / max(images.shape[2:]))) for side in images.shape[2:]
+            ]
+            images = F.interpolate(images, size=sizes, mode="bilinear", antialias=True)
         features: list[Tensor] = self.eye[0](images)
         return features
 

@@ -113,7 +113,14 @@ def test_public_names_are_these() -> None:
     assert dallemini.__all__ == [
         *("CLIP", "VQGAN", "Blend", "C2PASigner"),
         *("CLIPScorer", "Detection", "GenerationConfig", "GenerationOutput", "GenerationProgress"),
-        *("GenerationStep", "PictureSafetyChecker", "Pipeline", "SafetyChecker", "SafetyCheckers"),
+        *(
+            "GenerationStep",
+            "ImageTokenizer",
+            "PictureSafetyChecker",
+            "Pipeline",
+            "SafetyChecker",
+            "SafetyCheckers",
+        ),
         *("SafetyFlag", "TextTokens", "Tokenizer", "Transformer", "Upscaler", "Watermark"),
         *("WordSafetyChecker", "__version__", "image_to_tensor"),
     ]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from ... import hub
 from ...data import Batches, CaptionedImages, DataConfig
 from ...errors import ConfigError, InputError
 from ...files import as_path, make_folder
+from ...models.image_tokenizer import ImageTokenizer
 from ...models.transformer import Transformer
 from ...models.vqgan import VQGAN
 from ...pipeline.parts import Parts
@@ -30,6 +31,7 @@ from ..optimizer import find_soap
 from ..resuming import refuse_changes, stored_settings
 
 Part = TypeVar("Part", Transformer, VQGAN, Tokenizer, CLIPScorer, CLIPTokenizer)
+Size: TypeAlias = "int | tuple[int, int]"
 HELD_OUT = 256  # pictures of the held-out data that an evaluation looks at
 MOST_CAPTIONS = 1_000_000  # from which a vocabulary is learnt
 
@@ -71,23 +73,23 @@ class RunConfig(TrainingConfig):
                 f"output {self.output!r} is the model to start from; name another folder."
             )
 
-    def data_for(self, size: int, *, multiple: int) -> DataConfig:
+    def data_for(self, size: Size, *, multiple: Size) -> DataConfig:
         """Return how pictures are read: in the model's size, where no other is asked for.
 
         Args:
-            size: of the model's pictures.
-            multiple: other sizes must be a multiple of it.
+            size: height and width of the model's pictures, one number for a square.
+            multiple: other heights and widths must be a multiple of these.
 
         Raises:
             ConfigError: the model cannot take the size that is asked for.
         """
-        asked = self.data.image_size
-        if asked is None:
+        if self.data.image_size is None:
             return replace(self.data, image_size=size)
-        if asked % multiple:
+        units = multiple if isinstance(multiple, tuple) else (multiple, multiple)
+        if any(asked % unit for asked, unit in zip(self.data.size, units, strict=True)):
             raise ConfigError(
-                f"data.image_size {asked} does not fit the model, whose pictures are {size} pixels "
-                f"wide; leave it out, or take a multiple of {multiple}."
+                f"data.image_size {self.data.image_size} does not fit the model, whose pictures "
+                f"are {size} pixels wide; leave it out, or take a multiple of {multiple}."
             )
         return self.data
 
@@ -157,6 +159,16 @@ def load_part(kind: type[Part], source: str, part: str) -> Part:
     """
     opened = hub.open(source)
     return kind.from_pretrained(Parts(opened).find(part) or opened)
+
+
+def load_image_tokenizer(source: str) -> ImageTokenizer[Any]:
+    """Load the image tokenizer, of whatever class, as `load_part` does.
+
+    Raises:
+        DalleMiniError: as `from_pretrained`.
+    """
+    opened = hub.open(source)
+    return ImageTokenizer.from_pretrained(Parts(opened).find("vqgan") or opened)
 
 
 def open_images(names: Sequence[str], data: DataConfig) -> CaptionedImages:

@@ -6,20 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._version import __version__
 from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
-from ...data.token_shards import is_encoded
+from ...data.token_shards import find_shards, is_encoded
 from ...errors import ConfigError, InputError
 from ...files import as_path, write_text
 from ...hub import model_card, usual_sections
 from ...images import image_to_tensor
+from ...models.image_tokenizer import ImageTokenizer
 from ...models.lora import LoRAConfig, add_lora, merge_lora, save_lora
 from ...models.transformer import Transformer, TransformerConfig
-from ...models.vqgan import VQGAN
 from ...pipeline.cards import short_name
 from ...pipeline.parts import EVALUATION_NAME
 from ...pipeline.pipeline import Pipeline
@@ -34,6 +35,7 @@ from .common import (
     all_captions,
     first_process_saves,
     learnt_once,
+    load_image_tokenizer,
     load_part,
     open_images,
     opened,
@@ -142,6 +144,7 @@ def train_transformer(
         pipe = _start(config)
         pipe.tokenizer.knowledge = None  # a trained model knows other words than it came with
         own_weights(pipe.transformer)
+        _note_tokenizer(pipe)
         pipe.to(device=pick_device(config.device))
         if config.lora is not None:
             add_lora(pipe.transformer, config.lora, seed=config.seed)
@@ -197,29 +200,49 @@ def _start(config: TransformerTrainingConfig) -> Pipeline:
     if source is None:
         return _from_scratch(config)
     if config.tokenizer is None:
-        vqgan = None if config.vqgan is None else load_part(VQGAN, config.vqgan, "vqgan")
+        vqgan = None if config.vqgan is None else load_image_tokenizer(config.vqgan)
         return Pipeline.from_pretrained(source, vqgan=vqgan)
     return Pipeline(
         tokenizer=load_part(Tokenizer, config.tokenizer, "tokenizer"),
         transformer=load_part(Transformer, source, "transformer"),
-        vqgan=load_part(VQGAN, config.vqgan or source, "vqgan"),
+        vqgan=load_image_tokenizer(config.vqgan or source),
     )
 
 
 def _from_scratch(config: TransformerTrainingConfig) -> Pipeline:
     assert config.vqgan is not None
-    vqgan, model = load_part(VQGAN, config.vqgan, "vqgan"), config.model
+    vqgan, model = load_image_tokenizer(config.vqgan), config.model
+    grid = _grid(config, vqgan)
     tokenizer = _tokenizer(config, model)
     model = replace(
         model,
         text_vocab_size=max(tokenizer.vocab_size, model.text_vocab_size),
         max_text_length=tokenizer.max_length,
         image_vocab_size=vqgan.codebook_size,
-        image_length=vqgan.image_length,
+        image_length=math.prod(grid),
+        image_grid=grid if grid[0] != grid[1] else None,
         decoder_start_token_id=vqgan.codebook_size,
     )
     transformer = Transformer.from_config(model, seed=config.seed)
     return Pipeline(tokenizer=tokenizer, transformer=transformer, vqgan=vqgan)
+
+
+def _grid(config: TransformerTrainingConfig, vqgan: ImageTokenizer[Any]) -> tuple[int, int]:
+    """Return the rows and columns of tokens that the data have, or those of the tokenizer."""
+    grid: tuple[int, int] | None = None
+    if _is_encoded(config.train_data):
+        grid = find_shards(Path(config.train_data[0]))[0].grid
+    elif config.data.image_size is not None:
+        height, width = config.data.size
+        grid = height // vqgan.downsample_factor, width // vqgan.downsample_factor
+    return grid if grid is not None and min(grid) else vqgan.grid
+
+
+def _note_tokenizer(pipe: Pipeline) -> None:
+    """Let the transformer remember whose codes it is trained on, so that it can refuse others."""
+    if isinstance(pipe.vqgan, ImageTokenizer):
+        known = pipe.transformer.config
+        pipe.transformer.config = replace(known, image_tokenizer=pipe.vqgan.fingerprint)
 
 
 def _tokenizer(config: TransformerTrainingConfig, model: TransformerConfig) -> Tokenizer:
@@ -255,10 +278,14 @@ def _encoded(
     folder = config.run_folder / f"tokens-{name}"
     if _is_encoded(names):
         encoded = EncodedImages.open(list(names))
-    elif not isinstance(vqgan, VQGAN):
-        raise InputError("Pictures are encoded by a VQGAN; encode them before, or give vqgan.")
+    elif not isinstance(vqgan, ImageTokenizer):
+        raise InputError(
+            "Pictures are encoded by an ImageTokenizer; encode them before, or give vqgan."
+        )
     else:
-        size = vqgan.config.resolution
+        rows, columns = pipe.transformer.config.grid
+        height, width = rows * vqgan.downsample_factor, columns * vqgan.downsample_factor
+        size = height if height == width else (height, width)
         images = open_images(names, config.data_for(size, multiple=size))
         encode_images(
             vqgan,
@@ -272,13 +299,30 @@ def _encoded(
         )
         wait()
         encoded = EncodedImages.open(folder)
-    if encoded.codebook_size != vqgan.codebook_size or encoded.image_length != vqgan.image_length:
-        raise InputError(
-            f"{', '.join(names)} holds pictures of {encoded.image_length} tokens with "
-            f"{encoded.codebook_size} codes, but the VQGAN has {vqgan.image_length} and "
-            f"{vqgan.codebook_size}: encode them with it."
-        )
+    _check_codes(encoded, pipe, names=", ".join(names))
     return encoded
+
+
+def _check_codes(encoded: EncodedImages, pipe: Pipeline, *, names: str) -> None:
+    """Refuse tokens that are not those of the pipeline's image tokenizer, or of another grid."""
+    vqgan, config = pipe.vqgan, pipe.transformer.config
+    kind, length = type(vqgan).__name__, encoded.image_length
+    if encoded.codebook_size != vqgan.codebook_size or length != config.image_length:
+        raise InputError(
+            f"{names} holds pictures of {length} tokens with {encoded.codebook_size} codes, but "
+            f"the {kind} has {config.image_length} and {vqgan.codebook_size}: encode them with it."
+        )
+    if encoded.grid not in (None, config.grid):
+        raise InputError(
+            f"{names} holds pictures of {encoded.grid} rows and columns of tokens, but the "
+            f"transformer draws {config.grid}: encode them at its size."
+        )
+    own = vqgan.fingerprint if isinstance(vqgan, ImageTokenizer) else None
+    if own is not None and encoded.fingerprint not in (None, own):
+        raise InputError(
+            f"{names} was encoded by another image tokenizer (fingerprint {encoded.fingerprint}) "
+            f"than this {kind} ({own}): encode the pictures with it."
+        )
 
 
 def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -> TransformerBatch:

@@ -68,9 +68,9 @@ def train_vqgan(config: VQGANTrainingConfig, *, seconds: float | None = None) ->
         vqgan = _start(config)
         own_weights(vqgan)
         config = replace(config, loss=_loss(config, before))
-        data = config.data_for(vqgan.config.resolution, multiple=vqgan.config.downsample_factor)
+        data = config.data_for(vqgan.config.resolution, multiple=vqgan.downsample_factor)
         batches = config.batches(open_images(config.train_data, data))
-        size = 0, 3, data.side, data.side
+        size = 0, 3, *data.size
         task = VQGANTask(
             vqgan,
             batches=lambda index: batches(index).images,

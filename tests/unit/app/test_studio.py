@@ -65,7 +65,7 @@ def test_ranked_pictures_come_best_first_with_scores(studio: Studio) -> None:
 def test_size_is_that_of_the_shape(studio: Studio) -> None:
     *_, last = studio.draw(Wish(prompt="a red apple", number=1, seed=1, shape="tall"))
     with PIL.Image.open(last.drawn[0].path) as image:
-        assert image.size == (studio.side, 2 * studio.side)
+        assert image.size == (studio.size[0], 2 * studio.size[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*were dropped")

@@ -52,11 +52,11 @@ def test_wrong_types_are_refused() -> None:
 
 
 def test_what_is_left_alone_is_left_to_the_model() -> None:
-    usual = Wish(prompt="a cat", seed=1).overrides(160)
+    usual = Wish(prompt="a cat", seed=1).overrides((160, 160))
     assert usual == {"num_images_per_prompt": 9, "seed": 1, "rank": False, "candidates": 1}
     wide = Wish(prompt="a cat", seed=1, shape="wide", upscale=2, guidance_scale=3.0)
-    assert wide.overrides(160) == {
+    assert wide.overrides((160, 160)) == {
         **usual, "width": 320, "height": 160, "upscale": 2, "guidance_scale": 3.0
     }  # fmt: skip
     with pytest.raises(ConfigError, match="guidance_scale"):
-        Wish(prompt="a cat", guidance_scale=-1.0).overrides(160)
+        Wish(prompt="a cat", guidance_scale=-1.0).overrides((160, 160))

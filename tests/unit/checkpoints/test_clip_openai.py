@@ -17,6 +17,7 @@ from dallemini.checkpoints.formats import Format, LazyCheckpoint
 from dallemini.errors import CheckpointError, ConfigError, DalleMiniWarning, UnsupportedModelError
 from dallemini.hub.source import open_source
 from dallemini.models.clip import CLIP
+from dallemini.scorer import preprocess
 
 
 @pytest.fixture
@@ -225,4 +226,20 @@ def test_damaged_configuration_is_refused(
 def test_disagreement_names_tensor_and_shapes(folder: Path) -> None:
     change(folder, "text_cfg", vocab_size=601)
     with pytest.raises(CheckpointError, match=r"'token_embedding.weight'\) .* \(601, 48\)"):
+        read(folder, OpenCLIP())
+
+
+def test_pictures_need_not_be_square(folder: Path) -> None:
+    """2 x 8 patches have as many positions as the 4 x 4 of the recorded model."""
+    change(folder, "vision_cfg", image_size=[16, 64])
+    change(folder, "preprocess", size=[16, 64])
+    config = read(folder, OpenCLIP()).config
+    assert config["image_size"] == (16, 64)
+    clip = CLIP.from_pretrained(folder, cache_dir=folder / "cache")
+    assert clip.config.num_patches == 16
+    pixels = preprocess(torch.rand(2, 3, 30, 70), clip.config)
+    assert pixels.shape == (2, 3, 16, 64)
+    assert clip.encode_image(pixels).shape == (2, clip.config.embed_dim)
+    change(folder, "preprocess", size=[64, 16])
+    with pytest.raises(UnsupportedModelError, match=r"size \[64, 16\] in preprocess_cfg, but only"):
         read(folder, OpenCLIP())

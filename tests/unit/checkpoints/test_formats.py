@@ -69,6 +69,8 @@ def test_every_component_has_its_formats() -> None:
     assert names == {
         "transformer": ["DalleBart (Flax)", "min-dalle"],
         "vqgan": ["vqgan-jax (Flax)", "min-dalle detokenizer", "taming-transformers"],
+        "dvae": ["dVAE (OpenAI)"],
+        "discrete_vae": ["DiscreteVAE (DALLE-pytorch)"],
         "clip": ["CLIP (transformers)", "open_clip", "CLIP (OpenAI)"],
         "upscaler": ["Real-ESRGAN", "Real-ESRGAN (ncnn)"],
     }

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from dallemini import CLIP, VQGAN, CLIPScorer, Pipeline, Tokenizer, Transformer
+from dallemini import CLIP, VQGAN, CLIPScorer, ImageTokenizer, Pipeline, Tokenizer, Transformer
+from dallemini.models import DVAE
 from dallemini.testing import TINY_VQGAN, tiny_vqgan
 from hub_server import HubServer
 
@@ -69,6 +70,18 @@ def test_with_a_vqgan_it_becomes_a_pipeline(
     assert same_weights(
         CLIP.from_pretrained(output, subfolder="scorer"), CLIP.from_pretrained(scorer)
     )
+
+
+def test_other_image_tokenizers_are_told_and_converted(
+    run: Any, fixtures: Path, output: Path
+) -> None:
+    source = fixtures / "image-tokenizers" / "encoder.pkl"
+    assert "dVAE (OpenAI)" in run("info", source).out
+    result = run("convert", source, output)
+    assert (result.code, result.err) == (0, "")
+    converted = ImageTokenizer.from_pretrained(output)
+    assert isinstance(converted, DVAE)
+    assert same_weights(converted, ImageTokenizer.from_pretrained(source))
 
 
 def test_one_part_is_written_to_the_output_itself(run: Any, fixtures: Path, output: Path) -> None:

@@ -17,6 +17,7 @@ from dallemini.data import CaptionedImages, DataConfig
 from dallemini.data.tokens import EncodedImages
 from dallemini.errors import InputError, MissingFileError
 from dallemini.testing import tiny_pipeline
+from image_tokenizers import tiny_image_tokenizer
 
 COLORS = ("red", "green", "blue", "white", "black")
 Run = Callable[..., list[str]]
@@ -113,6 +114,18 @@ def test_another_vqgan_is_refused(encode: Run, tmp_path: Path) -> None:
     tiny_pipeline(seed=1).save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="made with another VQGAN"):
         encode(model=tmp_path / "other")
+
+
+def test_any_image_tokenizer_encodes_pictures_that_are_no_squares(
+    encode: Run, tmp_path: Path, pictures: Path
+) -> None:
+    dvae = tiny_image_tokenizer("DVAE")
+    dvae.save_pretrained(tmp_path / "dvae")
+    encode("--image-size", 16, 32, model=tmp_path / "dvae")
+    encoded = EncodedImages.open(tmp_path / "out")
+    assert (encoded.grid, encoded.fingerprint) == ((2, 4), dvae.fingerprint)
+    data = CaptionedImages.open(pictures, config=DataConfig(image_size=(16, 32)))
+    assert torch.equal(encoded[0].image_tokens, dvae.encode(data[0].image[None])[0])
 
 
 def test_model_without_a_vqgan_is_refused(encode: Run, tiny: Path) -> None:

@@ -289,7 +289,7 @@ def test_decode_refuses_what_is_no_integer_tensor(vqgan: VQGAN, codes: Any) -> N
         vqgan.decode(codes)
 
 
-@pytest.mark.parametrize("shape", [(16,), (1, 15), (1, 0), (1, 4, 4), (1, 17)])
+@pytest.mark.parametrize("shape", [(16,), (1, 15), (1, 0), (1, 17), (1, 2, 4, 2)])
 def test_decode_refuses_wrong_grid(vqgan: VQGAN, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"\[N, L\] with L a square number such as 16, not \["):
         vqgan.decode(torch.zeros(shape, dtype=torch.int64))
