@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import InputError
 from ..kernels import extend_and_attend
 
 TEXT_STEP = 16
@@ -68,7 +67,7 @@ class DecoderCache:
     _place: int | Tensor = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._stand(self.positions or [0] * self.rows)
+        self.stand(self.positions or [0] * self.rows)
 
     @property
     def rows(self) -> int:
@@ -87,7 +86,7 @@ class DecoderCache:
 
     def advance(self, count: int = 1) -> None:
         """Count positions that were decoded; a negative number takes back the last ones."""
-        self._stand([position + count for position in self.positions])
+        self.stand([position + count for position in self.positions])
 
     def append(self, other: DecoderCache) -> None:
         """Take over the rows of another cache, behind those that are there."""
@@ -101,7 +100,7 @@ class DecoderCache:
             for layer, tensor in enumerate(others):
                 mine[layer] = torch.cat([mine[layer], tensor])
         self.cross_mask = torch.cat([self.cross_mask, other.cross_mask])
-        self._stand([*self.positions, *other.positions])
+        self.stand([*self.positions, *other.positions])
 
     def keep(self, rows: list[int]) -> None:
         """Keep these rows in this order, any of them several times, and forget the others."""
@@ -110,42 +109,25 @@ class DecoderCache:
             for layer, tensor in enumerate(tensors):
                 tensors[layer] = tensor.index_select(0, index)
         self.cross_mask = self.cross_mask.index_select(0, index)
-        self._stand([self.positions[row] for row in rows])
+        self.stand([self.positions[row] for row in rows])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Write key and value f[R,H,S,D/H] from the rows' positions on; attend from `query`."""
         keys, values = self.self_keys[layer], self.self_values[layer]
-        count = query.shape[2]
-        if count == 1:
-            return extend_and_attend(query, key, value, keys, values, position=self._place)
-        start = self._one_place()
-        end = start + count
-        keys[:, :, start:end], values[:, :, start:end] = key, value
-        seen = torch.ones(count, end, dtype=torch.bool, device=query.device).tril(start)
-        return F.scaled_dot_product_attention(
-            query, keys[:, :, :end], values[:, :, :end], attn_mask=seen
-        )
+        return extend_and_attend(query, key, value, keys, values, position=self._place)
 
     def take_positions(self, table: Tensor, count: int) -> Tensor:
-        """Return the rows f[S,D] of f[L,D] for the next positions; f[R,1,D] of uneven rows."""
-        if isinstance(self._place, Tensor) and count == 1:
-            return table[self._place.to(table.device)][:, None]
-        start = self._one_place()
-        return table[start : start + count]
-
-    def _one_place(self) -> int:
+        """Return the rows f[S,D] of f[L,D] for the next positions; f[R,S,D] of uneven rows."""
         if isinstance(self._place, Tensor):
-            raise InputError(
-                "Several positions at once are for rows that all stand at one position, not at "
-                f"{sorted(set(self.positions))}."
-            )
-        return self._place
+            next_ones = torch.arange(count, dtype=torch.int64, device=self._place.device)
+            return table[(self._place[:, None] + next_ones).to(table.device)]
+        return table[self._place : self._place + count]
 
-    def _stand(self, positions: list[int]) -> None:
-        """Let each row be at its position; one number stands for all where they are equal."""
+    def stand(self, positions: list[int]) -> None:
+        """Let each row be at its position, with what is written before it."""
         self.positions = positions
         if positions and positions.count(positions[0]) == len(positions):
-            self._place = positions[0]
+            self._place = positions[0]  # one number stands for all
         else:
             self._place = torch.tensor(positions, dtype=torch.int64, device="cpu")
 
