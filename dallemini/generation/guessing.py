@@ -31,7 +31,7 @@ from ..models.transformer import Transformer
 from .drawing import FREE
 from .pace import Pace
 from .sampling import Sampler, SamplerState, TopSampler
-from .slot import Plan, Slot
+from .slot import Plan, Slot, Tally
 from .watermark import MarkedSampler
 
 MOST_ROWS = 16  # of more pictures, each pass is busy with arithmetic
@@ -106,10 +106,7 @@ class Guesses:
         sampler: chooses tokens; what it will choose is only known of the library's own.
         num_codes: ids from here up are never drawn.
         width: positions of a pass; None chooses by what is measured, 1 guesses nothing.
-
-    Attributes:
-        steps: positions that were taken.
-        passes: over the weights, for these.
+        tally: counts steps and passes.
     """
 
     def __init__(
@@ -119,16 +116,16 @@ class Guesses:
         *,
         num_codes: int | None,
         width: int | None,
+        tally: Tally,
     ) -> None:
         self._transformer, self._sampler, self._num_codes = transformer, sampler, num_codes
-        self._width = width
+        self._width, self._tally = width, tally
         self._length = transformer.config.image_length
         self._side = math.isqrt(self._length)
         self._can = None if width != 1 and _is_foreseen(sampler) else False
         self._proofs: list[tuple[list[Slot], list[int], Tensor]] = []
         self._aheads: dict[Slot, _Ahead] = {}
         self._pace = Pace()
-        self.steps = self.passes = 0
 
     def take(
         self, slots: list[Slot], plan: Plan, cache: DecoderCache, tokens: Tensor, previous: Tensor
@@ -142,7 +139,7 @@ class Guesses:
             tokens: i64[N,L], what is drawn of them.
             previous: i64[N], the last token of each.
         """
-        self.steps += 1
+        self._tally.steps += 1
         is_ahead = self._is_ahead
         if not is_ahead and not self._applies(cache):
             return self._step(previous[plan.owners], cache)
@@ -213,7 +210,7 @@ class Guesses:
         return logits
 
     def _step(self, previous: Tensor, cache: DecoderCache) -> Tensor:
-        self.passes += 1
+        self._tally.passes += 1
         return self._transformer.decode_step(previous, cache)[:, : self._num_codes].float()
 
     def _pass(
@@ -242,10 +239,8 @@ class Guesses:
         ]
         logits = self._extend(plan, cache, lines, begins, count)
         if back:
-            self._can = all(
-                torch.equal(logits[:, number], proof[2])
-                for number, proof in enumerate(self._proofs)
-            )
+            proofs = enumerate(self._proofs)
+            self._can = all(torch.equal(logits[:, number], proof[2]) for number, proof in proofs)
             self._proofs = []
         if self._can:
             chosen = self._foresee(plan, logits, begins)
@@ -269,7 +264,7 @@ class Guesses:
         read = [line[begin : begin + count] for line, begin in zip(lines, begins, strict=True)]
         owners = plan.owners.tolist()
         cache.stand([begins[owner] for owner in owners])
-        self.passes += 1
+        self._tally.passes += 1
         inputs = torch.tensor([read[owner] for owner in owners], dtype=torch.int64, device="cpu")
         return self._transformer.extend(inputs, cache)[..., : self._num_codes].float()
 

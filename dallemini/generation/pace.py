@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
-WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 
 _REMEMBERED = 4  # passes of as many rows; the fastest counts, since others may have waited
 _TRIED = 16  # passes until another width is tried, whose time may have changed

@@ -51,6 +51,24 @@ class Slot:
         return FREE not in self.given[self.position :]
 
 
+@dataclass(eq=False)
+class Tally:
+    """How many passes over the weights tokens took.
+
+    Attributes:
+        steps: positions that were decoded, of all pictures that are drawn together.
+        passes: that this took; fewer than steps where guessed tokens held.
+    """
+
+    steps: int = 0
+    passes: int = 0
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Tokens of a picture that a pass brought on average; None before the first."""
+        return self.steps / self.passes if self.passes else None
+
+
 class Plan:
     """Which rows are whose: made anew when slots come or go.
 

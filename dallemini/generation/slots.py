@@ -25,7 +25,7 @@ from ..text.tokenizer import TextTokens
 from .drawing import FREE, Drawing, stack_texts
 from .guessing import Guesses
 from .sampling import Choices, Sampler, SamplerState, check_sampler, make_generators
-from .slot import Index, Plan, Slot
+from .slot import Index, Plan, Slot, Tally
 
 # Steps between two looks at what the sampler chose, by kind of device. On a GPU a look makes the
 # processor wait, so that it cannot prepare the next step meanwhile.
@@ -43,11 +43,13 @@ class Slots:
         guess: positions of a picture that are decoded in one pass, all but the first from guesses;
             it changes no token. 1 decodes one by one, and None as many as turn out to be fastest.
             Samplers of your own, and whatever the kernels do not compute, decode one by one.
+        tally: goes on counting what others began; a new one when None.
 
     Attributes:
         live: the slots that are drawn now, N.
         stepped: the slots that took the last step.
         latest: i64[N], the tokens of that step, one for each of these slots.
+        tally: how many passes over the weights the tokens took.
 
     Raises:
         InputTypeError: the sampler cannot be called with logits and a state.
@@ -72,6 +74,7 @@ class Slots:
         *,
         num_codes: int | None = None,
         guess: int | None = None,
+        tally: Tally | None = None,
     ) -> None:
         check_sampler(sampler)
         if guess is not None and guess < 1:
@@ -81,7 +84,10 @@ class Slots:
         self._new: list[Slot] = []
         self._cache: DecoderCache | None = None
         self._choices, self._unseen = Choices(), 0
-        self._guesses = Guesses(transformer, sampler, num_codes=num_codes, width=guess)
+        self.tally = Tally() if tally is None else tally
+        self._guesses = Guesses(
+            transformer, sampler, num_codes=num_codes, width=guess, tally=self.tally
+        )
         self._tokens, self._previous = self._integers([]), self._integers([])
         self.latest, self.stepped = self._previous, list[Slot]()
         self._plan = Plan([], self._integers)
@@ -92,16 +98,6 @@ class Slots:
     def tokens(self) -> Tensor:
         """i64[N,L], the tokens of the `live` slots, -1 where there is none yet."""
         return self._tokens
-
-    @property
-    def steps(self) -> int:
-        """How many tokens were decoded of each picture."""
-        return self._guesses.steps
-
-    @property
-    def passes(self) -> int:
-        """How many passes over the weights that took; fewer than `steps` where guesses held."""
-        return self._guesses.passes
 
     def add(
         self,

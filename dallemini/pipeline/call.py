@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..generation.loop import half_length
 from ..generation.request import Request
+from ..generation.slot import Tally
 from ..images import image_to_tensor, tensor_to_images
 from ..models.transformer import Transformer
 from .enlarging import ImageUpscaler, enlarge
@@ -41,6 +42,7 @@ class Call:
         upscaler: makes finished pictures larger; None leaves them as they are.
         meter: is told how far it is.
         about: what the pictures tell of the pipeline.
+        tally: counts the passes over the weights of the transformer.
     """
 
     request: Request
@@ -51,6 +53,7 @@ class Call:
     upscaler: ImageUpscaler | None
     meter: Meter
     about: dict[str, Any]
+    tally: Tally = dataclasses.field(default_factory=Tally)
 
     def output(self) -> GenerationOutput:
         """Draw everything."""
@@ -107,6 +110,7 @@ class Call:
             seeds=tuple(self.request.seeds[image] for image in kept),
             config=self.request.config,
             scores=tuple(scores[image] for image in kept) if scores else None,
+            tokens_per_pass=self.tally.tokens_per_pass,
             **self.about,
         )
 
@@ -125,6 +129,7 @@ class Call:
             every=every,
             meter=self.meter,
             prune=self._pruner() if self.request.has_whole_groups else None,
+            tally=self.tally,
         )
 
     def _pruner(self) -> Pruner | None:
