@@ -165,6 +165,7 @@ class Guesses:
 
     def forget(self, cache: DecoderCache) -> None:
         """Let every slot stand where it is, with nothing decoded before its turn."""
+        self._proofs = []
         if self._is_ahead:
             for ahead in self._aheads.values():
                 ahead.clear()

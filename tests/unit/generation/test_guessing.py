@@ -83,7 +83,7 @@ def test_guesses_change_no_token_and_save_passes(transformer: Transformer) -> No
     for one in kinds():
         expected, plain = draw(transformer, [one], 1)
         assert plain.steps == plain.passes
-        for guess in (2, 7, None):
+        for guess in (7, None):
             found, tally = draw(transformer, [one], guess)
             assert found == expected
             assert tally.steps == plain.steps
@@ -139,10 +139,11 @@ def test_copies_go_on_from_where_the_other_stands(transformer: Transformer) -> N
         first, second = (
             slots.add(one, generator=generator) for generator in make_generators([0, 1])
         )
-        for step in range(LENGTH):
-            slots.step()
-            if step in (10, 13):
+        slots.step()
+        while slots.live:
+            if first.position in (11, 20):
                 slots.copy({second: first})
+            slots.step()
         assert first.tokens is not None
         assert second.tokens is not None
         return [first.tokens.tolist(), second.tokens.tolist()]
@@ -179,7 +180,7 @@ def test_two_pictures_may_share_random_numbers(transformer: Transformer) -> None
     def tokens(guess: int) -> list[Tensor | None]:
         slots, shared = Slots(transformer, SAMPLER, num_codes=64, guess=guess), make_generators([7])
         added = [slots.add(one, generator=shared[0]) for one in kinds()[:2]]
-        while slots.live:
+        for _ in range(LENGTH):
             slots.step()
         return [slot.tokens for slot in added]
 

@@ -29,7 +29,7 @@ def test_passes_are_wide_where_rows_cost_nothing_and_guesses_hold() -> None:
 
 def test_nothing_is_guessed_where_a_row_costs_as_much_as_a_pass_or_no_guess_holds() -> None:
     assert most_chosen(taught(0.5, width=16, kept=4)) == 1
-    assert most_chosen(taught(0.01, width=16, kept=1)) == 1
+    assert most_chosen(taught(0.1, width=16, kept=1)) == 1
 
 
 def test_a_middle_width_is_chosen_between() -> None:
