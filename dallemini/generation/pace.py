@@ -12,9 +12,10 @@ from collections import deque
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 
-_REMEMBERED = 4  # passes of as many rows; the fastest counts, since others may have waited
+_REMEMBERED = 8  # passes of as many rows; the fastest counts, since others may have waited
 _TRIED = 16  # passes until another width is tried, whose time may have changed
-_HELD, _OF = 1.0, 2.0  # guesses that held, of how many: before any is made
+_SLOPE, _WEIGHT = 0.04, 3  # what a row more costs of a pass, as if so many passes had shown it
+_HELD, _OF = 1.2, 2.0  # guesses that held, of how many: before any is made
 
 
 class Pace:
@@ -55,23 +56,30 @@ class Pace:
             total += chance
         return total
 
-    def cost(self, rows: int) -> float:
-        """Return how long a pass of so many rows takes, or would: on a line between those known."""
-        known = sorted(self._seconds)
-        if rows in self._seconds:
-            return min(self._seconds[rows])
-        if len(known) < 2:
-            return min(self._seconds[known[0]]) if known else 1.0
-        at = min(max(sum(one < rows for one in known), 1), len(known) - 1)
-        low, high = known[at - 1], known[at]
-        first, second = min(self._seconds[low]), min(self._seconds[high])
-        slope = max(0.0, second - first) / (high - low)
-        return max(first, 1e-9) + slope * (rows - low)
+    def costs(self) -> tuple[float, float]:
+        """Return what a pass takes, whatever its rows, and what each row adds: a line of best fit.
+
+        What is not known yet is taken to be as in models that were measured.
+        """
+        if not self._seconds:
+            return 1.0, _SLOPE
+        points = [(rows, min(each), len(each)) for rows, each in self._seconds.items()]
+        fewest, fastest, _ = min(points)
+        far = fewest + 16
+        points.append((far, fastest * (1 + _SLOPE * (far - fewest)), _WEIGHT))
+        weights = sum(weight for _, _, weight in points)
+        middle = sum(rows * weight for rows, _, weight in points) / weights
+        mean = sum(seconds * weight for _, seconds, weight in points) / weights
+        spread = sum(weight * (rows - middle) ** 2 for rows, _, weight in points)
+        tilt = sum(weight * (rows - middle) * (one - mean) for rows, one, weight in points)
+        slope = max(0.0, tilt / spread)
+        return max(mean - slope * middle, mean / 100), slope
 
     def choose(self, rows: int, *, most: int) -> int:
         """Return how many positions of these rows, at most so many, the next pass should decode."""
         widths = [width for width in WIDTHS if width <= most]
-        rates = [self.tokens(width) / self.cost(rows * width) for width in widths]
+        whole, each = self.costs()
+        rates = [self.tokens(width) / (whole + each * rows * width) for width in widths]
         best = rates.index(max(rates))
         self._passes += 1
         turn, now = divmod(self._passes, _TRIED)

@@ -10,7 +10,7 @@ from dallemini.generation.pace import WIDTHS, Pace
 def taught(cost: float, *, width: int, kept: int) -> Pace:
     """A pace that has seen rows beyond the first two cost so much each, and guesses hold."""
     pace = Pace()
-    for rows in (2, 8, 16, 32):
+    for rows in (2, 8, 16, 32) * 8:
         pace.learn_time(rows, 1 + cost * (rows - 2))
     for _ in range(9):
         pace.learn_kept(width, kept)
@@ -28,7 +28,7 @@ def test_passes_are_wide_where_rows_cost_nothing_and_guesses_hold() -> None:
 
 
 def test_nothing_is_guessed_where_a_row_costs_as_much_as_a_pass_or_no_guess_holds() -> None:
-    assert most_chosen(taught(0.5, width=16, kept=4)) == 1
+    assert most_chosen(taught(0.5, width=16, kept=2)) == 1
     assert most_chosen(taught(0.1, width=16, kept=1)) == 1
 
 
@@ -44,14 +44,22 @@ def test_expected_tokens_are_those_that_were_kept() -> None:
     assert pace.tokens(4) == pytest.approx(2.5, abs=0.02)
 
 
-def test_costs_lie_on_a_line_between_those_known_and_beyond() -> None:
+def test_costs_are_a_line_through_the_fastest_passes() -> None:
     pace = Pace()
-    assert pace.cost(4) == 1.0
-    pace.learn_time(2, 3.0)
-    assert pace.cost(8) == 3.0
-    for seconds in (9.0, 6.0, 7.0):
-        pace.learn_time(8, seconds)
-    assert [pace.cost(rows) for rows in (2, 4, 8, 10)] == [3.0, 4.0, 6.0, 7.0]
+    assert pace.costs()[0] == 1.0
+    for _ in range(50):  # far more than what is taken for granted
+        for rows in (2, 8, 16, 32):
+            pace.learn_time(rows, 3 * (1 + rows))
+        pace.learn_time(8, 99.0)
+    whole, each = pace.costs()
+    assert whole == pytest.approx(3.0, rel=0.5)
+    assert each == pytest.approx(3.0, rel=0.1)
+
+
+def test_wide_passes_are_tried_before_anything_is_known_of_them() -> None:
+    pace = Pace()
+    pace.learn_time(2, 1.0)
+    assert 2 < pace.choose(2, most=16) < 16
 
 
 def test_other_widths_are_tried_now_and_then() -> None:
