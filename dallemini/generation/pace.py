@@ -14,7 +14,7 @@ WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 
 _REMEMBERED = 8  # passes of as many rows; the fastest counts, since others may have waited
 _TRIED = 16  # passes until another width is tried, whose time may have changed
-_SLOPE, _WEIGHT = 0.04, 3  # what a row more costs of a pass, as if so many passes had shown it
+_SLOPE, _WEIGHT = 0.03, 12  # what a row more costs of a pass, as if so many passes had shown it
 _HELD, _OF = 1.2, 2.0  # guesses that held, of how many: before any is made
 
 
