@@ -17,6 +17,7 @@ import os
 import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -224,15 +225,22 @@ def measure(
                 together=together,
                 rounds=rounds,
             )
-            found[f"the model, {precision}, {together} at once"] = case.report()
+            found[f"the model, {precision}, {together} at once"] = told(case.report())
             if together == 1:
                 right = chances(case)
         case = measure_mini(large, right, scale=10.0, rounds=rounds, given=given, most=most)
-        found[f"mini's size, {precision}, 1 at once"] = {**case.report(), "right": right}
+        report = told({**case.report(), "right": right})
+        found[f"mini's size, {precision}, 1 at once"] = report
         if precision == "float32":
             pipe.transformer.quantize()
             large.quantize()
     return found
+
+
+def told(report: dict[str, Any]) -> dict[str, Any]:
+    """Say on the way what was found."""
+    print(json.dumps(report), file=sys.stderr, flush=True)
+    return report
 
 
 def table(found: dict[str, Any]) -> str:
