@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .loop import generate_tokens
     from .memory import MemoryPrediction, predict_memory
     from .sampling import Sampler, SamplerState, TopSampler, filter_logits, make_generators
-    from .slots import Slot, Slots
+    from .slot import Slot, Tally
+    from .slots import Slots
     from .watermark import Watermark
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "SamplerState",
     "Slot",
     "Slots",
+    "Tally",
     "TopSampler",
     "Watermark",
     "filter_logits",
@@ -47,8 +49,9 @@ _PLACES = {
     "Particles": "lookahead",
     "Sampler": "sampling",
     "SamplerState": "sampling",
-    "Slot": "slots",
+    "Slot": "slot",
     "Slots": "slots",
+    "Tally": "slot",
     "TopSampler": "sampling",
     "Watermark": "watermark",
     "filter_logits": "sampling",

@@ -23,7 +23,8 @@ from ..models.transformer import Transformer
 from .drawing import FREE, Drawing
 from .lookahead import Particles, derive_seed
 from .sampling import Sampler
-from .slots import Slot, Slots
+from .slot import Slot, Tally
+from .slots import Slots
 
 MOST_TOKENS = 1 << 14
 
@@ -288,6 +289,7 @@ def draw_canvases(
     num_codes: int,
     every: int | None = None,
     told: Callable[[int], object] = lambda tokens: None,
+    tally: Tally | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
     """Generate the tokens of pictures on a canvas, one batch after the other.
 
@@ -301,6 +303,7 @@ def draw_canvases(
         num_codes: ids from here up are never drawn.
         every: yield unfinished pictures every so many steps; None yields finished ones only.
         told: called with the number of tokens of each window that is finished.
+        tally: counts the passes over the weights.
 
     Yields:
         The pictures of a batch as a range of their indices, with their tokens i64[n,P] on the CPU,
@@ -308,7 +311,7 @@ def draw_canvases(
     """
     for start in range(0, len(drawings), batch_size):
         part = range(start, min(start + batch_size, len(drawings)))
-        slots = Slots(transformer, sampler, num_codes=num_codes)
+        slots = Slots(transformer, sampler, num_codes=num_codes, tally=tally)
         pictures = [CanvasPicture(drawings[i], canvas, lookahead=lookahead) for i in part]
         steps = 0
         for picture in pictures:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .drawing import FREE, Drawing
 from .sampling import make_generators
-from .slots import Slot, Slots
+from .slot import Slot
+from .slots import Slots
 
 
 class Particles:

@@ -17,6 +17,7 @@ from ..text.tokenizer import TextTokens
 from .drawing import Drawing, split_texts
 from .request import Request
 from .sampling import Sampler
+from .slot import Tally
 from .slots import LOOK_EVERY, Slots
 
 __all__ = ["LOOK_EVERY", "draw_batches", "generate_tokens"]
@@ -81,6 +82,7 @@ def draw_batches(
     every: int | None = None,
     told: Callable[[int], object] = lambda tokens: None,
     prune: Callable[[Sequence[int], Tensor], Sequence[int]] | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Generate the tokens of a call, one batch after the other.
 
@@ -92,6 +94,7 @@ def draw_batches(
         told: called with the number of tokens of each step, and of those that pruning saves.
         prune: called when half of the rows are drawn, with the images of a batch and their tokens
             i64[n,P]; returns those that are to be finished. None finishes all.
+        tally: counts the passes over the weights.
 
     Yields:
         The images of a batch, those that were not pruned, with their tokens i64[n,P].
@@ -100,7 +103,7 @@ def draw_batches(
     half = half_length(length, transformer.config.grid[1]) if prune is not None else 0
     for batch in request.batches:
         part: Sequence[int] = batch
-        slots = Slots(transformer, request.sampler, num_codes=num_codes)
+        slots = Slots(transformer, request.sampler, num_codes=num_codes, tally=tally)
         added = [slots.add(request.drawings[image]) for image in part]
         drawn: list[Tensor] = []
         while len(drawn) < length:

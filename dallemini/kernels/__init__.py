@@ -6,7 +6,7 @@ processor has AVX-512 or AVX2, inference in float32 goes through one of them: to
 products are made for many rows. Without them everything works, slower. A row's result does not
 depend on the other rows of its batch.
 
-Shapes: M rows, I inputs, O outputs; R decoder rows, H heads, T positions, D width.
+Shapes: M rows, I inputs, O outputs; R decoder rows, H heads, S queries, T positions, D width.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_ROWS = 64  # from here on, general products are as fast
 
 _LINE, _BYTES, _OUTPUTS = 16, 64, 4  # the least sizes that a library computes
 _MOST_POSITIONS = 1 << 14  # scores lie on the stack of a thread
-_INTERFACE = 3  # of dallemini_interface
+_INTERFACE = 4  # of dallemini_interface
 _NAMES = ("_cpu_avx512", "_cpu_avx2")  # the faster one first
 _PLAIN = (Tensor, nn.Parameter)
 _is_traced, _is_transformed, _dispatch_modes = (
@@ -91,17 +91,19 @@ def attend(
     mask: Tensor | None = None,
     counts: Tensor | None = None,
 ) -> Tensor:
-    """Attend from one position, as `scaled_dot_product_attention` does.
+    """Attend from queries that see the same, as `scaled_dot_product_attention` does.
+
+    Where the kernels compute, a query has the same bits alone and beside others.
 
     Args:
-        query: f[R,H,1,D/H].
+        query: f[R,H,S,D/H].
         keys: f[R,H,T,D/H].
         values: f[R,H,T,D/H].
         mask: bool[R,1,1,T], True where a key may be seen.
         counts: i64[R] from 0 to T, how many of the first keys each row sees; all when None.
 
     Returns:
-        f[R,H,1,D/H]; zeros where a row sees nothing.
+        f[R,H,S,D/H]; zeros where a row sees nothing.
 
     Raises:
         InputError: `counts` is not such a tensor. On a GPU, its numbers are not looked at.
@@ -130,40 +132,46 @@ def extend_and_attend(
     *,
     position: int | Tensor,
 ) -> Tensor:
-    """Write the key and the value of a position to the cache, and attend up to there.
+    """Write keys and values of the next positions to the cache; attend from each up to itself.
 
-    Where the kernels compute, a row has the same bits whatever the positions of the others, and
-    whether `position` is a number or a tensor.
+    Where the kernels compute, a row has the same bits whatever the positions of the others, whether
+    `position` is a number or a tensor, and whether several positions are written at once.
 
     Args:
-        query: f[R,H,1,D/H].
-        key: f[R,H,1,D/H].
-        value: f[R,H,1,D/H].
+        query: f[R,H,S,D/H].
+        key: f[R,H,S,D/H].
+        value: f[R,H,S,D/H].
         keys: f[R,H,L,D/H], filled before `position`; changed.
         values: f[R,H,L,D/H], changed likewise.
-        position: from 0 up to L; or i64[R] on the CPU, one for each row.
+        position: of the first query, from 0 to L - S; or i64[R] on the CPU, one for each row.
 
     Returns:
-        f[R,H,1,D/H].
+        f[R,H,S,D/H].
 
     Raises:
         InputError: the cache has no such position, or the tensor is not one of integers, one for
             each row.
     """
-    length = keys.shape[2]
+    count = query.shape[2]
+    most = keys.shape[2] - count
     if isinstance(position, Tensor):
         _check_numbers("position", position, query, device=torch.device("cpu"))
-    elif not 0 <= position < length:
-        raise InputError(f"position must be from 0 to {length - 1}, not {position}.")
+    elif not 0 <= position <= most:
+        raise InputError(f"position must be from 0 to {most}, not {position}.")
     together = query.stride() == key.stride() == value.stride()
     together = together and query.shape == key.shape == value.shape
     if together and _fit(query, keys, values, None, key, value):
         return _attend(query, key, value, keys, values, None, position + 1)
     if not isinstance(position, Tensor):
-        end = position + 1
+        end = position + count
         keys[:, :, position:end], values[:, :, position:end] = key, value
-        return attend(query, keys[:, :, :end], values[:, :, :end])
-    _check_range("position", position, least=0, most=length - 1)
+        if count == 1:
+            return attend(query, keys[:, :, :end], values[:, :, :end])
+        seen = torch.ones(count, end, dtype=torch.bool, device=query.device).tril(position)
+        return F.scaled_dot_product_attention(
+            query, keys[:, :, :end], values[:, :, :end], attn_mask=seen
+        )
+    _check_range("position", position, least=0, most=most)
     attended, first = [], 0
     for place, group in itertools.groupby(
         position.tolist()
@@ -251,6 +259,14 @@ def has_kernels() -> bool:
     return _library() is not None
 
 
+def reads_cache(keys: Tensor) -> bool:
+    """Tell whether attention to keys f[R,H,L,D/H] in a decoder's cache is computed by the library.
+
+    Then each position has the same bits alone and beside others of its row.
+    """
+    return keys.shape[3] % _LINE == 0 and keys.shape[2] <= _MOST_POSITIONS and _ready(keys)
+
+
 def _fit(
     query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *present: Tensor
 ) -> bool:
@@ -259,7 +275,7 @@ def _fit(
     shape = keys.shape
     positions = shape[2]
     return (
-        queries == 1
+        (queries == 1 or 0 < rows * queries <= MOST_ROWS)
         and size % _LINE == 0
         and 0 < positions <= _MOST_POSITIONS
         and shape == (rows, heads, positions, size)
@@ -269,6 +285,7 @@ def _fit(
         and values.is_contiguous()
         and (heads == 1 or query.stride(1) == size)
         and query.stride(3) == 1
+        and (queries == 1 or query.stride(0) == queries * query.stride(2))
         and (mask is None or (mask.dtype == torch.bool and mask.is_cpu and mask.is_contiguous()))
         and (mask is None or mask.shape == (rows, 1, 1, positions))
     )
@@ -283,9 +300,10 @@ def _attend(
     mask: Tensor | None,
     counts: Tensor | int | None,
 ) -> Tensor:
-    """Call the library; `key` and `value` become the last of as many as `counts` says."""
+    """Call the library; those of the first query become the last of as many as `counts` says."""
     rows, heads, capacity, size = keys.shape
-    attended = query.new_empty(rows, heads, 1, size)
+    queries = query.shape[2]
+    attended = query.new_empty(rows, queries, heads, size)
     numbers = counts.contiguous() if isinstance(counts, Tensor) else None
     failed = _found().dallemini_attend(
         query.data_ptr(),
@@ -297,8 +315,9 @@ def _attend(
         None if numbers is None else numbers.data_ptr(),
         attended.data_ptr(),
         rows,
-        query.stride(0),
+        query.stride(0) if queries == 1 else query.stride(2),
         heads,
+        queries,
         counts if isinstance(counts, int) else capacity,
         capacity,
         size,
@@ -309,8 +328,8 @@ def _attend(
         if key is None:
             _check_range("counts", numbers, least=0, most=capacity)
         else:
-            _check_range("position", numbers - 1, least=0, most=capacity - 1)
-    return attended
+            _check_range("position", numbers - 1, least=0, most=capacity - queries)
+    return attended.transpose(1, 2)
 
 
 def _check_numbers(name: str, numbers: Tensor, query: Tensor, *, device: torch.device) -> None:
@@ -386,7 +405,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     functions = {
         "dallemini_linear_float": ([*[pointer] * 3, *[number] * 3, flag], None),
         "dallemini_linear_int8": ([*[pointer] * 4, *[number] * 3, flag, flag], flag),
-        "dallemini_attend": ([*[pointer] * 8, *[number] * 6, flag], flag),
+        "dallemini_attend": ([*[pointer] * 8, *[number] * 7, flag], flag),
         "dallemini_supports": ([], flag),
     }
     for name, (arguments, result) in functions.items():

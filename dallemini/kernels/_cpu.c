@@ -1,4 +1,4 @@
-/* Products of few rows with many weights, and attention of one query: what decoding consists of.
+/* Products of few rows with many weights, and attention of few queries: what decoding consists of.
 
    A general matrix product is made for many rows. With the few of a decoding step every weight is
    read for a handful of multiplications, and the speed of the memory is the limit, unless the time
@@ -66,7 +66,7 @@ enum { LINE = 16, BYTES = 64, OUTPUTS = 4, ROWS = LANES == 16 ? 6 : 3, LEVELS = 
 
 /* To be raised, here and in __init__.py, with every change of what the functions take: a library
    that was left over from before is then not called. */
-int dallemini_interface(void) { return 3; }
+int dallemini_interface(void) { return 4; }
 
 /* Whether the processor can run the functions below. */
 int dallemini_supports(void) {
@@ -245,27 +245,33 @@ INLINE void attend_head(const float *query, const float *keys, const float *valu
 }
 
 typedef struct {
-    const float *query, *key, *value; /* of the present position; the last two may be NULL */
+    const float *query, *key, *value; /* of the present positions; the last two may be NULL */
     float *keys, *values;
     const uint8_t *mask;
     const int64_t *counts; /* of each row; or NULL, and `count` is that of all */
     float *out;
-    long rows, stride, heads, count, capacity, size, each; /* heads of a chunk */
+    long rows, stride, heads, queries, count, capacity, size, each; /* heads of a chunk */
 } Attention;
 
+/* Queries are taken one by one, so that each gives the same bits alone and beside others. */
 WIDE static void attend_heads(const Attention *a, long from, long to) {
     float scores[a->capacity + LANES];
     for (long i = from; i < to; i++) {
-        long row = i / a->heads, present = row * a->stride + i % a->heads * a->size;
-        long count = a->counts ? a->counts[row] : a->count, last = (count - 1) * a->size;
+        long row = i / a->heads, head = i % a->heads * a->size, first = row * a->queries;
+        long count = a->counts ? a->counts[row] : a->count;
         float *keys = a->keys + i * a->capacity * a->size;
         float *values = a->values + i * a->capacity * a->size;
-        if (a->key) {
-            memcpy(keys + last, a->key + present, a->size * sizeof(float));
-            memcpy(values + last, a->value + present, a->size * sizeof(float));
+        for (long q = 0; q < a->queries; q++) {
+            long present = (first + q) * a->stride + head, seen = a->key ? count + q : count;
+            if (a->key) {
+                long last = (seen - 1) * a->size;
+                memcpy(keys + last, a->key + present, a->size * sizeof(float));
+                memcpy(values + last, a->value + present, a->size * sizeof(float));
+            }
+            attend_head(a->query + present, keys, values,
+                        a->mask ? a->mask + row * a->capacity : NULL, scores,
+                        a->out + (first + q) * a->heads * a->size + head, seen, a->size);
         }
-        attend_head(a->query + present, keys, values, a->mask ? a->mask + row * a->capacity : NULL,
-                    scores, a->out + i * a->size, count, a->size);
     }
 }
 
@@ -276,24 +282,25 @@ static void attend_chunk(void *context, long chunk, long thread) {
     attend_heads(a, from, to);
 }
 
-/* out[rows, heads, size] for one query [rows, heads, size] a row; rows lie `stride` apart. Keys and
-   values [rows, heads, capacity, size], as many of them filled as counts[rows] says, or `count`
-   where that is NULL: the last by this call, from `key` and `value`, where these are given.
+/* out[rows, queries, heads, size] for as many queries, which lie `stride` apart. Keys and values
+   [rows, heads, capacity, size], as many of them filled as counts[rows] says, or `count` where that
+   is NULL. Where `key` and `value` are given, they become the last of these, and those of each
+   query after the first one more, which the queries before do not see.
    mask [rows, capacity] or NULL; `size` is a multiple of 16. Returns 0, or 1 and does nothing where
    the cache has no such position. */
 int dallemini_attend(const float *query, const float *key, const float *value, float *keys,
                      float *values, const uint8_t *mask, const int64_t *counts, float *out,
-                     long rows, long stride, long heads, long count, long capacity, long size,
-                     int threads) {
-    long least = key ? 1 : 0, most = 1;
+                     long rows, long stride, long heads, long queries, long count, long capacity,
+                     long size, int threads) {
+    long least = key ? 1 : 0, more = key ? queries - 1 : 0, most = 1;
     for (long r = 0; r < rows; r++) {
         long filled = counts ? counts[r] : count;
-        if (filled < least || filled > capacity) return 1;
-        most = MAX(most, filled);
+        if (filled < least || filled > capacity - more) return 1;
+        most = MAX(most, filled + more);
     }
-    long each = chunk_size(2 * most * size * sizeof(float), 1);
-    Attention a = {query, key,    value, keys,  values,   mask, counts, out,
-                   rows,  stride, heads, count, capacity, size, each};
+    long each = chunk_size(2 * most * size * sizeof(float) * queries, 1);
+    Attention a = {query,  key,   value,   keys,  values,   mask, counts, out, rows,
+                   stride, heads, queries, count, capacity, size, each};
     run_chunks(attend_chunk, &a, divide_up(rows * heads, each), threads);
     return 0;
 }

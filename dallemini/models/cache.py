@@ -68,7 +68,7 @@ class DecoderCache:
     _place: int | Tensor = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._stand(self.positions or [0] * self.rows)
+        self.stand(self.positions or [0] * self.rows)
 
     @property
     def rows(self) -> int:
@@ -87,7 +87,7 @@ class DecoderCache:
 
     def advance(self, count: int = 1) -> None:
         """Count positions that were decoded; a negative number takes back the last ones."""
-        self._stand([position + count for position in self.positions])
+        self.stand([position + count for position in self.positions])
 
     def append(self, other: DecoderCache) -> None:
         """Take over the rows of another cache, behind those that are there."""
@@ -101,7 +101,7 @@ class DecoderCache:
             for layer, tensor in enumerate(others):
                 mine[layer] = torch.cat([mine[layer], tensor])
         self.cross_mask = torch.cat([self.cross_mask, other.cross_mask])
-        self._stand([*self.positions, *other.positions])
+        self.stand([*self.positions, *other.positions])
 
     def keep(self, rows: list[int]) -> None:
         """Keep these rows in this order, any of them several times, and forget the others."""
@@ -110,7 +110,7 @@ class DecoderCache:
             for layer, tensor in enumerate(tensors):
                 tensors[layer] = tensor.index_select(0, index)
         self.cross_mask = self.cross_mask.index_select(0, index)
-        self._stand([self.positions[row] for row in rows])
+        self.stand([self.positions[row] for row in rows])
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None = None
@@ -128,16 +128,21 @@ class DecoderCache:
             f[R,H,S,D/H].
         """
         keys, values = self.self_keys[layer], self.self_values[layer]
-        count = query.shape[2]
-        if count == 1 and bias is None:
+        if bias is None:
             return extend_and_attend(query, key, value, keys, values, position=self._place)
-        if isinstance(self._place, Tensor) and count == 1 and bias is not None:
-            return self._attend_unevenly(self._place, query, key, value, keys, values, bias)
-        start = self._one_place()
+        count, start = query.shape[2], self._place
+        if isinstance(start, Tensor):
+            if count > 1:
+                raise InputError(
+                    "With position embeddings in the scores, several positions at once are for "
+                    "rows that all stand at one position, not at "
+                    f"{sorted(set(self.positions))}."
+                )
+            return self._attend_unevenly(start, query, key, value, keys, values, bias)
         end = start + count
         keys[:, :, start:end], values[:, :, start:end] = key, value
         seen = torch.ones(count, end, dtype=torch.bool, device=query.device).tril(start)
-        mask = seen if bias is None else mask_bias(bias[..., :end], seen)
+        mask = mask_bias(bias[..., :end], seen)
         return F.scaled_dot_product_attention(
             query, keys[:, :, :end], values[:, :, :end], attn_mask=mask
         )
@@ -168,25 +173,17 @@ class DecoderCache:
         return torch.cat(attended)
 
     def take_positions(self, table: Tensor, count: int) -> Tensor:
-        """Return the rows f[S,D] of f[L,D] for the next positions; f[R,1,D] of uneven rows."""
-        if isinstance(self._place, Tensor) and count == 1:
-            return table[self._place.to(table.device)][:, None]
-        start = self._one_place()
-        return table[start : start + count]
-
-    def _one_place(self) -> int:
+        """Return the rows f[S,D] of f[L,D] for the next positions; f[R,S,D] of uneven rows."""
         if isinstance(self._place, Tensor):
-            raise InputError(
-                "Several positions at once are for rows that all stand at one position, not at "
-                f"{sorted(set(self.positions))}."
-            )
-        return self._place
+            next_ones = torch.arange(count, dtype=torch.int64, device=self._place.device)
+            return table[(self._place[:, None] + next_ones).to(table.device)]
+        return table[self._place : self._place + count]
 
-    def _stand(self, positions: list[int]) -> None:
-        """Let each row be at its position; one number stands for all where they are equal."""
+    def stand(self, positions: list[int]) -> None:
+        """Let each row be at its position, with what is written before it."""
         self.positions = positions
         if positions and positions.count(positions[0]) == len(positions):
-            self._place = positions[0]
+            self._place = positions[0]  # one number stands for all
         else:
             self._place = torch.tensor(positions, dtype=torch.int64, device="cpu")
 

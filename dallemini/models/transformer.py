@@ -246,19 +246,20 @@ class Transformer(QuantizableModule[TransformerConfig]):
     def extend(self, image_tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Decode several positions that are known in one pass, and advance the cache by as many.
 
-        `cache.advance(-n)` takes the last n of them back. Compiled code is not used.
+        `cache.advance(-n)` takes the last n of them back. Compiled code is not used. Where the
+        kernels compute all of it, R * S is at most 64, each position has the bits of `decode_step`.
 
         Args:
             image_tokens: i64[R,S], 0 <= id < V, S from 1: the inputs of as many decoding steps.
-            cache: from `init_cache`, all of whose rows stand at one position.
+            cache: from `init_cache`.
 
         Returns:
             Logits f[R,S,V]; those of position i are of the token that follows `image_tokens[:, i]`.
 
         Raises:
             InputTypeError: the tokens are not a tensor of integers.
-            InputError: the number of rows differs from the cache's, the rows stand at several
-                positions, or the picture has not so many left.
+            InputError: the number of rows differs from the cache's, or a picture has not so many
+                positions left.
         """
         check_ids("image_tokens", image_tokens, shape=f"[{cache.rows}, S]", axes=2)
         rows, count = image_tokens.shape
@@ -269,7 +270,8 @@ class Transformer(QuantizableModule[TransformerConfig]):
             )
         self._check_image_ids(image_tokens)
         self._check_room(cache, count)
-        logits: Tensor = self.lm_head(self.decoder(image_tokens, cache=cache))
+        with few_rows(rows * count, self.dtype, self.device):
+            logits: Tensor = self.lm_head(self.decoder(image_tokens, cache=cache))
         cache.advance(count)
         return logits
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..generation.loop import half_length
 from ..generation.request import Request
+from ..generation.slot import Tally
 from ..images import image_to_tensor, tensor_to_images
 from ..models.transformer import Transformer
 from ..safety.checker import SafetyFlag
@@ -43,6 +44,7 @@ class Call:
         safety: says which pictures may be seen.
         meter: is told how far it is.
         about: what the pictures tell of the pipeline.
+        tally: counts the passes over the weights of the transformer.
     """
 
     request: Request
@@ -54,6 +56,7 @@ class Call:
     safety: SafetyCheck
     meter: Meter
     about: dict[str, Any]
+    tally: Tally = dataclasses.field(default_factory=Tally)
 
     def output(self) -> GenerationOutput:
         """Draw everything."""
@@ -120,6 +123,7 @@ class Call:
             config=self.request.config,
             scores=tuple(scores[image] for image in kept) if scores else None,
             safety_flags=None if self.safety.checker is None else flags,
+            tokens_per_pass=self.tally.tokens_per_pass,
             **self.about,
         )
 
@@ -156,6 +160,7 @@ class Call:
             every=every,
             meter=self.meter,
             prune=self._pruner() if self.request.has_whole_groups else None,
+            tally=self.tally,
         )
 
     def _pruner(self) -> Pruner | None:

@@ -230,6 +230,10 @@ class Pictures(Drawn):
 class GenerationOutput(Pictures):
     """The finished pictures of a call; with `rank=True` the best of each prompt come first.
 
+    Attributes:
+        tokens_per_pass: tokens of a picture for each pass over the transformer's weights: more than
+            1 where guessed tokens held, which changes no picture. None where a service drew.
+
     Example:
         >>> from dallemini.testing import tiny_pipeline
         >>> out = tiny_pipeline()("a red apple", num_images_per_prompt=2, seed=0, progress=False)
@@ -238,6 +242,8 @@ class GenerationOutput(Pictures):
         >>> len(out), out[0].size, [image.mode for image in out]
         (2, (16, 16), ['RGB', 'RGB'])
     """
+
+    tokens_per_pass: float | None = None
 
     def best(self) -> list[PIL.Image.Image]:
         """Return one picture for each prompt: the one with the highest score.

@@ -14,6 +14,7 @@ from ..generation.canvas import draw_canvases
 from ..generation.drawing import FREE
 from ..generation.loop import draw_batches
 from ..generation.request import Request
+from ..generation.slot import Tally
 from ..images import tensor_to_images
 from ..models.transformer import Transformer
 from .outputs import GenerationStep
@@ -32,6 +33,7 @@ def draw(
     every: int | None,
     meter: Meter,
     prune: Callable[[Sequence[int], Tensor], Sequence[int]] | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield batches of images with their tokens: finished, or every so often.
 
@@ -41,7 +43,13 @@ def draw(
     if sketch is None:
         with meter.stage("tokens", transformer.config.image_length * len(request.seeds)) as told:
             yield from draw_batches(
-                request, transformer, num_codes=num_codes, every=every, told=told, prune=prune
+                request,
+                transformer,
+                num_codes=num_codes,
+                every=every,
+                told=told,
+                prune=prune,
+                tally=tally,
             )
         return
     with meter.stage("tokens", sum(map(sketch.work, request.seeds))) as told:
@@ -55,6 +63,7 @@ def draw(
             num_codes=num_codes,
             every=every,
             told=told,
+            tally=tally,
         )
 
 

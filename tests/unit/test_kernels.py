@@ -366,6 +366,55 @@ def test_positions_of_other_rows_change_no_bit(size: int) -> None:
         assert torch.equal(attended(mixed[2:3], slice(2, 3)), together[2:3])
 
 
+@pytest.mark.parametrize("size", [16, 64, 80, 8])
+@pytest.mark.parametrize("starts", [9, [9, 9, 0]])
+def test_several_positions_at_once_are_those_one_by_one(size: int, starts: int | list[int]) -> None:
+    rows, heads, count = 3, 2, 5
+    cache = [draw(rows, heads, 20, size, seed=seed) for seed in (1, 2)]
+    alone = [tensor.clone() for tensor in cache]
+    query, key, value = draw(rows, count, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+    position = starts if isinstance(starts, int) else torch.tensor(starts)
+    found = extend_and_attend(query, key, value, *cache, position=position)
+    for i in range(count):
+        one = slice(i, i + 1)
+        present = (tensor[:, :, one] for tensor in (query, key, value))
+        expected = extend_and_attend(*present, *alone, position=position + i)
+        torch.testing.assert_close(found[:, :, one], expected, atol=2e-6, rtol=1e-5)
+        if kernels.has_kernels() and size != 8:
+            assert torch.equal(found[:, :, one], expected)
+    for changed, expected in zip(cache, alone, strict=True):
+        assert torch.equal(changed, expected)
+
+
+@pytest.mark.parametrize("size", [16, 8])
+@pytest.mark.parametrize("position", [-1, 17, torch.tensor([0, 17])])
+def test_several_positions_must_all_be_in_the_cache(size: int, position: int | Tensor) -> None:
+    query, cache = draw(2, 1, 4, size), draw(2, 1, 20, size)
+    with pytest.raises(InputError, match=r"position must be from 0 to 16, not (-1|17)"):
+        extend_and_attend(query, query, query, cache, cache.clone(), position=position)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", [64, 24])
+def test_several_queries_of_a_row_see_the_same(size: int, masked: bool) -> None:
+    rows, heads, count, positions = 3, 2, 4, 21
+    query = draw(rows, count, heads, size).transpose(1, 2)
+    keys, values = (draw(rows, heads, positions, size, seed=seed) for seed in (1, 2))
+    mask = draw(rows, 1, 1, positions, seed=3) > 0 if masked else None
+    found = attend(query, keys, values, mask=mask)
+    expected = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
+    for i in range(count):
+        one = attend(query[:, :, i : i + 1], keys, values, mask=mask)
+        if kernels.has_kernels() and size % 16 == 0:
+            assert torch.equal(found[:, :, i : i + 1], one)
+
+
+def test_more_queries_than_a_few_are_left_to_torch() -> None:
+    query, keys = draw(1, 2, kernels.MOST_ROWS + 1, 16), draw(1, 2, 80, 16, seed=1)
+    assert torch.equal(attend(query, keys, keys), F.scaled_dot_product_attention(query, keys, keys))
+
+
 @pytest.mark.parametrize("size", [16, 24])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attend_shows_each_row_as_many_keys_as_it_is_told(size: int, masked: bool) -> None:

@@ -186,11 +186,26 @@ def test_extend_refuses_other_rows_and_what_goes_beyond(
         transformer.extend(torch.zeros(1, 3, dtype=torch.int64), cache)
     with pytest.raises(InputError, match="complete after 16 tokens"):
         transformer.extend(torch.zeros(2, 17, dtype=torch.int64), cache)
-    cache.append(transformer.init_cache(transformer.encode(tokenizer("c").trim())))
-    cache.positions = [3, 3, 0]
-    cache.advance(0)
-    with pytest.raises(InputError, match=r"all stand at one position, not at \[0, 3\]"):
-        transformer.extend(torch.zeros(3, 2, dtype=torch.int64), cache)
+
+
+def test_rows_read_several_tokens_from_where_each_of_them_stands(
+    transformer: Transformer, tokenizer: Tokenizer
+) -> None:
+    texts = [transformer.encode(tokenizer(text).trim()) for text in ("a red apple", "a rocket")]
+    tokens = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = [
+            transformer.extend(row, transformer.init_cache(text))[0]
+            for row, text in zip(tokens.split(1), texts, strict=True)
+        ]
+        cache, joining = (transformer.init_cache(text) for text in texts)
+        transformer.extend(tokens[:1, :5], cache)
+        transformer.extend(tokens[1:, :2], joining)
+        cache.append(joining)
+        found = transformer.extend(torch.stack([tokens[0, 5:9], tokens[1, 2:6]]), cache)
+    assert cache.positions == [9, 6]
+    torch.testing.assert_close(found[0], expected[0][5:9], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], expected[1][2:6], rtol=1e-4, atol=1e-4)
 
 
 def test_a_known_picture_is_finished_at_once(transformer: Transformer) -> None:
