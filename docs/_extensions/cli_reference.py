@@ -1,4 +1,4 @@
-"""The directive `cli-reference`: every command of dallemini with its options, as `--help` tells them.
+"""The directive `cli-reference`: every command of dallemini with its options, as its help says.
 
 It asks the commands themselves, so there is no list to keep: a new command or option is on the page
 as soon as it is in the program.

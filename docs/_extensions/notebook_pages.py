@@ -1,4 +1,4 @@
-"""The notebooks of `examples` become pages: they are copied into `docs/notebooks` before reading."""
+"""The notebooks of `examples` become pages: they are copied into `docs/notebooks` first."""
 
 from __future__ import annotations
 

@@ -79,6 +79,7 @@ TAIL = """
 
 ## Repeat it
 
+<!-- needs the network -->
 ```bash
 {install}
 {command} --model mini mega --output benchmark.json --page docs/benchmarks.md
