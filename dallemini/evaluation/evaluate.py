@@ -108,7 +108,7 @@ def evaluate(
         data: captions; or captioned pictures, such as `CaptionedImages`.
         config: what is measured, and on how much.
         output: folder for `report.json`, `report.md` and their pictures.
-        space: a feature space of one's own, instead of the one that `config` names.
+        space: your own feature space, instead of the one that `config` names.
         settings: of the drawing; those of the pipeline when None. The numbers of pictures and seeds
             are those of `config`.
         name: of the data, for the report.
@@ -234,7 +234,7 @@ class _Run:
             return
         length = self.pipe.transformer.config.image_length
         if found != length:
-            reason = f"the VQGAN gives {found} tokens a picture, the transformer reads {length}"
+            reason = f"the VQGAN gives {found} tokens per picture, the transformer reads {length}"
             self._refuse(("likelihood",), reason)
 
     def _find_scorer(self) -> Scorer | None:

@@ -20,6 +20,8 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
+from dallemini import hub
+
 FOREIGN = "Module, Protocol, Generic, tuple, list, dict, object"  # nothing of theirs is repeated
 PAGES = Path(__file__).parents[1] / "api"
 
@@ -246,6 +248,14 @@ def write_pages(chapters: Iterable[Chapter] = CHAPTERS) -> None:
             stale.unlink()
 
 
+def _show_default(  # as a user would write it
+    app: Sphinx, kind: str, name: str, value: Any, options: Any, signature: str, returns: str
+) -> tuple[str, str] | None:
+    if not signature or "BUNDLED_MODEL" not in signature:
+        return None
+    return re.sub(r"(hub\.)?BUNDLED_MODEL", repr(hub.BUNDLED_MODEL), signature), returns
+
+
 def _before_reading(app: Sphinx, config: Config) -> None:
     write_pages()
 
@@ -253,4 +263,5 @@ def _before_reading(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx to have the pages written first."""
     app.connect("config-inited", _before_reading)
+    app.connect("autodoc-process-signature", _show_default)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
