@@ -39,6 +39,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 
+smartquotes = False  # it would make one dash of the two before an option
+
 # Docstrings write code in single backticks.
 default_role = "code"
 autodoc_member_order = "bysource"

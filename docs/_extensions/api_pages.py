@@ -256,6 +256,11 @@ def _show_default(  # as a user would write it
     return re.sub(r"(hub\.)?BUNDLED_MODEL", repr(hub.BUNDLED_MODEL), signature), returns
 
 
+def _show_bases(app: Sphinx, name: str, value: Any, options: Any, bases: list[Any]) -> None:
+    known = [base for base in bases if base in documented().values()]
+    bases[:] = known or bases  # the others have no page
+
+
 def _before_reading(app: Sphinx, config: Config) -> None:
     write_pages()
 
@@ -264,4 +269,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx to have the pages written first."""
     app.connect("config-inited", _before_reading)
     app.connect("autodoc-process-signature", _show_default)
+    app.connect("autodoc-process-bases", _show_bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

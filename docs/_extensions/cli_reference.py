@@ -100,7 +100,8 @@ def _add(box: Box, line: str) -> None:
 
 
 def escape(text: str) -> str:
-    """Keep signs of reStructuredText as they are, but for code between backticks."""
+    """Keep signs of reStructuredText as they are, and mark code and options as code."""
+    text = re.sub(r"(?<![\w`-])(--[a-z][\w.-]*[a-z])(?![\w`-])", r"`\1`", text)
     pieces = re.split(r"(`[^`]+`)", text)
     return "".join(
         f"`{piece}`" if piece.startswith("`") else re.sub(r"([\\*_|`])", r"\\\1", piece)

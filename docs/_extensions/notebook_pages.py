@@ -1,7 +1,11 @@
-"""The notebooks of `examples` become pages: they are copied into `docs/notebooks` first."""
+"""The notebooks of `examples` become pages: they are copied into `docs/notebooks` first.
+
+Pages link to `../examples/NAME.ipynb`, which a code host shows; on the site that is the page.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from api_pages import write
@@ -23,6 +27,10 @@ def copy_notebooks() -> None:
             stale.unlink()
 
 
+def _link_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
+    source[0] = re.sub(r"\(\.\./examples/(\w+)\.ipynb\)", r"(notebooks/\1.ipynb)", source[0])
+
+
 def _before_reading(app: Sphinx, config: Config) -> None:
     copy_notebooks()
 
@@ -30,4 +38,5 @@ def _before_reading(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx to have the notebooks copied first."""
     app.connect("config-inited", _before_reading)
+    app.connect("source-read", _link_to_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
