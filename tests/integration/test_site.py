@@ -28,14 +28,6 @@ def extensions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DOCS / "_extensions"))
 
 
-def build(target: Path, builder: str) -> None:
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", builder, "docs", str(target)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=patience(300)
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture
 def reference(extensions: None) -> Any:
     return importlib.import_module("api_pages")
@@ -157,16 +149,14 @@ def test_dead_links_are_found(tmp_path: Path) -> None:
     assert dead_links(tmp_path) == ["a.html: #top", "a.html: c.png", "b.html: a.html#gone"]
 
 
-# Everything is read, and every reference followed, by a builder that writes nothing.
-def test_pages_are_read_without_warnings(tmp_path: Path) -> None:
+@pytest.mark.slow  # most of the time goes into the colours of the code; the checks run it
+def test_the_site_is_built_without_warnings_and_no_link_is_dead(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="needs the extra docs")
-    build(tmp_path, "dummy")
-
-
-@pytest.mark.slow  # to write HTML takes three times as long, most of it for the colours of the code
-def test_no_link_of_the_site_is_dead(tmp_path: Path) -> None:
-    pytest.importorskip("sphinx", reason="needs the extra docs")
-    build(tmp_path, "html")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "docs", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=patience(300)
+    )
+    assert done.returncode == 0, done.stderr
     assert dead_links(tmp_path) == []
     assert len(list(tmp_path.glob("api/dallemini.*.html"))) > 80
     notebook = (tmp_path / "notebooks" / "quickstart.html").read_text(encoding="utf-8")
