@@ -1,7 +1,8 @@
 """Pages of the API reference, one for each public class, made before Sphinx looks for pages.
 
 What is public is what a package names in its `__all__`; single names of other modules are added
-here. A name is shown by the shortest path that it can be imported by.
+here. A package that no chapter has gets one of its own. A name is shown by the shortest path that
+it can be imported by.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import functools
 import importlib
 import inspect
 import os
+import pkgutil
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
+import dallemini
 from dallemini import hub
 
 FOREIGN = "Module, Protocol, Generic, tuple, list, dict, object"  # nothing of theirs is repeated
@@ -167,13 +170,38 @@ def find_names(chapter: Chapter) -> dict[str, Any]:
 
 
 @functools.cache
-def documented() -> dict[str, Any]:
-    """Return everything that the reference has, by path; each thing is in one chapter."""
-    found: dict[str, Any] = {}
-    for chapter in CHAPTERS:
-        for path, value in find_names(chapter).items():
-            found.setdefault(path, value)
+def chapters() -> dict[Chapter, dict[str, Any]]:
+    """Return all chapters with what they have; each thing is in the first that wants it."""
+    found: dict[Chapter, dict[str, Any]] = {}
+    seen: set[str] = set()
+    for chapter in (*CHAPTERS, *map(_chapter_of, _packages())):
+        names = {path: value for path, value in find_names(chapter).items() if path not in seen}
+        seen |= set(names)
+        if names or chapter in CHAPTERS:
+            found[chapter] = names
     return found
+
+
+def _packages() -> Iterator[ModuleType]:
+    """Yield the packages and modules right below dallemini that say what is public in them."""
+    taken = {place for chapter in CHAPTERS for place in chapter.places}
+    for found in pkgutil.iter_modules(dallemini.__path__, "dallemini."):
+        inside = found.name.rpartition(".")[2]
+        if found.ispkg and not inside.startswith("_") and found.name not in taken:
+            package = importlib.import_module(found.name)
+            if hasattr(package, "__all__"):
+                yield package
+
+
+def _chapter_of(package: ModuleType) -> Chapter:
+    title = package.__name__.rpartition(".")[2].capitalize()
+    return Chapter(title, first_sentence(package), (package.__name__,))
+
+
+@functools.cache
+def documented() -> dict[str, Any]:
+    """Return everything that the reference has, by path."""
+    return {path: value for names in chapters().values() for path, value in names.items()}
 
 
 def write(path: Path, text: str) -> None:
@@ -211,7 +239,8 @@ def chapter_page(chapter: Chapter, names: dict[str, Any]) -> str:
             f"| {{py:class}}`{path}` | {first_sentence(value).replace('|', chr(92) + '|')} |"
             for path, value in classes.items()
         ]
-        lines += ["", "```{toctree}", ":hidden:", "", *classes, "```", ""]
+        inside = [f"classes/{path}" for path in classes]
+        lines += ["", "```{toctree}", ":hidden:", "", *inside, "```", ""]
     others = {path: value for path, value in names.items() if path not in classes}
     if others:
         lines += ["## Functions and names", "", "```{eval-rst}"]
@@ -231,21 +260,20 @@ def _data(path: str, value: Any) -> list[str]:
     return [f".. py:data:: {path}", *([f"   :value: {shown}"] if len(shown) < 90 else []), ""]
 
 
-def write_pages(chapters: Iterable[Chapter] = CHAPTERS) -> None:
-    """Write the pages of all chapters, and remove those of classes that are no longer there."""
-    PAGES.mkdir(exist_ok=True)
-    seen: set[str] = set()
-    for chapter in chapters:
-        names = {path: value for path, value in find_names(chapter).items() if path not in seen}
-        seen |= set(names)
-        write(PAGES / f"{chapter.name}.md", chapter_page(chapter, names))
+def write_pages() -> None:
+    """Write the pages of all chapters, and remove those of what is no longer there."""
+    (PAGES / "classes").mkdir(parents=True, exist_ok=True)
+    kept = set()
+    for chapter, names in chapters().items():
+        pages = {PAGES / f"{chapter.name}.md": chapter_page(chapter, names)}
         for path, value in names.items():
             if inspect.isclass(value):
-                write(PAGES / f"{path}.md", class_page(path, value))
-    kept = {f"{name}.md" for name in (*seen, *(chapter.name for chapter in chapters))}
-    for stale in PAGES.glob("*.md"):
-        if stale.name not in kept:
-            stale.unlink()
+                pages[PAGES / "classes" / f"{path}.md"] = class_page(path, value)
+        for page, text in pages.items():
+            write(page, text)
+        kept |= set(pages)
+    for stale in set(PAGES.rglob("*.md")) - kept:
+        stale.unlink()
 
 
 def _show_default(  # as a user would write it
