@@ -3,6 +3,7 @@
     python tests/refresh_docs.py            # all; minutes
     python tests/refresh_docs.py gallery
     python tests/refresh_docs.py notebooks
+    python tests/refresh_docs.py editing    # one notebook
 
 To be run when the bundled model or a notebook changes; look at the result. A test compares the
 gallery with what its commands draw, and runs the notebooks.
@@ -19,6 +20,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,11 @@ def draw_stream() -> None:
     print(STREAM.relative_to(ROOT), len(pictures), STREAM.stat().st_size)
 
 
+def all_notebooks() -> list[Path]:
+    """Return the notebooks of the examples."""
+    return sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
 def read_notebook(path: Path) -> Any:
     """Return a notebook as a mapping."""
     read: Any = nbformat.read  # not annotated
@@ -128,11 +135,11 @@ def _smaller(encoded: str) -> str:
     return base64.b64encode(written.getvalue()).decode()
 
 
-def store_notebooks() -> None:
-    """Run all notebooks and store them with their outputs."""
+def store_notebooks(names: Sequence[str] = ()) -> None:
+    """Run these notebooks, or all, and store them with their outputs."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     write: Any = nbformat.write
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for path in [NOTEBOOKS / f"{name}.ipynb" for name in names] or all_notebooks():
         with tempfile.TemporaryDirectory() as folder:
             notebook = run_notebook(path, Path(folder))
         shrink(notebook)
@@ -142,8 +149,9 @@ def store_notebooks() -> None:
 
 if __name__ == "__main__":
     asked = sys.argv[1:] or ["gallery", "notebooks"]
+    single = [path.stem for path in all_notebooks() if path.stem in asked]
     if "gallery" in asked:
         draw_gallery()
         draw_stream()
-    if "notebooks" in asked:
-        store_notebooks()
+    if single or "notebooks" in asked:
+        store_notebooks(single)
