@@ -167,18 +167,18 @@ def check_data(block: Block) -> None:
 
 
 def shell_lines(block: Block) -> list[str]:
-    """Return the commands of a block for a shell, without comments; pipes are not taken apart."""
+    """Return the commands of a block for a shell, without comments and `torchrun`."""
     if block.language not in ("bash", "sh"):
         return []
     lines = block.text.replace("\\\n", " ").splitlines()
     calls = [re.sub(r"(^|\s)# .*", "", call) for line in lines for call in line.split(" && ")]
+    calls = [re.sub(r"^torchrun .*-m dallemini.cli ", "dallemini ", call) for call in calls]
     return [call.strip() for call in calls if call.strip()]
 
 
 def commands(block: Block) -> list[str]:
     """Return the calls of `dallemini` in a block, also those on several processes."""
-    calls = [re.sub(r"^torchrun .*-m dallemini.cli ", "dallemini ", c) for c in shell_lines(block)]
-    return [call for call in calls if call.startswith("dallemini ")]
+    return [call for call in shell_lines(block) if call.startswith("dallemini ")]
 
 
 def shown_before() -> dict[Path, set[str]]:
