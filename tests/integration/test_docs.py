@@ -123,8 +123,7 @@ def test_code_and_commands_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if quick and page.name != "README.md":
-        small_tokens = page.name in ("editing.md", "quickstart.md")  # for masks and odd sizes
-        side = 10 if small_tokens else 5
+        side = 10 if page.name == "editing.md" else 5  # its masks are drawn for small tokens
         monkeypatch.setattr(source, "_bundled_folder", lambda: quick_models[side])
     # Runs plot their curves at the end, which takes longer than the few steps of a page.
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
