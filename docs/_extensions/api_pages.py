@@ -263,6 +263,9 @@ def _data(path: str, value: Any) -> list[str]:
 def write_pages() -> None:
     """Write the pages of all chapters, and remove those of what is no longer there."""
     (PAGES / "classes").mkdir(parents=True, exist_ok=True)
+    listed = [f"api/{chapter.name}" for chapter in chapters()]
+    toctree = ["```{toctree}", ":maxdepth: 2", "", *listed, "```", ""]
+    write(PAGES / "chapters.inc", "\n".join(toctree))
     kept = set()
     for chapter, names in chapters().items():
         pages = {PAGES / f"{chapter.name}.md": chapter_page(chapter, names)}
