@@ -19,7 +19,7 @@ def main(folder: Path) -> None:
     """Draw the prompts and save everything in a folder."""
     pipe = Pipeline.from_pretrained()
 
-    # Four pictures a prompt, best first. One call draws them all; the seed makes them repeatable.
+    # Four pictures per prompt, best first. One call draws them all; the seed makes them repeatable.
     out = pipe(PROMPTS, num_images_per_prompt=4, seed=0, rank=True)
     for path in out.save(folder):
         print(path)

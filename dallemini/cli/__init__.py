@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         if error.name != "tyro":
             raise
-        _complain('the command line needs its extra; run: pip install "dallemini[cli]"')
+        _complain('the command line needs its extra; run: pip install ".[cli]"')
         return WRONG_USE
     except KeyboardInterrupt:
         _complain("interrupted")

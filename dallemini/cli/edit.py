@@ -41,7 +41,8 @@ class Edit:
         paste: keep the picture's own pixels outside what is redrawn.
         model: Hub id or local folder of a pipeline.
         output: folder for the PNG files.
-        seed: of the first picture, the next ones count up; repeated, one for each picture.
+        seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
+            set one per picture.
         settings: of the drawing.
         drawing: of the model.
         where: of the model.
@@ -96,7 +97,8 @@ class Extend:
         paste: keep the picture's own pixels.
         model: Hub id or local folder of a pipeline.
         output: folder for the PNG files.
-        seed: of the first picture, the next ones count up; repeated, one for each picture.
+        seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
+            set one per picture.
         settings: of the drawing.
         drawing: of the model.
         where: of the model.

@@ -50,7 +50,8 @@ class Generate:
         output: folder for the PNG files; the current one unless --grid is given.
         grid: also lay all pictures out in this PNG or JPEG file. No file is ever overwritten: names
             that are taken are numbered on.
-        seed: of the first picture, the next ones count up; repeated, one for each picture.
+        seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
+            set one per picture.
         rank_by: what --rank and --candidates go by; the model's scorer if it has one.
         json: print one line of JSON for each file instead of its path.
         settings: of the drawing.

@@ -103,7 +103,7 @@ def _read_parquet(file: Path) -> Iterable[object]:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise MissingDependencyError(
-            'Prompts in Parquet need the extra data: pip install "dallemini[data]".'
+            'Prompts in Parquet need the extra data: pip install ".[data]".'
         ) from error
     try:
         table = parquet.ParquetFile(file)

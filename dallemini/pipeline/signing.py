@@ -162,6 +162,6 @@ def _package() -> Any:
         import c2pa
     except ImportError as error:
         raise MissingDependencyError(
-            'Content Credentials need c2pa-python; run: pip install "dallemini[c2pa]".'
+            'Content Credentials need c2pa-python; run: pip install ".[c2pa]".'
         ) from error
     return c2pa

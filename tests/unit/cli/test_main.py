@@ -26,7 +26,7 @@ def test_missing_extra_is_named_with_exit_code_2(run: Any, monkeypatch: pytest.M
     result = run("generate", "a red apple")
     assert (result.code, result.out) == (2, "")
     assert result.err == (
-        'dallemini: the command line needs its extra; run: pip install "dallemini[cli]"\n'
+        'dallemini: the command line needs its extra; run: pip install ".[cli]"\n'
     )
 
 

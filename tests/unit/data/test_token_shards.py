@@ -341,7 +341,7 @@ def test_codes_that_the_footer_does_not_allow_are_refused(
 
 def test_missing_pyarrow_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "dallemini\[train\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "\.\[train\]"'):
         import_parquet()
 
 

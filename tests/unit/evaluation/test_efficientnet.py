@@ -50,7 +50,7 @@ def test_without_the_extra_the_message_names_it(
     monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "dallemini\[eval\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "\.\[eval\]"'):
         EfficientNetFeatures()
 
 

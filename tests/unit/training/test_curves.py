@@ -145,7 +145,7 @@ def test_a_folder_without_a_log_or_numbers_is_refused(tmp_path: Path) -> None:
 def test_a_missing_matplotlib_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_log(tmp_path, {"step": 1, "loss": 1.0})
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'dallemini\[train\]'"):
+    with pytest.raises(MissingDependencyError, match=r'pip install "\.\[train\]"'):
         plot_curves(tmp_path)
 
 

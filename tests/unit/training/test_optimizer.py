@@ -227,5 +227,5 @@ def test_soap_takes_the_matrices() -> None:
 def test_soap_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     config = TrainingConfig(steps=1, optimizer="soap")
-    with pytest.raises(MissingDependencyError, match=r'pip install "dallemini\[train\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "\.\[train\]"'):
         make_optimizers(tiny_transformer(), config)
