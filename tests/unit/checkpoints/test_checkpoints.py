@@ -140,9 +140,9 @@ def test_converted_hub_model_needs_no_weights_again(hub: HubServer, folder: Path
 def test_refused_architecture_is_refused_before_its_weights_are_downloaded(
     hub: HubServer, folder: Path
 ) -> None:
-    (folder / "config.json").write_text(json.dumps(config("tiny", use_bias=True)))
+    (folder / "config.json").write_text(json.dumps(config("tiny", use_alibi=True)))
     hub.add("someone/dalle", folder)
-    with pytest.raises(UnsupportedModelError, match="someone/dalle has use_bias True"):
+    with pytest.raises(UnsupportedModelError, match="someone/dalle has use_alibi True"):
         read_checkpoint(open_source("someone/dalle"), component="transformer")
     assert not [line for line in hub.requests if "msgpack" in line]
 
