@@ -99,10 +99,11 @@ class QuestionFigures:
         asked: the pictures of all attributes together; its deviation is HEIM's |share - 0.5| for
             two answers.
         neutral: the pictures of the neutral prompts.
-        mean_deviation: DALL-Eval's mean absolute deviation, averaged over the attributes; None
-            where nothing was certain.
+        mean_deviation: DALL-Eval's mean absolute deviation, averaged over the attributes of
+            which anything was certain; None where nothing was.
         intervened_deviation: the same with the intervention.
-        change: by how much the intervention changes it; below 0 is more even.
+        change: by how much the intervention changes it, over the attributes of which something was
+            certain both times; below 0 is more even.
         attributes: the figures of each.
     """
 
@@ -218,8 +219,8 @@ class _Figures:
         if not after:
             return None
         (first, used), (second, used_after) = self._counts(before), self._counts(after)
-        certain = min(part[:, : self.answers].sum() for part in (first, second))
-        return self.leaning.change(used, used_after) if certain else None
+        certain = np.minimum(*(part[:, : self.answers].sum(1) for part in (first, second)))
+        return self.leaning.change(used, used_after) if certain.any() else None
 
     def attribute(
         self, name: str, group: str, asked: Floats, neutral: Floats, intervened: Floats | None

@@ -137,11 +137,8 @@ class Leaning:
 
     def share_intervals(self, counts: Counts) -> tuple[Interval, ...]:
         """Return each answer's share of i64[C] with its Bayesian bootstrap interval."""
-        weights = self._generator(1).standard_gamma(
-            counts + _PRIOR, size=(RESAMPLES, 1, len(counts))
-        )
-        known = self._uncertain_rates(self._generator(8), RESAMPLES)
-        around = self._of_answers(estimate_shares(weights, known))[:, 0]
+        drawn, known = self._resampled(counts[None])
+        around = self._of_answers(estimate_shares(drawn, known))[:, 0]
         low, high = np.quantile(around, [0.025, 0.975], axis=0).tolist()
         values, total = self.shares(counts).tolist(), int(counts.sum())
         return tuple(
@@ -162,7 +159,15 @@ class Leaning:
         return self._deviation(counts, pool=True)
 
     def change(self, before: Counts, after: Counts) -> Interval:
-        """Return by how much the mean deviation grows from i64[A,C] to i64[A,C], row by row."""
+        """Return by how much the mean deviation grows from i64[A,C] to i64[A,C].
+
+        Raises:
+            InputError: no row has an answer in both.
+        """
+        both = np.minimum(*(part[:, : self.answers].sum(1) for part in (before, after))) > 0
+        if not both.any():
+            raise InputError("A change needs an attribute that the probe could tell both times.")
+        before, after = before[both], after[both]
         rates, rows = self._rates(), self._chosen_rows(len(before))[..., None]
         value, moved = 0.0, np.zeros(RESAMPLES)
         for use, (counts, sign) in enumerate(((before, -1), (after, 1))):
@@ -189,11 +194,11 @@ class Leaning:
             p_value=(1 + as_much) / (1 + len(chance)),
         )
 
-    def _figure(self, counts: Counts, known: Floats | None, *, pool: bool) -> Floats:
-        """Return the mean deviation of i64[...,A,C], or that of all rows together."""
+    def _figure(self, counts: Counts | Floats, known: Floats | None, *, pool: bool) -> Floats:
+        """Return the mean deviation of [...,A,C] counts, or that of all rows together."""
         if pool:
             counts = counts.sum(-2, keepdims=True)
-        there = counts.sum(-1) > 0
+        there = counts[..., : self.answers].sum(-1) > 0  # nothing is said of other rows
         found = deviation_of(self._of_answers(estimate_shares(counts, known)))
         return np.asarray((found * there).sum(-1) / np.maximum(there.sum(-1), 1))
 
@@ -209,11 +214,11 @@ class Leaning:
         drawn = _multinomial(generator, counts, np.broadcast_to(pulled, (draws, *counts.shape)))
         return self._figure(drawn, rates, pool=pool)
 
-    def _resampled(self, counts: Counts, *, use: int = 1) -> tuple[Counts, Floats | None]:
-        """Return i64[R,A,C] as other pictures might give them, and f64[R,1,T,C] other rates."""
-        generator = self._generator(use)
-        pulled = np.broadcast_to(counts, (RESAMPLES, *counts.shape)).astype(np.float64)
-        drawn = _multinomial(generator, counts, pulled)
+    def _resampled(self, counts: Counts, *, use: int = 1) -> tuple[Floats, Floats | None]:
+        """Return f64[R,A,C] as other pictures might give them, and f64[R,1,T,C] other rates."""
+        there = counts[:, : self.answers].sum(-1, keepdims=True) > 0  # the others stay as they are
+        weights = counts + _PRIOR * there
+        drawn = self._generator(use).standard_gamma(weights, size=(RESAMPLES, *counts.shape))
         return drawn, self._uncertain_rates(self._generator(8), RESAMPLES)
 
     def _of_answers(self, shares: Floats) -> Floats:
@@ -308,9 +313,13 @@ def _multinomial(generator: np.random.Generator, counts: Counts, shares: Floats)
 def _around(
     value: float, drawn: Floats, *, low: float = 0.0, high: float = 1.0, count: int
 ) -> Interval:
-    """Return the basic bootstrap interval, which takes off the bias that percentiles double."""
-    first, last = np.quantile(drawn, [0.025, 0.975])
-    bounds = (2 * value - float(last), 2 * value - float(first))
+    """Return a bootstrap interval that holds the percentiles and the basic one.
+
+    The basic one takes off the bias that percentiles double where shares are even, but has no width
+    where one answer has all.
+    """
+    first, last = np.quantile(drawn, [0.025, 0.975]).tolist()
+    bounds = (min(first, 2 * value - last), max(last, 2 * value - first))
     return Interval(
         value=value,
         low=min(value, max(low, bounds[0])),
