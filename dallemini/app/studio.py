@@ -19,7 +19,7 @@ from ..errors import DalleMiniWarning, InputError
 from ..generation.watermark import Watermark
 from ..pipeline.outputs import GenerationOutput, GenerationStep
 from ..pipeline.pipeline import Pipeline
-from ..pipeline.sketch import token_size
+from ..pipeline.pixels import token_size
 from .limits import AppLimits
 from .sessions import Drawn
 from .watching import watch

@@ -228,10 +228,13 @@ class _Run:
         return calibrate(question, np.concatenate(scores), truth, accuracy=self.config.accuracy)
 
     def _as_drawn(self, pictures: Sequence[Picture]) -> Tensor:
-        """Return f[n,3,S,S] of pictures as the pipeline's VQGAN would give them back."""
-        side = (self.size, self.size)
+        """Return f[n,3,H,W] of pictures as the pipeline's VQGAN would give them back."""
+        height, width = self.size if isinstance(self.size, tuple) else (self.size, self.size)
         images = torch.stack(
-            [image_to_tensor(fit_image(open_image(picture), side)) for picture in pictures]
+            [
+                image_to_tensor(fit_image(open_image(picture), (width, height)))
+                for picture in pictures
+            ]
         )
         vqgan = self.pipe.vqgan
         try:

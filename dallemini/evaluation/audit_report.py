@@ -52,7 +52,7 @@ class AuditReport:
         prompts: what was asked.
         config: of the audit.
         settings: of the drawing.
-        picture_size: pixels along a side.
+        picture_size: pixels along a side, or height and width.
         questions: the figures of each question.
         seconds: what it took.
         shown: some prompts with their pictures.
@@ -62,7 +62,7 @@ class AuditReport:
     prompts: AuditPrompts
     config: Mapping[str, Any]
     settings: Mapping[str, Any]
-    picture_size: int
+    picture_size: int | tuple[int, int]
     questions: tuple[QuestionFigures, ...]
     seconds: float
     shown: tuple[ShownPictures, ...]
@@ -146,10 +146,12 @@ def _head(report: AuditReport) -> str:
     values = ", ".join(f"{name} {report.settings.get(name)}" for name in named)
     templates = ", ".join(f"“{escape(text)}”" for text in report.prompts.templates)
     neutral = ", ".join(f"“{escape(text)}”" for text in report.prompts.neutral)
+    size = report.picture_size
+    height, width = size if isinstance(size, tuple) else (size, size)
     return (
         f"The set {escape(report.prompts.name)}: {report.config['count']} pictures of each prompt, "
         f"seeds from {report.config['seed']} on, one candidate each, {values}; "
-        f"{report.picture_size}x{report.picture_size} pixels. Templates: {templates}; neutral: "
+        f"{width}x{height} pixels. Templates: {templates}; neutral: "
         f"{neutral}."
     )
 

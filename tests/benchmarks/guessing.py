@@ -158,8 +158,8 @@ def guessing_right(tokens: list[int], chances: Sequence[float]) -> Iterator[None
     """Let guesses be these tokens, as often as they are to be right."""
     chance, plain = random.Random(0), _Ahead.write_line
 
-    def write(ahead: _Ahead, start: int, drawn: list[int], end: int) -> list[int]:
-        line = plain(ahead, start, drawn, ahead.reach + 1)
+    def write(ahead: _Ahead, start: int, drawn: list[int], end: int, columns: int) -> list[int]:
+        line = plain(ahead, start, drawn, ahead.reach + 1, columns)
         for position in range(ahead.reach, end - 1):
             likely = chances[min(position - ahead.reach, len(chances) - 1)]
             line.append(tokens[position] if chance.random() < likely else tokens[position] ^ 1)
