@@ -112,6 +112,7 @@ def make_vqgan() -> Task:
 def make_clip() -> Task:
     clip = tiny_clip_scorer().clip
     size = clip.config.image_size
+    assert isinstance(size, int)
 
     def batch(index: int) -> CLIPBatch:
         pixels = torch.rand(ROWS, 3, size, size, generator=torch.Generator().manual_seed(index))
