@@ -27,6 +27,8 @@ from .report import JSON_NAME, PAGE_NAME, PICTURE_FOLDER, escape, plain
 
 CARD_NAME = "card.md"
 
+COLORS = 64  # of a strip of pictures, which is to be looked at and not measured
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShownPictures:
@@ -119,7 +121,8 @@ class AuditReport:
             (folder / PICTURE_FOLDER).mkdir()
             for number, shown in enumerate(self.shown):
                 row = PictureRow(caption=shown.prompt, drawn=shown.pixels)
-                strip(row, largest=SMALLEST).save(folder / _strip_path(number))
+                small = strip(row, largest=SMALLEST).quantize(COLORS)
+                small.save(folder / _strip_path(number), optimize=True)
         return as_path(directory) / PAGE_NAME
 
 

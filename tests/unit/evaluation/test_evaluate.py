@@ -205,7 +205,7 @@ def test_codes_of_another_length_have_no_likelihood(
     config = dataclasses.replace(SMALL, measure=("likelihood",))
     finer = Finer.from_config(TINY_VQGAN, seed=0).eval()
     report = evaluate(with_vqgan(pipe, finer), pictures, config=config, progress=False)
-    assert "64 tokens a picture, the transformer reads 16" in report.not_measured["likelihood"]
+    assert "64 tokens per picture, the transformer reads 16" in report.not_measured["likelihood"]
 
 
 @pytest.mark.parametrize(
