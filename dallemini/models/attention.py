@@ -97,7 +97,12 @@ class CrossAttention(nn.Module):
         query = self.q_proj(hidden_states).view(rows, length, self.heads, width // self.heads)
         # of a few queries each has the bits that it has alone, which torch does not promise
         few = rows * length <= kernels.MOST_ROWS and not torch.is_grad_enabled()
-        attended = (kernels.attend if few else attend)(query.transpose(1, 2), key, value, mask=mask)
+        query = query.transpose(1, 2)
+        attended = (
+            kernels.attend(query, key, value, mask=mask)
+            if few
+            else attend(query, key, value, mask=mask)
+        )
         joined: Tensor = self.out_proj(_join_heads(attended))
         return joined
 
