@@ -230,7 +230,7 @@ class Guesses:
         started = time.perf_counter()
         aheads, start = [*self._aheads.values()], self._transformer.config.decoder_start_token_id
         reaches = [ahead.reach for ahead in aheads]
-        count = min(width, self._length - (max if back else min)(reaches)) + back
+        count = min(width, self._length - (max(reaches) if back else min(reaches))) + back
         begins = [
             min(ahead.reach - back, self._length - count, ahead.slot.position + MOST_AHEAD)
             for ahead in aheads
