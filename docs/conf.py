@@ -21,9 +21,10 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "api_pages",  # these three are in docs/_extensions
+    "api_pages",  # these are in docs/_extensions
     "cli_reference",
     "notebook_pages",
+    "source_links",
 ]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

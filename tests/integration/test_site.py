@@ -159,6 +159,19 @@ def test_dead_links_are_found(tmp_path: Path) -> None:
     assert dead_links(tmp_path) == ["a.html: #top", "a.html: c.png", "b.html: a.html#gone"]
 
 
+def test_links_from_source_pages_lead_to_the_shown_names(extensions: None) -> None:
+    mend = importlib.import_module("source_links").mend
+    places = {"pkg.sign.Card": "api/card", "pkg.sign.Card.read": "api/card", "pkg.Card": "api/b"}
+    link = '<a class="viewcode-back" href="../api/card.html#{}">'
+    for wrong, right in {
+        "pkg.Card": "pkg.sign.Card",
+        "pkg.Card.read": "pkg.sign.Card.read",
+        "pkg.sign.Card": "pkg.sign.Card",
+        "pkg.gone": "pkg.gone",
+    }.items():
+        assert mend(link.format(wrong), "_modules/sign", places) == link.format(right)
+
+
 @pytest.mark.slow  # most of the time goes into the colours of the code; the checks run it
 def test_the_site_is_built_without_warnings_and_no_link_is_dead(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="needs the extra docs")
