@@ -55,6 +55,16 @@ def test_every_public_name_is_in_the_reference(reference: Any) -> None:
     assert not missing, "add them to CHAPTERS in docs/_extensions/api_pages.py"
 
 
+def test_names_that_pages_link_to_are_in_the_reference(reference: Any) -> None:
+    """Sphinx shows a name that it does not know as it is, and says nothing."""
+    shown = reference.documented()
+    canonical = {f"{v.__module__}.{v.__qualname__}" for v in shown.values() if callable(v)}
+    role = re.compile(r"\{py:(?:class|func)\}`(?:[^`<]*<)?~?([\w.]+)>?`")
+    for page in sorted(DOCS.glob("*.md")):
+        for name in role.findall(page.read_text(encoding="utf-8")):
+            assert name in shown or name in canonical, f"{page.name}: {name}"
+
+
 def test_a_package_without_a_chapter_gets_one(
     reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
