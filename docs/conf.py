@@ -21,9 +21,10 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "api_pages",  # these three are in docs/_extensions
+    "api_pages",  # these are in docs/_extensions
     "cli_reference",
     "notebook_pages",
+    "source_links",
 ]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -39,7 +40,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 
-smartquotes = False  # it would make one dash of the two before an option
+smartquotes_action = "D"  # dashes in lists of parameters; quotes stay as they are typed
 
 # Docstrings write code in single backticks.
 default_role = "code"

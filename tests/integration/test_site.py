@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -55,6 +56,17 @@ def test_every_public_name_is_in_the_reference(reference: Any) -> None:
     assert not missing, "add them to CHAPTERS in docs/_extensions/api_pages.py"
 
 
+def test_names_that_pages_link_to_are_in_the_reference(reference: Any) -> None:
+    """Sphinx shows a name that it does not know as it is, and says nothing."""
+    shown = reference.documented()
+    real = [v for v in shown.values() if inspect.isclass(v) or inspect.isroutine(v)]
+    canonical = {f"{value.__module__}.{value.__qualname__}" for value in real}
+    role = re.compile(r"\{py:(?:class|func)\}`(?:[^`<]*<)?~?([\w.]+)>?`")
+    for page in sorted(DOCS.glob("*.md")):
+        for name in role.findall(page.read_text(encoding="utf-8")):
+            assert name in shown or name in canonical, f"{page.name}: {name}"
+
+
 def test_a_package_without_a_chapter_gets_one(
     reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +108,7 @@ def test_every_option_of_every_command_is_in_the_reference(
         _, about, boxes = cli.read_help(cli.help_of(*words))
         shown = " ".join(form for box in boxes for form, _ in box.entries)
         assert main([*words, "--help"]) == 0
-        flags = re.findall(r"^│ (--?[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE)
+        flags = re.findall(r"^[│|] (--?[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE)
         assert about, words
         assert flags, words
         assert [flag for flag in flags if flag not in shown.replace(",", "").split()] == []
@@ -137,7 +149,7 @@ def read_links(page: Path) -> _Links:
 
 def dead_links(site: Path) -> list[str]:
     """Return the links inside a site that lead nowhere."""
-    pages = {path: read_links(path) for path in site.rglob("*.html")}
+    pages = {path: read_links(path) for path in sorted(site.rglob("*.html"))}
     dead = []
     for page, links in pages.items():
         for target in links.targets:
@@ -157,6 +169,19 @@ def test_dead_links_are_found(tmp_path: Path) -> None:
     )
     (tmp_path / "b.html").write_text("<p id='x'><a href='a.html#gone'>3</a><a href='https://x.y'>4")
     assert dead_links(tmp_path) == ["a.html: #top", "a.html: c.png", "b.html: a.html#gone"]
+
+
+def test_links_from_source_pages_lead_to_the_shown_names(extensions: None) -> None:
+    mend = importlib.import_module("source_links").mend
+    places = {"pkg.sign.Card": "api/card", "pkg.sign.Card.read": "api/card", "pkg.Card": "api/b"}
+    link = '<a class="viewcode-back" href="../api/card.html#{}">'
+    for wrong, right in {
+        "pkg.Card": "pkg.sign.Card",
+        "pkg.Card.read": "pkg.sign.Card.read",
+        "pkg.sign.Card": "pkg.sign.Card",
+        "pkg.gone": "pkg.gone",
+    }.items():
+        assert mend(link.format(wrong), "_modules/sign", places) == link.format(right)
 
 
 @pytest.mark.slow  # most of the time goes into the colours of the code; the checks run it
