@@ -165,7 +165,7 @@ def guessing_right(tokens: list[int], chances: Sequence[float]) -> Iterator[None
             line.append(tokens[position] if chance.random() < likely else tokens[position] ^ 1)
         return line
 
-    _Ahead.write_line = write  # type: ignore[method-assign]
+    _Ahead.write_line = write  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
