@@ -1,11 +1,13 @@
 """What looking ahead does to a hole that is redrawn: how far from the original, and with what seam.
 
-    python tests/benchmarks/lookahead.py FOLDER --holes 24 --sheet holes.png
+    python tests/benchmarks/lookahead.py FOLDER --holes 48 --record holes.jsonl --sheet holes.png
 
 `FOLDER` is what `examples/emoji/build_dataset.py` wrote. Of pictures that training has not seen, a
 random part is redrawn with their own caption, and compared with the original as the VQGAN shows it:
 the distance (1 - cosine) of EfficientNet-Lite0's features, and the contrast of pixels on both sides
-of the hole's edge, over that of the original. It prints JSON and a table in Markdown.
+of the hole's edge, over that of the original. One picture is drawn for each hole, no candidates.
+It prints JSON and a table in Markdown, with intervals of 95 % from resampled holes. Holes that the
+record has are not drawn again, so that it may be run in pieces.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ from dallemini.evaluation.features import FeatureSpace, feature_space
 from dallemini.images import image_to_tensor
 from dallemini.sheets import make_grid
 
-COUNTS = (1, 4, 16)
+COUNTS = (1, 4, 8, 16)
+MEASURES = ("distance", "seam", "seconds")
 CAPTIONED = "test_style"  # known concepts in pictures that training has not seen
 
 
@@ -42,9 +45,9 @@ def read_pictures(folder: Path, count: int, seed: int) -> list[tuple[str, Image.
     """Choose pictures with their captions."""
     lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["split"] == CAPTIONED]
-    chosen = random.Random(seed).sample(rows, min(count, len(rows)))
+    random.Random(seed).shuffle(rows)  # so that fewer are the first ones of more
     found = []
-    for row in chosen:
+    for row in rows[:count]:
         rgba = Image.open(folder / row["file"]).convert("RGBA")
         ground = Image.new("RGBA", rgba.size, "white")
         found.append((row["caption"], Image.alpha_composite(ground, rgba).convert("RGB")))
@@ -82,73 +85,129 @@ def measure(
     *,
     counts: Sequence[int] = COUNTS,
     seed: int = 0,
-) -> tuple[dict[str, Any], list[Image.Image]]:
-    """Redraw a hole of each picture with each number of candidates."""
-    chance, shown = random.Random(seed), list[Image.Image]()
-    found: dict[int, dict[str, list[float]]] = {
-        count: {"distance": [], "seam": [], "seconds": []} for count in counts
-    }
-    side = round(pipe.transformer.config.image_length**0.5)
+    record: Path | None = None,
+) -> tuple[list[dict[str, Any]], list[Image.Image]]:
+    """Redraw a hole of each picture with each number of continuations.
+
+    Args:
+        pipe: draws.
+        pictures: each with its caption.
+        space: where distances are measured.
+        counts: of continuations.
+        seed: of the holes; each hole depends on it and its own number alone.
+        record: a file of JSON lines; holes that it has are skipped, others are added.
+
+    Returns:
+        What was found for each hole, those of the record included; and pictures of the new ones.
+    """
+    known = [] if record is None or not record.exists() else _read(record)
+    done, shown = {row["hole"] for row in known}, list[Image.Image]()
     for number, (caption, picture) in enumerate(pictures):
-        tokens = pipe.vqgan.encode(image_to_tensor(picture)[None])
-        original = pipe.vqgan.decode(tokens)[0]
-        background = tokens[0].mode().values
-        hole = choose_hole((tokens[0] == background).view(side, side).numpy(), chance)
-        unit = picture.width // side
-        pixels = torch.from_numpy(hole).repeat_interleave(unit, 0).repeat_interleave(unit, 1)
-        mask = Image.fromarray(pixels.numpy())
-        shown += [picture, Image.composite(Image.new("RGB", picture.size, "gray"), picture, mask)]
-        for count in counts:
-            started = time.perf_counter()
-            out = pipe.inpaint(
-                caption, picture, mask, lookahead=count, seed=number, paste=False, progress=False
-            )
-            found[count]["seconds"].append(time.perf_counter() - started)
-            drawn = image_to_tensor(out.images[0])
-            features = space(torch.stack([original, drawn]))
-            distance = 1 - F.cosine_similarity(features[0], features[1], dim=0)
-            found[count]["distance"].append(float(distance))
-            found[count]["seam"].append(seam(drawn, pixels) / max(seam(original, pixels), 1e-3))
-            shown.append(out.images[0])
-        last = {
-            count: {name: values[-1] for name, values in found[count].items()} for count in found
-        }
-        print(json.dumps({"hole": number, "caption": caption, **last}), file=sys.stderr, flush=True)
-    return {"holes": len(pictures), "lookahead": summarise(found)}, shown
+        if number in done:
+            continue
+        row, drawn = _measure_one(pipe, caption, picture, space, counts, seed, number)
+        known.append(row)
+        shown += drawn
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        if record is not None:
+            with record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+    return known, shown
 
 
-def summarise(found: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
-    """Return medians and quartiles, and how often each number beats the first."""
-    first = found[min(found)]
-    return {
-        str(count): {
-            name: {
-                "median": statistics.median(values),
-                "quartiles": statistics.quantiles(values, n=4)[::2],
-                "better": sum(a < b for a, b in zip(values, first[name], strict=True))
-                / len(values),
-            }
-            for name, values in measures.items()
+def _read(record: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+
+
+def _measure_one(
+    pipe: Pipeline,
+    caption: str,
+    picture: Image.Image,
+    space: FeatureSpace,
+    counts: Sequence[int],
+    seed: int,
+    number: int,
+) -> tuple[dict[str, Any], list[Image.Image]]:
+    """Redraw one hole with each number of continuations."""
+    side = round(pipe.transformer.config.image_length**0.5)
+    tokens = pipe.vqgan.encode(image_to_tensor(picture)[None])
+    original = pipe.vqgan.decode(tokens)[0]
+    blank = (tokens[0] == tokens[0].mode().values).view(side, side).numpy()
+    hole = choose_hole(blank, random.Random(f"{seed} {number}"))
+    unit = picture.width // side
+    pixels = torch.from_numpy(hole).repeat_interleave(unit, 0).repeat_interleave(unit, 1)
+    mask = Image.fromarray(pixels.numpy())
+    shown = [picture, Image.composite(Image.new("RGB", picture.size, "gray"), picture, mask)]
+    row: dict[str, Any] = {"hole": number, "caption": caption, "lookahead": {}}
+    edge = max(seam(original, pixels), 1e-3)
+    for count in counts:
+        started = time.perf_counter()
+        out = pipe.inpaint(
+            caption,
+            picture,
+            mask,
+            lookahead=count,
+            candidates=1,
+            seed=number,
+            paste=False,
+            progress=False,
+        )
+        spent = time.perf_counter() - started
+        drawn = image_to_tensor(out.images[0])
+        features = space(torch.stack([original, drawn]))
+        distance = 1 - F.cosine_similarity(features[0], features[1], dim=0)
+        found = (float(distance), seam(drawn, pixels) / edge, spent)
+        row["lookahead"][str(count)] = dict(zip(MEASURES, found, strict=True))
+        shown.append(out.images[0])
+    return row, shown
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return means and medians with intervals, and the differences from the smallest number."""
+    counts = list(rows[0]["lookahead"])
+
+    def values(count: str, measure: str) -> NDArray[np.float64]:
+        return np.array([row["lookahead"][count][measure] for row in rows])
+
+    report: dict[str, Any] = {}
+    for count in counts:
+        gain = values(count, "distance") - values(counts[0], "distance")
+        report[count] = {
+            "distance": interval(values(count, "distance"), np.mean),
+            "from_first": interval(gain, np.mean),
+            "closer": float((gain < 0).mean()),
+            "equal": float((gain == 0).mean()),
+            "seam": interval(values(count, "seam"), np.median),
+            "seconds": statistics.median(values(count, "seconds")),
         }
-        for count, measures in found.items()
-    }
+    return {"holes": len(rows), "lookahead": report}
+
+
+def interval(
+    values: NDArray[np.float64], statistic: Callable[..., Any], *, times: int = 2000
+) -> tuple[float, float, float]:
+    """Return a statistic and its 95 % interval, by resampling (Efron 1979)."""
+    chance = np.random.default_rng(0)
+    drawn = statistic(chance.choice(values, (times, len(values))), axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(statistic(values)), float(low), float(high)
 
 
 def table(report: dict[str, Any]) -> str:
     """Write a report as a table in Markdown."""
     lines = [
-        "| lookahead | feature distance | closer than 1 | seam over the original's | seconds |",
-        "|---|---|---|---|---|",
+        "| lookahead | feature distance | less 1's | closer, equal | seam over the original's "
+        "| seconds |",
+        "|---|---|---|---|---|---|",
     ]
-    for count, row in report["lookahead"].items():
-        distance, edge = row["distance"], row["seam"]
-        low, high = distance["quartiles"]
+    for number, (count, row) in enumerate(report["lookahead"].items()):
         cells = [
             count,
-            f"{distance['median']:.3f} ({low:.3f} to {high:.3f})",
-            "" if count == "1" else f"{distance['better']:.0%}",
-            "{:.2f} ({:.2f} to {:.2f})".format(edge["median"], *edge["quartiles"]),
-            f"{row['seconds']['median']:.1f}",
+            "{:.3f} ({:.3f} to {:.3f})".format(*row["distance"]),
+            "{:+.3f} ({:+.3f} to {:+.3f})".format(*row["from_first"]) if number else "",
+            f"{row['closer']:.0%}, {row['equal']:.0%}" if number else "",
+            "{:.2f} ({:.2f} to {:.2f})".format(*row["seam"]),
+            f"{row['seconds']:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -158,19 +217,28 @@ def main(argv: Sequence[str]) -> None:
     """Measure, and print JSON and a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--holes", type=int, default=24)
+    parser.add_argument("--holes", type=int, default=48)
     parser.add_argument("--lookahead", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path)
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args(argv)
     pipe = Pipeline.from_pretrained()
     pictures = read_pictures(options.folder, options.holes, options.seed)
     space = feature_space("efficientnet-lite0")
-    report, shown = measure(pipe, pictures, space, counts=options.lookahead, seed=options.seed)
+    rows, shown = measure(
+        pipe,
+        pictures,
+        space,
+        counts=options.lookahead,
+        seed=options.seed,
+        record=options.record,
+    )
+    report = summarise(rows)
     report |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     report |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     report |= {"load": os.getloadavg()[0], "features": space.name}
-    if options.sheet:
+    if options.sheet and shown:
         make_grid(shown, columns=2 + len(options.lookahead)).save(options.sheet)
     print(json.dumps(report, indent=1))
     print(table(report))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.lookahead import choose_hole, measure, seam, table
+from benchmarks.lookahead import choose_hole, measure, seam, summarise, table
 from dallemini.testing import tiny_pipeline
 
 
@@ -23,19 +25,42 @@ class Pixels:
         return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
 
 
-def test_holes_are_measured_with_each_number_of_candidates() -> None:
+def test_holes_are_measured_once_with_each_number_of_continuations(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     pictures = [
         (caption, Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
-        for caption in ("a red apple", "a blue bird")
+        for caption in ("a red apple", "a blue bird", "a dog")
     ]
-    report, shown = measure(tiny_pipeline(), pictures, Pixels(), counts=(1, 3))
-    assert len(shown) == 2 * (2 + 2)
-    report = json.loads(json.dumps(report))
-    assert report["holes"] == 2
-    assert list(report["lookahead"]) == ["1", "3"]
-    assert report["lookahead"]["3"]["distance"]["median"] > 0
-    assert report["lookahead"]["1"]["distance"]["better"] == 0
+    pipe, counts, record = tiny_pipeline(), (1, 3), tmp_path / "holes.jsonl"
+    whole, shown = measure(pipe, pictures, Pixels(), counts=counts)
+    assert len(shown) == 3 * (2 + 2)
+    measure(pipe, pictures[:2], Pixels(), counts=counts, record=record)
+    rows, shown = measure(pipe, pictures, Pixels(), counts=counts, record=record)
+    assert (len(rows), len(shown)) == (3, 2 + 2)  # the last one is new
+    for mine, other in zip(rows, whole, strict=True):
+        for count in ("1", "3"):
+            del mine["lookahead"][count]["seconds"], other["lookahead"][count]["seconds"]
+        assert mine == other
+
+
+def test_what_was_found_is_told_with_intervals() -> None:
+    rows = [
+        {
+            "hole": number,
+            "lookahead": {
+                "1": {"distance": 0.2, "seam": 1.0 + number, "seconds": 1.0},
+                "8": {"distance": 0.1 if number else 0.2, "seam": 1.0, "seconds": 2.0},
+            },
+        }
+        for number in range(4)
+    ]
+    report = json.loads(json.dumps(summarise(rows)))
+    found = report["lookahead"]["8"]
+    assert (report["holes"], found["closer"], found["equal"]) == (4, 0.75, 0.25)
+    middle, low, high = found["from_first"]
+    assert low <= middle <= high
+    assert middle == pytest.approx(-0.075)
+    assert found["seam"] == [1.0, 1.0, 1.0]
     assert len(table(report).splitlines()) == 4
 
 
