@@ -112,7 +112,6 @@ def encode_images(
         MissingDependencyError: pyarrow is not installed.
         DalleMiniError: as reading `dataset` raises.
     """
-    started = time.monotonic()
     check_split(batch_size=batch_size, rank=rank, world_size=world_size, workers=workers)
     if shard_size < 1:
         raise InputError(f"shard_size must be at least 1, not {shard_size}.")
@@ -121,22 +120,8 @@ def encode_images(
     shards = dataset.shards(shard_size)
     common = {**_describe(vqgan, dataset), "shard_size": shard_size}
     plan = Plan(folder, dataset, shards, common, replace=replace)
-    mine = shards[rank::world_size]
-    missing, updated = plan.missing(mine)
-    work = _Work(vqgan, plan, batch_size=batch_size, progress=progress and rank == 0)
-    work.run(Pieces(dataset, missing, batch_size), workers)
-    if not rank:
-        work.bad.update(record.reason for record in dataset.skipped)
-    if not work.images and plan.drop_if_empty():
-        raise InputError(_describe_nothing(work.bad))
-    return EncodeReport(
-        images=work.images,
-        bad=dict(work.bad),
-        shards=len(missing),
-        skipped_shards=len(mine) - len(missing),
-        updated_shards=updated,
-        seconds=time.monotonic() - started,
-    )
+    work = _Work(vqgan, plan, batch_size=batch_size, is_first=rank == 0, progress=progress)
+    return work.share(shards[rank::world_size], workers)
 
 
 def _describe_nothing(bad: collections.Counter[str]) -> str:
@@ -211,13 +196,42 @@ class _Work:
     """Encodes what is read and writes the shards that are full."""
 
     def __init__(
-        self, vqgan: ImageTokenizer[Any], plan: Plan, *, batch_size: int, progress: bool
+        self, vqgan: ImageTokenizer[Any],
+        plan: Plan,
+        *,
+        batch_size: int,
+        is_first: bool,
+        progress: bool,
     ) -> None:
-        self.vqgan, self.plan, self.progress = vqgan, plan, progress
+        self.vqgan, self.plan, self.batch_size = vqgan, plan, batch_size
+        self.is_first, self.progress = is_first, progress and is_first
         self.images = 0
         self.bad: collections.Counter[str] = collections.Counter()
         self._dtype = token_dtype(vqgan.codebook_size)
         self._drafts: dict[int, _Draft] = {}
+
+    def share(self, mine: Sequence[DataShard], workers: int) -> EncodeReport:
+        """Encode those of some shards that are not there.
+
+        Raises:
+            InputError: a file does not fit, or no record of all shards can be used.
+            DalleMiniError: as reading, encoding and writing raise.
+        """
+        started = time.monotonic()
+        missing, updated = self.plan.missing(mine)
+        self.run(Pieces(self.plan.dataset, missing, self.batch_size), workers)
+        if self.is_first:
+            self.bad.update(record.reason for record in self.plan.dataset.skipped)
+        if not self.images and self.plan.drop_if_empty():
+            raise InputError(_describe_nothing(self.bad))
+        return EncodeReport(
+            images=self.images,
+            bad=dict(self.bad),
+            shards=len(missing),
+            skipped_shards=len(mine) - len(missing),
+            updated_shards=updated,
+            seconds=time.monotonic() - started,
+        )
 
     def run(self, pieces: Pieces, workers: int) -> None:
         """Encode all pieces.

@@ -123,37 +123,37 @@ def predict_memory(
         >>> predict_memory(TransformerConfig(), images=9).self_attention
         452984832
     """
-    for given, kind in ((config, TransformerConfig), (vqgan, VQGANConfig | None)):
-        if not isinstance(given, kind):
-            raise InputTypeError(
-                "predict_memory reads configurations, such as TransformerConfig() and "
-                f"VQGANConfig() of mini, not {given!r}."
-            )
+    _check_configs(config, vqgan)
     weights = read_precision(dtype, quantization)
-    longest = config.max_text_length
-    length = longest if text_length is None else text_length
-    _check_counts(images=images, prompts=prompts, texts=texts, text_length=length)
-    if length > longest:
-        raise InputError(f"text_length must be at most {longest}, not {length}.")
+    length = _text_length(config, text_length)
+    _check_counts(images=images, prompts=prompts, texts=texts)
     quantized = weights.quantization is not None
-    itemsize = weights.dtype.itemsize
-    size = torch.float32.itemsize if quantized else itemsize
+    size = torch.float32.itemsize if quantized else weights.dtype.itemsize
     rows, read_once = images * (texts + guided), prompts * texts + guided
-    width, layers, vocabulary = config.d_model, config.decoder_layers, config.image_vocab_size + 1
-    logits = rows * vocabulary * size * (1 + quantized)
-    # the sampler's f[N,V], and guidance's
-    sampled = images * vocabulary * _FLOAT * (5 + 2 * guided * texts)
-    hidden = rows * _block_numbers(width, config.decoder_ffn_dim, quantized) * size
-    read = read_once * length * _block_numbers(width, config.encoder_ffn_dim, quantized) * size
+    position = 2 * config.decoder_layers * config.d_model * size  # keys and values
+    encoding = _block_numbers(config.d_model, config.encoder_ffn_dim, quantized) * size
+    own = _transformer_bytes(config, size, quantized)
+    step = rows * _row_bytes(config, size, quantized) + images * _sampled(config, guided * texts)
     return MemoryPrediction(
-        weights=_transformer_bytes(config, size, quantized) + _vqgan_bytes(vqgan, itemsize),
-        encoder=read,
+        weights=own + _vqgan_bytes(vqgan, weights.dtype.itemsize),
+        encoder=read_once * length * encoding,
         # Projected once for each prompt, then copied to the rows that read it.
-        cross_attention=2 * layers * (rows + read_once) * length * width * size,
-        self_attention=2 * layers * rows * config.image_length * width * size,
-        step=_SLACK * (logits + sampled + hidden),
+        cross_attention=(rows + read_once) * length * position,
+        self_attention=rows * config.image_length * position,
+        step=_SLACK * step,
         pixels=0 if vqgan is None else _pixel_bytes(config, vqgan, images),
     )
+
+
+def _row_bytes(config: TransformerConfig, size: int, quantized: bool) -> int:
+    """Count what a step holds of a decoder row: logits, and the activations of one layer."""
+    logits = (config.image_vocab_size + 1) * (1 + quantized)
+    return (logits + _block_numbers(config.d_model, config.decoder_ffn_dim, quantized)) * size
+
+
+def _sampled(config: TransformerConfig, guided_texts: int) -> int:
+    """Count what the sampler holds of an image, f[V], and guidance."""
+    return (config.image_vocab_size + 1) * _FLOAT * (5 + 2 * guided_texts)
 
 
 def choose_batch_size(
@@ -285,6 +285,25 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
     ]
     tensors = [value for value in kept if isinstance(value, Tensor)]
     return [*module.parameters(recurse=False), *module.buffers(recurse=False), *tensors]
+
+
+def _check_configs(config: object, vqgan: object) -> None:
+    for given, kind in ((config, TransformerConfig), (vqgan, VQGANConfig | None)):
+        if not isinstance(given, kind):
+            raise InputTypeError(
+                "predict_memory reads configurations, such as TransformerConfig() and "
+                f"VQGANConfig() of mini, not {given!r}."
+            )
+
+
+def _text_length(config: TransformerConfig, given: int | None) -> int:
+    """Return the tokens of a prompt, the most that there can be where nothing is given."""
+    longest = config.max_text_length
+    length = longest if given is None else given
+    _check_counts(text_length=length)
+    if length > longest:
+        raise InputError(f"text_length must be at most {longest}, not {length}.")
+    return length
 
 
 def _check_counts(**counts: object) -> None:
