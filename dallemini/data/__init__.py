@@ -6,12 +6,17 @@ which `EncodedImages` reads and `TokenBatches` draws by the same rules.
 
 from __future__ import annotations
 
-from .batches import Batches
+from typing import TYPE_CHECKING
+
+from .._lazy import load_when_asked
 from .config import DataConfig
-from .dataset import CaptionedImages
-from .encode import EncodeReport, encode_images
-from .records import BadRecord, BadRecordError, CaptionedImage, DataShard, ImageBatch
-from .tokens import EncodedImage, EncodedImages, TokenBatch, TokenBatches
+
+if TYPE_CHECKING:
+    from .batches import Batches
+    from .dataset import CaptionedImages
+    from .encode import EncodeReport, encode_images
+    from .records import BadRecord, BadRecordError, CaptionedImage, DataShard, ImageBatch
+    from .tokens import EncodedImage, EncodedImages, TokenBatch, TokenBatches
 
 __all__ = [
     "BadRecord",
@@ -29,3 +34,26 @@ __all__ = [
     "TokenBatches",
     "encode_images",
 ]
+
+_PLACES = {
+    "BadRecord": "records",
+    "BadRecordError": "records",
+    "Batches": "batches",
+    "CaptionedImage": "records",
+    "CaptionedImages": "dataset",
+    "DataShard": "records",
+    "EncodeReport": "encode",
+    "EncodedImage": "tokens",
+    "EncodedImages": "tokens",
+    "ImageBatch": "records",
+    "TokenBatch": "tokens",
+    "TokenBatches": "tokens",
+    "encode_images": "encode",
+}
+
+if not TYPE_CHECKING:
+    __getattr__ = load_when_asked(__name__, _PLACES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,9 +18,9 @@ from torch import Tensor
 from ..config import suggest
 from ..errors import CheckpointError, InputError, MissingFileError
 from ..scorer import CLIPScorer, Scorer
+from .config import DEFAULT_SPACE
 from .efficientnet import POOLED_SIZE, EfficientNetFeatures
 
-DEFAULT_SPACE = "efficientnet-lite0"
 PICTURES_AT_ONCE = 16
 EYE_SIZE = 224  # what EfficientNet-Lite0 was trained on
 INCEPTION_SIZE = 2048

@@ -28,8 +28,8 @@ from ..pipeline.pipeline import Pipeline
 from .audit_figures import QuestionFigures, question_figures
 from .audit_prompts import NEITHER, AuditPrompts, Question
 from .audit_report import AuditReport, ShownPictures
-from .evaluate import drawing_settings, picture_size
 from .leaning import Floats
+from .measuring import drawing_settings, picture_size
 from .pictures import MOST_IN_STRIP
 from .probe import Calibration, Probe, ScorerProbe, calibrate, uncalibrated
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import Config
 from ..errors import (
-    ConfigError,
     HubError,
     InputError,
     MissingFileError,
@@ -27,64 +24,17 @@ from ..images import image_to_tensor
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.pixels import encode_pictures, token_size
 from ..scorer import CLIPScorer, Scorer
-from .features import DEFAULT_SPACE, FeatureSpace, feature_space
+from .config import MEASURES, EvaluationConfig
+from .features import FeatureSpace, feature_space
 from .metrics import mean_interval
 from .passes import DrawnPass, Judges, OwnPass, RealPictures, galleries
 from .pictures import PictureRow
 from .reading import Asked, PictureSource, Reader
 from .report import EvaluationReport
 
-Measure = Literal["samples", "frechet", "retrieval", "clip_score", "reconstruction", "likelihood"]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
 _OF_DRAWN = frozenset(("samples", "frechet", "retrieval", "clip_score"))
 _OF_OWN = frozenset(("frechet", "retrieval", "reconstruction", "likelihood"))
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(Config):
-    """What is measured, and on how much.
-
-    Attributes:
-        captions: how many are measured, chosen by the seed; all when there are fewer.
-        images_per_prompt: pictures drawn for each caption; of several, the first and the one that
-            the scorer likes best are measured.
-        seed: of the choice of captions and galleries, and of the first picture; the next ones
-            count up.
-        references: real pictures that are read, those of the captions first: the others are rivals
-            in galleries, and show what distance other real pictures have.
-        gallery: real pictures among which a caption's own must be found.
-        gallery_column: rivals in a gallery have the same value in this column of the data, such as
-            a style.
-        batch_size: pictures looked at or drawn at once, to bound memory.
-        features: space of distances: efficientnet-lite0, clip, clip:SOURCE or inception:FILE.
-        measure: which measures, of samples, frechet, retrieval, clip_score, reconstruction and
-            likelihood.
-        pictures: captions that the report shows.
-
-    Raises:
-        ConfigError: a value has the wrong type or is out of range.
-    """
-
-    captions: int = 200
-    images_per_prompt: int = 1
-    seed: int = 0
-    references: int = 1000
-    gallery: int = 100
-    gallery_column: str | None = None
-    batch_size: int = 16
-    features: str = DEFAULT_SPACE
-    measure: tuple[Measure, ...] = MEASURES
-    pictures: int = 16
-
-    def __post_init__(self) -> None:
-        self.check_types()
-        least = {"captions": 1, "images_per_prompt": 1, "references": 1, "gallery": 2}
-        for name, low in {**least, "seed": 0, "batch_size": 1, "pictures": 0}.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, not {getattr(self, name)}.")
-        if not self.measure:
-            raise ConfigError(f"measure must name something of {', '.join(MEASURES)}.")
 
 
 @torch.no_grad()
