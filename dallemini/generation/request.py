@@ -102,7 +102,11 @@ def make_request(
     each = config.num_images_per_prompt * config.candidates
     seeds = choose_seeds(config, len(asked) * each)
     texts = [texts_of(prompt) for prompt in asked]
-    read = _read_texts(tokenizer, [text for pairs in texts for text, _ in pairs])
+    named: dict[str, str] = {}
+    for number, pairs in enumerate(texts):
+        for text, _ in pairs:
+            named.setdefault(text, f"prompts[{number}]")
+    read = _read_texts(tokenizer, named)
     bases = _read_bases(tokenizer, config, len(asked))
     weights = [_weigh(config, tuple(share for _, share in pairs)) for pairs in texts]
     drawings = [
@@ -131,9 +135,10 @@ def make_request(
     )
 
 
-def _read_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, TextTokens]:
-    """Tokenize texts; equal ones become one object, which the transformer then reads once."""
-    return dict(zip(texts, split_texts(tokenizer(texts)), strict=True))
+def _read_texts(tokenizer: Tokenizer, named: Mapping[str, str]) -> dict[str, TextTokens]:
+    """Tokenize texts, each of which the transformer then reads once; messages call them so."""
+    tokens = tokenizer(list(named), names=list(named.values()))
+    return dict(zip(named, split_texts(tokens), strict=True))
 
 
 def _read_bases(tokenizer: Tokenizer, config: GenerationConfig, count: int) -> list[TextTokens]:
@@ -146,8 +151,12 @@ def _read_bases(tokenizer: Tokenizer, config: GenerationConfig, count: int) -> l
             f"{len(texts)}."
         )
     blank = tokenizer.unconditional()
-    words = [text for text in texts if text.strip()]
-    read = _read_texts(tokenizer, list(dict.fromkeys(words))) if words else {}
+    named: dict[str, str] = {}
+    for number, text in enumerate(texts):
+        if text.strip():
+            one = f"[{number}]" if isinstance(given, tuple) else ""
+            named.setdefault(text, f"negative_prompt{one}")
+    read = _read_texts(tokenizer, named) if named else {}
     return [read.get(text, blank) for text in texts]
 
 
@@ -174,12 +183,20 @@ def choose_seeds(config: GenerationConfig, count: int) -> tuple[int, ...]:
                 "or give a single seed to count up from."
             )
         return config.seed
-    first = secrets.randbelow(2**32) if config.seed is None else config.seed
+    return tuple(count_up(secrets.randbelow(2**32) if config.seed is None else config.seed, count))
+
+
+def count_up(first: int, count: int) -> range:
+    """Return seeds from the first one on.
+
+    Raises:
+        InputError: there is no room for so many.
+    """
     if first + count - 1 > MAX_SEED:
         raise InputError(
             f"seed {first} leaves no room to count up {count} pictures; take a lower one."
         )
-    return tuple(range(first, first + count))
+    return range(first, first + count)
 
 
 def _needs(count: int, thing: str, other: str) -> str:

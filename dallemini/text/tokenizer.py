@@ -169,21 +169,32 @@ class Tokenizer(Loadable):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self):,} ids, up to {self.max_length} a prompt>"
 
-    def __call__(self, prompts: str | Sequence[str]) -> TextTokens:
+    def __call__(
+        self, prompts: str | Sequence[str], *, names: Sequence[str] | None = None
+    ) -> TextTokens:
         """Return the ids of one or more prompts, padded to `max_length`.
 
         A prompt that is too long loses its last tokens, but not its `</s>`; a `DalleMiniWarning`
         names it. Others name a prompt of which the clean-up leaves nothing, and one without a word
         that the model knows, as far as `knowledge` says what it knows.
 
+        Args:
+            prompts: one, or B of them.
+            names: what messages call each; None for `prompts[0]` and so on.
+
         Raises:
             InputTypeError: `prompts` is neither a string nor a sequence of strings.
-            InputError: there is no prompt, or one is not valid Unicode.
+            InputError: there is no prompt, one is not valid Unicode, or there is not one name for
+                each.
             CheckpointError: the vocabulary cannot encode a prompt.
         """
-        rows: list[list[int]] = []
-        for prompt in _check_prompts(prompts):
-            rows.append(self._encode_prompt(prompt, position=len(rows)))
+        asked = _check_prompts(prompts)
+        called = [f"prompts[{n}]" for n in range(len(asked))] if names is None else names
+        if len(called) != len(asked):
+            raise InputError(f"{len(asked)} prompts need as many names, not {len(called)}.")
+        rows: list[list[int]] = []  # and no comprehension: warnings tell the caller's line
+        for prompt, name in zip(asked, called, strict=True):
+            rows.append(self._encode_prompt(prompt, name=name))
         return self._pad(rows)
 
     def tokenize(self, prompt: str) -> list[str]:
@@ -246,16 +257,16 @@ class Tokenizer(Loadable):
             raise InputError(f"batch must be 1 or more, not {batch}.")
         return self._pad([self._encode("")] * batch)
 
-    def _encode_prompt(self, prompt: str, *, position: int) -> list[int]:
+    def _encode_prompt(self, prompt: str, *, name: str) -> list[int]:
         text = self.normalizer(prompt) if self.config.normalize_text else prompt
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise InputError(
-                f"prompts[{position}] is not valid Unicode: {reprlib.repr(prompt)} has half of a "
+                f"{name} is not valid Unicode: {reprlib.repr(prompt)} has half of a "
                 "surrogate pair. Decode the text it came from again."
             )
         if prompt and not prompt.isspace() and not text.strip(" ,"):
             warnings.warn(
-                f"prompts[{position}] ({reprlib.repr(prompt)}) has no word in it: nothing is left "
+                f"{name} ({reprlib.repr(prompt)}) has no word in it: nothing is left "
                 "after the clean-up, so the model is asked for nothing. Write it in words.",
                 DalleMiniWarning,
                 stacklevel=3,
@@ -263,7 +274,7 @@ class Tokenizer(Loadable):
         elif text.strip(" ,") and self.knowledge is not None and not self.knowledge.knows(text):
             near = ", ".join(map(repr, self.knowledge.near(text)))
             warnings.warn(
-                f"prompts[{position}] ({reprlib.repr(prompt)}) has no word that this model was "
+                f"{name} ({reprlib.repr(prompt)}) has no word that this model was "
                 f"taught{f'; near ones are {near}' if near else ''}. See what it knows with "
                 "`dallemini info --words`.",
                 DalleMiniWarning,
@@ -274,7 +285,7 @@ class Tokenizer(Loadable):
         if dropped <= 0:
             return ids
         warnings.warn(
-            f"prompts[{position}] ({reprlib.repr(prompt)}) has {len(ids)} tokens, but the model "
+            f"{name} ({reprlib.repr(prompt)}) has {len(ids)} tokens, but the model "
             f"reads {self.max_length}: the last {dropped} before </s> were dropped. Shorten it.",
             DalleMiniWarning,
             stacklevel=3,

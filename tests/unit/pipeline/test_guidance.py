@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dallemini import Blend, GenerationOutput, Pipeline
-from dallemini.errors import ConfigError, InputError
+from dallemini.errors import ConfigError, DalleMiniWarning, InputError
 from dallemini.generation import Drawing, Slots, TopSampler
 from dallemini.testing import tiny_pipeline
 
@@ -176,6 +176,24 @@ def test_what_cannot_steer_is_refused(pipe: Pipeline, settings: Any, message: st
 def test_a_function_that_fails_later_says_where(pipe: Pipeline) -> None:
     with pytest.raises(ConfigError, match=r"but for the share 0\.5 it returned nan"):
         draw(pipe, APPLE, guidance_scale=lambda share: 2.0 if share < 0.5 else float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "negative", "name"),
+    [
+        ([APPLE, "cat " * 99], None, r"prompts\[1\]"),
+        ([Blend({APPLE: 0.5, BIRD: 0.5}), "cat " * 99], None, r"prompts\[1\]"),
+        ([APPLE, BIRD], "cat " * 99, "negative_prompt"),
+        ([APPLE, BIRD], ["", "cat " * 99], r"negative_prompt\[1\]"),
+    ],
+)
+def test_warnings_name_the_prompt_that_they_mean(
+    pipe: Pipeline, prompts: Any, negative: Any, name: str
+) -> None:
+    settings: Any = {} if negative is None else {"negative_prompt": negative}
+    with pytest.warns(DalleMiniWarning, match=rf"^{name} \('cat cat.* were dropped") as told:
+        draw(pipe, prompts, **settings)
+    assert len(told) == 1
 
 
 def test_another_number_of_negative_prompts_is_refused(pipe: Pipeline) -> None:

@@ -121,6 +121,13 @@ def test_lone_surrogate_is_refused(tokenizer: Tokenizer) -> None:
         raw("cat \ud83d")
 
 
+def test_messages_call_prompts_as_they_are_named(tokenizer: Tokenizer) -> None:
+    with pytest.warns(DalleMiniWarning, match=r"^negative_prompt \(.* nothing is left"):
+        tokenizer(["a cat", "!!!"], names=["prompts[7]", "negative_prompt"])
+    with pytest.raises(InputError, match="2 prompts need as many names, not 1"):
+        tokenizer(["a cat", "a dog"], names=["one"])
+
+
 def _name(value: object) -> str:
     return type(value).__name__
 
