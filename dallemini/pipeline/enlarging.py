@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from ..config import plain_number
 from ..errors import InputError, InputTypeError
 from ..files import PathName, as_path, make_folder, numbered, write_beside
 from ..foreign import show
+from ..hub.packaged import DEFAULT_UPSCALER
 from ..images import MAX_PIXELS, image_to_tensor, open_image, tensor_to_images
 from ..sheets import png_bytes
 from .origin import stamp
@@ -24,11 +26,13 @@ from .origin import stamp
 if TYPE_CHECKING:
     import PIL.Image
 
-DEFAULT_UPSCALER = "realesr-animevideov3"
 _REDRAWING = {"prompt", "seed", "config"}  # chunks without which a picture cannot be drawn again
 _CARRIED = (
     *(*_REDRAWING, "blend", "model", "version", "weights", "dtype", "commit", "adapters"),
     *("sampler", "guidance", "watermark", "edit", "safety", "score"),
+)
+_AROUND = (
+    32  # pixels of the opposite edge that an upscaler sees which does not say how many it needs
 )
 _BLEED = 8  # pixels over which colours spread into what is transparent
 
@@ -91,7 +95,9 @@ def upscaler_name(upscaler: object) -> str:
     return name if isinstance(name, str) and name else type(upscaler).__name__
 
 
-def enlarge(picture: PIL.Image.Image, upscaler: ImageUpscaler, factor: int) -> PIL.Image.Image:
+def enlarge(
+    picture: PIL.Image.Image, upscaler: ImageUpscaler, factor: int, *, wraps: bool = False
+) -> PIL.Image.Image:
     """Make a picture larger; by less than the upscaler's own factor it is shrunk afterwards.
 
     Transparency goes through the upscaler as a gray picture, as in Real-ESRGAN's own program;
@@ -101,6 +107,9 @@ def enlarge(picture: PIL.Image.Image, upscaler: ImageUpscaler, factor: int) -> P
         picture: RGB or RGBA.
         upscaler: any `ImageUpscaler`.
         factor: from 2 to the upscaler's own.
+        wraps: whether the picture repeats without a seam, as one drawn with `tile=True` does. The
+            upscaler is shown the opposite edges around it, its `context` pixels wide or 32 where it
+            has none, so that the larger one repeats, too.
 
     Returns:
         A picture of the same mode, `factor` times as wide and high. A factor below the upscaler's
@@ -130,14 +139,19 @@ def enlarge(picture: PIL.Image.Image, upscaler: ImageUpscaler, factor: int) -> P
             f"{upscaler_name(upscaler)}, more than the {MAX_PIXELS:,} that a picture can be opened "
             "with; make it smaller first."
         )
+    around = int(getattr(upscaler, "context", _AROUND)) if wraps else 0
+    shown = _wrap(picture, around) if wraps else picture
     if picture.mode == "RGBA":
-        alpha = picture.getchannel("A")
-        large = _through(upscaler, _spread(picture))
+        alpha = shown.getchannel("A")
+        large = _through(upscaler, _spread(shown))
         large.putalpha(_through(upscaler, alpha.convert("RGB")).convert("L"))
     else:
-        large = _through(upscaler, picture)
-    size = (picture.width * factor, picture.height * factor)
-    return large if large.size == size else large.resize(size, Image.Resampling.LANCZOS)
+        large = _through(upscaler, shown)
+    size = (shown.width * factor, shown.height * factor)
+    if large.size != size:
+        large = large.resize(size, Image.Resampling.LANCZOS)
+    edge, width, height = around * factor, picture.width * factor, picture.height * factor
+    return large.crop((edge, edge, edge + width, edge + height)) if wraps else large
 
 
 def enlarge_file(
@@ -146,7 +160,8 @@ def enlarge_file(
     """Make the picture in a file larger and write it as PNG, `apple.png` as `apple-4x.png`.
 
     Text chunks that draw a picture again go with it, and say how much larger it was made; not where
-    it was made larger before, which no single call does.
+    it was made larger before, which no single call does. A picture that was drawn with `tile=True`,
+    as these say, goes on repeating without a seam.
 
     Args:
         name: a file that `open_image` opens; transparency stays.
@@ -164,8 +179,9 @@ def enlarge_file(
         As `enlarge`.
     """
     picture = open_image(name, keep_alpha=True)
-    large = enlarge(picture, upscaler, factor)
     texts = _chunks(picture.info, factor, upscaler_name(upscaler))
+    wraps = json.loads(texts.get("config", "{}")).get("tile") is True
+    large = enlarge(picture, upscaler, factor, wraps=wraps)
     content = png_bytes(large, texts=texts)
     if texts.keys() >= _REDRAWING:  # a model drew it; a photograph stays one
         content = stamp(content, texts)
@@ -201,6 +217,14 @@ def _through(upscaler: ImageUpscaler, picture: PIL.Image.Image) -> PIL.Image.Ima
     if not bool(made.isfinite().all()):
         raise InputError(f"{name} made numbers that are not finite; load it with dtype='float32'.")
     return tensor_to_images(made.detach().float() + 0.5 / 255)[0]
+
+
+def _wrap(picture: PIL.Image.Image, around: int) -> PIL.Image.Image:
+    """Return a picture with so many pixels of its repetitions on all sides."""
+    from PIL import Image
+
+    edges = ((around, around), (around, around), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(picture), edges, mode="wrap"))
 
 
 def _spread(picture: PIL.Image.Image) -> PIL.Image.Image:

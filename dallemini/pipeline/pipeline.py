@@ -17,6 +17,7 @@ from ..generation import GenerationConfig, GenerationOverrides, Sampler
 from ..generation.blend import Prompt
 from ..generation.request import Request, make_request
 from ..generation.watermark import SCHEME, MarkedSampler, Watermark
+from ..hub.packaged import DEFAULT_UPSCALER
 from ..images import Picture
 from ..models.precision import Precision, Quantization, check_dtype
 from ..models.pretrained import Loadable, SourceName, check_device, open_model
@@ -311,7 +312,7 @@ class Pipeline(Detecting, Editing, Guarded, Loadable):
             if self._default_upscaler is None:
                 precision = {} if self._origin is None else self._origin.precision("upscaler")
                 place = {"device": self.transformer.device}
-                upscaler = Upscaler.from_pretrained(enlarging.DEFAULT_UPSCALER, **precision | place)
+                upscaler = Upscaler.from_pretrained(DEFAULT_UPSCALER, **precision | place)
                 self._default_upscaler = self._follow(upscaler)
             return self._default_upscaler
 

@@ -184,6 +184,50 @@ def test_too_large_pictures_are_refused_before_any_work() -> None:
         enlarge(Image.new("RGB", (4000, 2500)), Repeating(), 2)
 
 
+def levels(picture: Image.Image) -> Any:
+    return np.asarray(picture, dtype=np.int64)
+
+
+def halfway(picture: Image.Image) -> Image.Image:
+    """Move a picture by half of itself each way, over its edges."""
+    moved = np.roll(np.asarray(picture), (picture.height // 2, picture.width // 2), (0, 1))
+    return Image.fromarray(moved)
+
+
+class Blurring(Repeating):
+    """Your own upscaler, to which edges are black."""
+
+    def upscale(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(super().upscale(images), 5, stride=1, padding=2)
+
+
+@pytest.mark.parametrize("factor", [4, 2])
+def test_a_tile_repeats_when_it_is_larger_too(factor: int, tmp_path: Path) -> None:
+    loud = Upscaler.from_config(CONFIG)
+    for parameter in loud.parameters():
+        parameter.data.mul_(3)  # else it adds less than a level
+    for upscaler in (loud, Blurring()):
+        pipe = with_upscaler(upscaler)
+        small = pipe("flowers", tile=True, width=24, seed=1, progress=False)
+        large = pipe("flowers", tile=True, width=24, seed=1, progress=False, upscale=factor)
+        moved = levels(halfway(large.images[0]))
+        shifted = enlarge(halfway(small.images[0]), upscaler, factor, wraps=True)
+        assert abs(moved - levels(shifted)).max() <= 1
+        blind = enlarge(small.images[0], upscaler, factor)
+        assert abs(levels(halfway(blind)) - levels(shifted)).max() > 1  # here is a seam
+        (path,) = small.save(tmp_path)
+        with Image.open(enlarge_file(path, upscaler, factor, tmp_path)) as made:
+            assert made.tobytes() == large.images[0].tobytes()
+
+
+def test_transparent_tiles_are_enlarged() -> None:
+    picture = Image.new("RGBA", (8, 6), (255, 255, 0, 255))
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    made = levels(enlarge(picture, Blurring(), 4, wraps=True))
+    assert made.shape == (24, 32, 4)
+    assert 0 < made[-1, -1, 3] < 255  # what is clear reaches over the edge
+
+
 # Files
 
 
