@@ -37,17 +37,6 @@ class _Artist(Protocol):
 
     def _about(self, sampler: Sampler | None) -> dict[str, Any]: ...
 
-    def __call__(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        *,
-        sampler: Sampler | None = None,
-        watermark: Watermark | None = None,
-        progress: bool | None = None,
-        callback: Callback | None = None,
-        **overrides: Unpack[GenerationOverrides],
-    ) -> GenerationOutput: ...
-
     def _call(
         self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
     ) -> Call: ...
@@ -202,6 +191,8 @@ class Editing:
         self: _Artist,
         picture: str | os.PathLike[str],
         *,
+        image: Picture | None = None,
+        mask_image: Picture | None = None,
         sampler: Sampler | None = None,
         watermark: Watermark | None = None,
         progress: bool | None = None,
@@ -215,6 +206,8 @@ class Editing:
 
         Args:
             picture: the path of a file that `save` or `save_grid` wrote.
+            image: the picture that it was drawn from, if it is an edit: the same pixels.
+            mask_image: the mask that it was drawn with, if there was one; likewise.
             sampler: the one that the picture was drawn with, if it was your own.
             watermark: the one that it was drawn with, if there was one.
             progress: show a bar; None shows it on a terminal and in a notebook.
@@ -224,20 +217,17 @@ class Editing:
         Raises:
             MissingFileError: there is no such file.
             InputError: it does not say how it was drawn; or it was drawn from another picture, by
-                a sampler of your own, a watermark or a function of guidance that is not given.
+                a sampler of your own, a watermark or a function of guidance that is not given; or
+                other pictures are given than it was drawn from.
             ConfigError: an unknown keyword or a setting out of range.
         """
         told = read_metadata(picture)
         name = os.fspath(picture)
-        guidance = "guidance_scale" in overrides
-        check_redrawing(told, name=name, sampler=sampler, watermark=watermark, guidance=guidance)
+        given = {"image": image, "mask_image": mask_image, "sampler": sampler}
+        guidance = overrides.get("guidance_scale")
+        check_redrawing(told, name, {**given, "watermark": watermark, "guidance_scale": guidance})
         warn_of_differences(told, self._about(sampler), name=name)
         settings: Any = {**told.config.to_dict(), **overrides}
-        return self(
-            told.prompts,
-            sampler=sampler,
-            watermark=watermark,
-            progress=progress,
-            callback=callback,
-            **settings,
-        )
+        request = self._request(told.prompts, sampler, settings, watermark)
+        sketch = self._sketcher(request.config).repeat(told.edit, image, mask_image)
+        return self._call(request, sketch, sampler, Meter(progress, callback)).output()

@@ -337,44 +337,42 @@ def _sample(tensor: Tensor) -> bytes:
     return flat[::step].to(torch.float32).cpu().clone().numpy().tobytes()
 
 
-def check_redrawing(
-    told: PictureMetadata, *, name: str, sampler: object, watermark: object, guidance: bool
-) -> None:
-    """Look whether what a file says suffices to draw its pictures again.
+def check_redrawing(told: PictureMetadata, name: str, given: Mapping[str, object]) -> None:
+    """Look whether what a file says, and what is given, suffice to draw its pictures again.
 
     Args:
         told: what it says.
         name: of the file.
-        sampler: the caller's.
-        watermark: the caller's.
-        guidance: whether the caller gives the scale of guidance.
+        given: what a file cannot hold, by the keyword of `redraw`; None where it is not given.
 
     Raises:
         InputError: it was made from other pictures, or by a function, a sampler or a key that is
-            not given.
+            not given; or pictures are given and it was drawn from none.
     """
-    if told.edit is not None:
-        inputs = ", ".join(f"{key} {show(value)}" for key, value in told.edit.items())
-        raise InputError(
-            f"{name} was drawn from another picture, which it does not hold ({inputs}). Repeat "
-            "that call with the picture of this SHA-256 and the settings that "
-            "GenerationOutput.read_metadata gives."
-        )
-    if told.sampler is not None and sampler is None:
-        raise InputError(
-            f"{name} was drawn by the sampler {told.sampler!r}, which a file cannot hold; give it "
-            "as sampler=."
-        )
-    if told.watermark is not None and watermark is None:
-        raise InputError(
-            f"{name} was drawn with a watermark, whose key a file does not hold; give it as "
-            "watermark=Watermark(key)."
-        )
-    if told.guidance is not None and not guidance:
-        raise InputError(
-            f"{name} was drawn with the function {told.guidance!r} of guidance, which a file "
-            "cannot hold; give it as guidance_scale=."
-        )
+    needed = {
+        "image": told.edit is not None
+        and f"from another picture, which it does not hold; give it as image= ({_inputs(told)})",
+        "mask_image": told.edit is not None
+        and "mask" in told.edit
+        and f"with a mask, which it does not hold; give it as mask_image= ({_inputs(told)})",
+        "sampler": told.sampler
+        and f"by the sampler {told.sampler!r}, which a file cannot hold; give it as sampler=",
+        "watermark": told.watermark
+        and "with a watermark, whose key a file does not hold; give it as watermark=Watermark(key)",
+        "guidance_scale": told.guidance
+        and f"with the function {told.guidance!r} of guidance, which a file cannot hold; give it "
+        "as guidance_scale=",
+    }
+    for keyword, reason in needed.items():
+        if reason and given.get(keyword) is None:
+            raise InputError(f"{name} was drawn {reason}.")
+    for keyword in ("image", "mask_image"):
+        if given.get(keyword) is not None and not needed[keyword]:
+            raise InputError(f"{name} was drawn without such a picture; leave out {keyword}=.")
+
+
+def _inputs(told: PictureMetadata) -> str:
+    return ", ".join(f"{key} {show(value)}" for key, value in (told.edit or {}).items())
 
 
 def warn_of_differences(told: PictureMetadata, now: Mapping[str, Any], *, name: str) -> None:

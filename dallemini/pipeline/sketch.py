@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..config import plain_number
 from ..errors import InputError, InputTypeError
+from ..foreign import show
 from ..generation.canvas import Canvas
 from ..generation.config import GenerationConfig
 from ..generation.drawing import FREE, Drawing
@@ -40,6 +41,7 @@ from .pixels import ImageTokenizerLike, decode_tokens, encode_pictures, token_si
 if TYPE_CHECKING:
     import PIL.Image
 
+_GIVEN_AS = {"image": "image", "mask": "mask_image"}
 _SIDES = ("left", "right", "top", "bottom")
 
 
@@ -270,6 +272,51 @@ class Sketcher:
         wider = {side: lines[side] * self._unit for side in _SIDES}
         original = sketch.original and _extend(sketch.original, **wider)
         return replace(sketch, canvas=canvas, tokens=tokens, hole=hole, original=original)
+
+    def repeat(
+        self, edit: Mapping[str, Any] | None, image: Picture | None, mask_image: Picture | None
+    ) -> Sketch | None:
+        """Return the sketch of a call whose `record` this is; without one, that of a plain call.
+
+        Args:
+            edit: what a picture's metadata say of its edit.
+            image: the picture that it began with.
+            mask_image: its mask, if it had one.
+
+        Raises:
+            InputError: other pictures are given, or the edit is none that is made here.
+        """
+        if edit is None:
+            return self.begin(None, None)
+        sketch = self._repeat(edit, image, mask_image)
+        for name in ("image", "mask"):
+            wanted, found = edit.get(name), (sketch.record or {}).get(name)
+            if wanted != found:
+                raise InputError(
+                    f"The picture given as {_GIVEN_AS[name]}= is another one than the edit began "
+                    f"with: its pixels have the SHA-256 {found}, not {wanted}."
+                )
+        return sketch
+
+    def _repeat(
+        self, edit: Mapping[str, Any], image: Picture | None, mask_image: Picture | None
+    ) -> Sketch:
+        operation = edit.get("operation")
+        try:
+            if image is not None and operation == "start":
+                return self._start(image, edit["rows"])
+            if image is not None and operation == "vary":
+                return self.vary(image, edit["strength"], paste=edit["paste"])
+            if image is not None and operation == "outpaint":
+                return self.outpaint(image, edit, paste=edit["paste"])
+            if image is not None and mask_image is not None and operation == "inpaint":
+                return self.inpaint(image, mask_image, paste=edit["paste"])
+        except KeyError as error:
+            raise InputError(f"The edit {operation!r} does not say its {error}.") from error
+        raise InputError(
+            f"The edit {show(operation)} cannot be repeated with what is given; inpaint needs "
+            "image= and mask_image=, the others image=."
+        )
 
     def _open(self, image: Picture) -> tuple[PIL.Image.Image, Canvas]:
         """Open a picture, and say at which size it is drawn on.

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dallemini import Blend, GenerationOutput, Pipeline
+from dallemini import Blend, GenerationOutput, Pipeline, Watermark
 from dallemini.errors import DalleMiniWarning, InputError, MissingFileError
 from dallemini.models.lora import LoRAConfig, add_lora, merge_lora
 from dallemini.sheets import CAPTION_HEIGHT, make_grid
@@ -159,8 +159,57 @@ def test_what_a_file_cannot_hold_is_asked_for(pipe: Pipeline, tmp_path: Path) ->
     again = pipe.redraw(path, sampler=greedy, guidance_scale=rising, progress=False)
     assert same(again, own)
     edited = retold(path, tmp_path / "e.png", edit='{"operation": "inpaint", "image": "0f1e"}')
-    with pytest.raises(InputError, match=r"from another picture, .* \(operation 'inpaint', image"):
+    with pytest.raises(InputError, match=r"from another picture, .* image= \(operation 'inp"):
         pipe.redraw(edited)
+
+
+PICTURE, MASK = Image.effect_noise((16, 16), 90).convert("RGB"), Image.new("L", (16, 16))
+MASK.paste(255, (4, 4, 12, 8))
+
+
+def test_edits_are_drawn_again_with_their_pictures(pipe: Pipeline, tmp_path: Path) -> None:
+    mark: Any = {"watermark": Watermark("mine"), "progress": False}
+    rest: Any = {**mark, "seed": 5, "lookahead": 3, "candidates": 2}
+    edits = [
+        pipe.inpaint("a bird", PICTURE, MASK, paste=False, **rest),
+        pipe.vary(PICTURE, ["a bird", "a cat"], strength=0.4, **rest),
+        pipe.outpaint(PICTURE, "a bird", right=8, bottom=4, **rest),
+        pipe("a bird", start_image=PICTURE, rows=1, tile=True, **rest),
+    ]
+    for out in edits:
+        given = {"image": PICTURE, "mask_image": MASK if "mask" in (out.edit or {}) else None}
+        path = out.save(tmp_path)[-1]
+        again = pipe.redraw(path, **given, **mark)
+        assert again.images[0].tobytes() == out.images[-1].tobytes()
+        assert again.edit == out.edit
+        sheet = pipe.redraw(out.save_grid(tmp_path / "all.png"), **given, **mark)
+        assert same(sheet, out)
+
+
+def test_the_pictures_of_an_edit_must_be_the_same_ones(pipe: Pipeline, tmp_path: Path) -> None:
+    def saved(out: GenerationOutput, **edit: Any) -> Path:
+        path = out.save(tmp_path)[0]
+        told = {**(out.edit or {}), **edit}
+        return retold(path, tmp_path / "told.png", edit=json.dumps(told)) if edit else path
+
+    inpainted = pipe.inpaint("a bird", PICTURE, MASK, seed=0, progress=False)
+    path, other = saved(inpainted), Image.new("RGB", (16, 16))
+    with pytest.raises(InputError, match=r"with a mask, .* give it as mask_image= \(operation"):
+        pipe.redraw(path, image=PICTURE)
+    with pytest.raises(InputError, match=r"given as image= is another one .* SHA-256 \w+, not"):
+        pipe.redraw(path, image=other, mask_image=MASK)
+    with pytest.raises(InputError, match=r"given as mask_image= is another one"):
+        pipe.redraw(path, image=PICTURE, mask_image=MASK.rotate(90))
+    plain = saved(pipe("a cat", seed=0, progress=False))
+    with pytest.raises(InputError, match=r"drawn without such a picture; leave out image="):
+        pipe.redraw(plain, image=PICTURE)
+    varied = pipe.vary(PICTURE, "a bird", seed=0, progress=False)
+    with pytest.raises(InputError, match=r"without such a picture; leave out mask_image="):
+        pipe.redraw(saved(varied), image=PICTURE, mask_image=MASK)
+    with pytest.raises(InputError, match=r"The edit 'melt' cannot be repeated with what is given"):
+        pipe.redraw(saved(varied, operation="melt"), image=PICTURE)
+    with pytest.raises(InputError, match=r"The edit 'start' does not say its 'rows'"):
+        pipe.redraw(saved(varied, operation="start"), image=PICTURE)
 
 
 @pytest.mark.parametrize(
