@@ -171,7 +171,7 @@ def finish_folder(path: Path) -> None:
     for folder in (inside, inside / "..", inside / ".." / ".."):
         if os.path.isdir(folder / _SAVED):
             folder = Path(os.path.realpath(folder))
-            with _locked(folder):
+            with locked(folder):
                 _move(folder / _SAVED, folder)
 
 
@@ -183,7 +183,7 @@ def _put_in_place(built: Path, folder: Path, obsolete: set[str]) -> None:
         if (folder / name).is_dir():
             raise IsADirectoryError(f"{folder / name} is a folder")
     (built / _OBSOLETE).write_text(json.dumps(sorted(obsolete - set(names))), encoding="utf-8")
-    with _locked(folder):
+    with locked(folder):
         if os.path.isdir(folder / _SAVED):
             _move(folder / _SAVED, folder)
         os.rename(built, folder / _SAVED)
@@ -236,8 +236,8 @@ def _unfinished(folder: Path, *, is_folder: bool = False) -> Iterator[Path]:
         path = folder / _UNFINISHED.format(uuid.uuid4().hex)
         try:
             path.mkdir() if is_folder else path.touch(exist_ok=False)
-            with _locked(path, wait=False) as locked:
-                if locked is not False and path.exists():  # else it was taken for abandoned
+            with locked(path, wait=False) as mine:
+                if mine is not False and path.exists():  # else it was taken for abandoned
                     yield path
                     return
         finally:
@@ -247,8 +247,8 @@ def _unfinished(folder: Path, *, is_folder: bool = False) -> Iterator[Path]:
 def _remove_abandoned(folder: Path) -> None:
     """Remove what processes left unfinished that were killed."""
     for left in folder.glob(_UNFINISHED.format("*")):
-        with contextlib.suppress(OSError), _locked(left, wait=False) as locked:
-            if locked or (locked is None and time.time() - left.stat().st_mtime > _DAY):
+        with contextlib.suppress(OSError), locked(left, wait=False) as mine:
+            if mine or (mine is None and time.time() - left.stat().st_mtime > _DAY):
                 _remove(left)
 
 
@@ -261,8 +261,12 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
     """Hold the system's lock on a file or folder, which ends with this process.
+
+    Args:
+        path: of what is there.
+        wait: for another process to let it go.
 
     Yields:
         True; False where another process has it; None where there are no such locks.

@@ -15,12 +15,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from ..errors import DalleMiniError, DalleMiniWarning
+from ..errors import DalleMiniError, DalleMiniWarning, MissingDependencyError
 from .words import UsageError, own_words
 
 __all__ = ["main"]
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+_WRONG = (UsageError, MissingDependencyError)
 _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # of what was printed
 
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return FAILED
         except DalleMiniError as error:
             _complain(own_words(str(error)))
-            return WRONG_USE if isinstance(error, UsageError) else FAILED
+            return WRONG_USE if isinstance(error, _WRONG) else FAILED
         except OSError as error:
             lost = error.errno in _LOST and error.filename is None
             if not lost and _can_print():
@@ -137,7 +138,7 @@ def _plain_warnings() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if issubclass(category, DalleMiniWarning):
-                _complain(f"warning: {message}")
+                _complain(f"warning: {own_words(str(message))}")
             else:
                 show(message, category, filename, lineno, file, line)
 

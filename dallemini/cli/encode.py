@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import tyro
 
-from ..data import CaptionedImages, DataConfig
-from ..data.encode import EncodeReport, encode_images
+from ..data.config import DataConfig
 from ..errors import InputError
 from ..hub.source import BUNDLED_MODEL
-from ..models.image_tokenizer import ImageTokenizer
-from ..models.pretrained import check_device
-from ..pipeline.parts import Parts
 from .options import DtypeName, Where, attribute_help
+from .processes import own_device, this_process
+from .words import UsageError, checking_usage
+
+if TYPE_CHECKING:
+    from ..data.encode import EncodeReport
+    from ..models.image_tokenizer import ImageTokenizer
 
 _OWN_HELP = {
     "crop": '"center" scales a picture until it covers the size and keeps the middle; "pad" keeps '
@@ -103,8 +104,12 @@ class Encode:
             DalleMiniError: the model, the data, an option or the folder is no good.
         """
         if not self.data:
-            raise InputError("There is nothing to encode; try: dallemini encode --data pictures.")
-        rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+            raise UsageError("There is nothing to encode; try: dallemini encode --data pictures.")
+        with checking_usage():
+            process = this_process()
+        from ..data.dataset import CaptionedImages  # here, because torch takes seconds
+        from ..data.encode import encode_images
+
         vqgan = self._vqgan()
         height, width = vqgan.image_size
         own = height if height == width else (height, width)
@@ -117,16 +122,20 @@ class Encode:
             self.output,
             shard_size=self.shard_size,
             batch_size=self.batch_size,
-            rank=rank,
-            world_size=world_size,
+            rank=process.rank,
+            world_size=process.world_size,
             workers=self.workers,
             progress=self.progress,
         )
-        print(_summary(report, f"process {rank} of {world_size}: " if world_size > 1 else ""))
+        print(_summary(report, f"{process}: " if process.world_size > 1 else ""))
 
     def _vqgan(self) -> ImageTokenizer[Any]:
-        local = os.environ.get("LOCAL_RANK")
-        device = check_device(f"cuda:{local}" if self.device == "cuda" and local else self.device)
+        from ..models.image_tokenizer import ImageTokenizer
+        from ..models.pretrained import check_device
+        from ..pipeline.parts import Parts
+
+        with checking_usage():
+            device = check_device(own_device(self.device))
         place = Parts(self.where.open(self.model)).all().get("vqgan")
         if place is None:
             raise InputError(
@@ -134,16 +143,6 @@ class Encode:
                 "--model dalle-mini/vqgan_imagenet_f16_16384."
             )
         return ImageTokenizer.from_pretrained(place, device=device, dtype=self.dtype)
-
-
-def _number(name: str, default: int) -> int:
-    """Read what torchrun tells its processes."""
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        raise InputError(
-            f"The environment variable {name} is {text!r}, not a number; torchrun sets it."
-        )
-    return int(text)
 
 
 def _summary(report: EncodeReport, process: str) -> str:

@@ -5,6 +5,8 @@ torch is imported by `run` when the words are understood: help and wrong use nee
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ..errors import InputError
-from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path
+from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path, make_folder
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
 from .options import Drawing, Marks, OptionalPath, OptionalText, Safety, Where, drawing_type
+from .processes import Process, own_device, this_process
 from .prompts import read_all
-from .saving import Saving
+from .saving import Saving, tell
 from .words import checking_usage
 
 _ALIASES = {"num_images_per_prompt": ("--num-images", "-n")}
@@ -26,7 +29,11 @@ _AT_ONCE = 32  # pictures that are drawn by one call, and then saved
 
 
 if TYPE_CHECKING:
+    from ..generation.watermark import Watermark
     from ..models.upscaler import Upscaler
+    from ..pipeline.pipeline import Pipeline
+    from ..pipeline.signing import C2PASigner
+    from ..safety.checker import SafetyChecker
 
     Settings = GenerationOverrides
 else:
@@ -39,17 +46,21 @@ class Generate:
     """Draw pictures from prompts and save them as PNG files that say how they were drawn.
 
     They are saved while the next ones are drawn. With --rank the best of each prompt come first.
+    With --prompts the folder also gets manifest.jsonl, a line for each picture; the same command
+    again goes on where it was stopped, and torchrun shares the work between processes:
+    torchrun --no-python --nproc-per-node 8 dallemini generate --prompts ...
 
     Attributes:
         prompts: one or more prompts, each in quotes; - reads them from standard input, one a line.
-        prompts_file: a file of prompts: one a line, or a .csv, .jsonl or .parquet file with
-            the column prompt; - is standard input.
+        file: a file of prompts: one a line, or a .csv, .jsonl or .parquet file with the column
+            prompt; - is standard input. Files are numbered as its pictures are, whose first seed is
+            0 unless --seed says another.
         model: Hub id or local folder of a pipeline.
         upscaler: model for --upscale, instead of the pipeline's or realesr-animevideov3: the name
             of a released one, a Hub id, a local folder or file.
         output: folder for the PNG files; the current one unless --grid is given.
-        grid: also lay all pictures out in this PNG or JPEG file. No file is ever overwritten: names
-            that are taken are numbered on.
+        grid: also lay all pictures out in this PNG or JPEG file, of --prompts without a manifest.
+            No file is ever overwritten: names that are taken are numbered on.
         seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
             set one per picture.
         rank_by: what --rank and --candidates go by; the model's scorer if it has one.
@@ -65,7 +76,7 @@ class Generate:
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(metavar="[PROMPT ...]", help_behavior_hint=""),
     ] = ()
-    prompts_file: Annotated[OptionalPath, tyro.conf.arg(name="prompts-file")] = None
+    file: Annotated[OptionalPath, tyro.conf.arg(name="prompts", aliases=("--prompts-file",))] = None
     model: str = BUNDLED_MODEL
     upscaler: OptionalText = None
     output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
@@ -88,23 +99,76 @@ class Generate:
         """
         with checking_usage():
             settings = self._checked_settings()
-            prompts = read_all(self.prompts, self.prompts_file)
+            prompts = read_all(self.prompts, self.file)
             self.drawing.check()
-            watermark, signer = self.marks.watermark(), self.marks.signer()
-            checker = self.safety.checker()
-        from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
+            marks = {"watermark": self.marks.watermark(), "c2pa": self.marks.signer()}
+            process, checker = this_process(), self.safety.checker()
+        if self.file is not None and self.grid is None:
+            make_folder(self._folder)
+            self._draw_many(prompts, settings, process, checker, marks)
+        else:
+            self._draw(prompts, settings, checker, **marks)
 
-        saving = Saving(self.output, self.grid, as_json=self.json, c2pa=signer)
-        upscaler = None if self.upscaler is None else self._load_upscaler(self.upscaler)
-        source = self.where.open(self.model)
-        pipe = Pipeline.from_pretrained(
-            source, upscaler=upscaler, safety_checker=checker, **self.drawing.keywords
-        )
+    def _draw(
+        self,
+        prompts: Sequence[str],
+        settings: GenerationOverrides,
+        checker: SafetyChecker | None,
+        *,
+        watermark: Watermark | None,
+        c2pa: C2PASigner | None,
+    ) -> None:
+        saving = Saving(self.output, self.grid, as_json=self.json, c2pa=c2pa)
+        pipe = self._load(self.drawing.device, checker)
         with checking_usage():
             calls = split_call(pipe.config.override(**settings), prompts)
         with saving:
             for part, own in calls:
                 saving.add(pipe(part, watermark=watermark, **{**settings, **own}))
+
+    def _draw_many(
+        self,
+        prompts: Sequence[str],
+        settings: GenerationOverrides,
+        process: Process,
+        checker: SafetyChecker | None,
+        marks: dict[str, Any],
+    ) -> None:
+        from ..pipeline.bulk import Bulk, Manifest, split_units
+
+        pipe = self._load(own_device(self.drawing.device), checker)
+        with checking_usage():
+            config = pipe.config.override(**settings)
+            units = split_units(config, enumerate(prompts), count=len(prompts))
+        share = list(itertools.islice(units, process.rank, None, process.world_size))
+        new: list[dict[str, Any]] = []
+        with Manifest(self._folder, process.name) as manifest:
+            bulk = Bulk(pipe, config, manifest, at_once=at_once(config), **marks)
+            left = bulk.missing(share)
+            if len(left) < len(share):
+                total, rest = (sum(unit.count for unit in units) for units in (share, left))
+                print(
+                    f"dallemini: {total - rest} of {total} pictures were there already.",
+                    file=sys.stderr,
+                )
+            try:
+                for record in bulk.draw(left):
+                    new.append({"path": str(self._folder / record["file"]), **record})
+            finally:
+                tell(new, as_json=self.json)
+
+    @property
+    def _folder(self) -> Path:
+        return Path() if self.output is None else as_path(self.output)
+
+    def _load(self, device: str, checker: SafetyChecker | None) -> Pipeline:
+        from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
+
+        upscaler = None if self.upscaler is None else self._load_upscaler(self.upscaler)
+        keywords = {**self.drawing.keywords, "device": device}
+        return Pipeline.from_pretrained(
+            self.where.open(self.model), upscaler=upscaler, safety_checker=checker, **keywords
+        )
 
     def _load_upscaler(self, name: str) -> Upscaler:
         from .upscale import load_upscaler
@@ -141,6 +205,13 @@ def check_settings(
     return checked
 
 
+def at_once(config: GenerationConfig) -> int | None:
+    """Return how many pictures, candidates included, one call draws; None for all."""
+    if config.batch_size is None:
+        return None
+    return max(_AT_ONCE, config.batch_size if isinstance(config.batch_size, int) else 0)
+
+
 def split_call(
     config: GenerationConfig, prompts: Sequence[str]
 ) -> list[tuple[list[str], dict[str, Any]]]:
@@ -167,8 +238,8 @@ def split_call(
 
     each = config.num_images_per_prompt * config.candidates
     seeds = choose_seeds(config, len(prompts) * each)
-    at_once = max(_AT_ONCE, config.batch_size if isinstance(config.batch_size, int) else 0)
-    size = len(prompts) if config.batch_size is None else max(1, at_once // each)
+    most = at_once(config)
+    size = len(prompts) if most is None else max(1, most // each)
     return [
         (
             list(prompts[start : start + size]),

@@ -24,20 +24,33 @@ def read_all(words: Sequence[str], file: Path | None) -> list[str]:
         MissingFileError: the file does not exist.
     """
     if words and file is not None:
-        raise InputError("Give prompts or --prompts-file, not both.")
+        raise InputError("Give prompts or --prompts, not both.")
     if list(words) == [_STDIN] or file is not None:
         return _read(None if file is None or str(file) == _STDIN else file)
+    check_words(words, "dallemini generate")
+    return list(words)
+
+
+def check_words(words: Sequence[str], command: str) -> None:
+    """Look whether words of the command line are prompts that were meant.
+
+    Args:
+        words: prompts.
+        command: what stands before them, for the messages.
+
+    Raises:
+        InputError: there is none, one is empty, or quotes were forgotten.
+    """
     if not words:
-        raise InputError('There is no prompt; try: dallemini generate "a red apple".')
+        raise InputError(f'There is no prompt; try: {command} "a red apple".')
     for number, prompt in enumerate(words, start=1):
         if not prompt.strip():
             raise InputError(f"Prompt {number} is empty; say in words what to draw.")
     if len(words) > 1 and not any(" " in word for word in words) and _LITTLE_WORDS & {*words}:
         raise InputError(
             f"These are {len(words)} prompts of one word; put one prompt in quotes: "
-            f'dallemini generate "{" ".join(words)}".'
+            f'{command} "{" ".join(words)}".'
         )
-    return list(words)
 
 
 def _read(file: Path | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -47,9 +48,11 @@ class Saving:
 
     def add(self, drawn: GenerationOutput) -> None:
         """Save the pictures of a call."""
+        from ..pipeline.bulk import facts
+
         if self._folder is not None:
             for index, path in enumerate(drawn.save(self._folder, c2pa=self._c2pa)):
-                self._files.append({"path": str(path), **_facts(drawn, index)})
+                self._files.append({"path": str(path), **facts(drawn, index)})
         if self._grid is not None:
             self._drawn.append(drawn)
 
@@ -67,21 +70,13 @@ class Saving:
                 path = join(self._drawn).save_grid(self._grid, c2pa=self._c2pa)
                 self._files.append({"path": str(path), "grid": True})
         finally:
-            for facts in self._files:
-                print(json.dumps(facts) if self._as_json else facts["path"])
+            tell(self._files, as_json=self._as_json)
 
 
-def _facts(drawn: GenerationOutput, index: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "prompt": str(drawn.prompt_of(index)),
-        "seed": drawn.seeds[index],
-        "model": drawn.model,
-    }
-    if drawn.scores is not None:
-        found["score"] = drawn.scores[index]
-    if drawn.safety_flags is not None:
-        found["safety"] = None if (flag := drawn.safety_flags[index]) is None else str(flag)
-    return found
+def tell(files: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print the path of each file, or all that is known of it in a line of JSON."""
+    for known in files:
+        print(json.dumps(known) if as_json else known["path"])
 
 
 def join(parts: list[GenerationOutput]) -> GenerationOutput:

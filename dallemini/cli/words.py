@@ -15,7 +15,13 @@ _NAMES = (
 _FLAGS = {"num_images_per_prompt": "--num-images", "local_files_only": "--offline"}
 _KEYWORDS = ("revision", "subfolder", "dtype", "device", "seed", "rank")
 _PYTHON = (
+    # a prompt is told by its words: its number is that in a part of the prompts
+    (r"\b(prompts|negative_prompt)(?:\[\d+\])? \((('|\").*?\3)\) has", r"\1 \2 has"),
+    (r"\bprompts(?:\[\d+\])?(?= ['\"]| is not)", "prompt"),
     (r"GenerationConfig\.", ""),
+    (r"give it as watermark=Watermark\(key\)", "give the key by --watermark-key-file FILE"),
+    (r"\bmask_image= ?", "--mask "),
+    (r"\bimage= ?", "--image "),
     (r"\bNone\b", "none"),
     (r"no type matching (\S+) could be instantiated from \['(.*?)'\]\.", r"'\2' is not \1."),
     (r"invalid literal for int\(\) with base 10: (.+?)(?=;|$)", r"\1 is not a whole number"),

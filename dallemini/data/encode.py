@@ -196,7 +196,8 @@ class _Work:
     """Encodes what is read and writes the shards that are full."""
 
     def __init__(
-        self, vqgan: ImageTokenizer[Any],
+        self,
+        vqgan: ImageTokenizer[Any],
         plan: Plan,
         *,
         batch_size: int,

@@ -197,7 +197,7 @@ class Pictures(Drawn):
         return read_metadata(path)
 
     def _stem(self, index: int) -> str:
-        return f"{_slug(str(self.prompt_of(index)))}-{self.seeds[index]}"
+        return f"{slug(str(self.prompt_of(index)))}-{self.seeds[index]}"
 
     def png(self, index: int, *, c2pa: C2PASigner | None = None) -> bytes:
         """Return picture `index` as a PNG file with its metadata and origin, as `save` writes it.
@@ -312,7 +312,14 @@ def _finish(content: bytes, texts: Mapping[str, str], c2pa: C2PASigner | None) -
     return stamped if c2pa is None else c2pa.sign(stamped, texts)
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
+    """Return a prompt as a part of a file's name: words joined by hyphens, not too many.
+
+    Example:
+        >>> from dallemini.pipeline.outputs import slug
+        >>> slug("A red apple, please!")
+        'a-red-apple-please'
+    """
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:NAME_LENGTH]
     short = words.encode()[: 3 * NAME_LENGTH].decode(errors="ignore")  # 255 bytes are the limit
     return short.strip("-") or "picture"

@@ -122,7 +122,7 @@ def test_batch_size_changes_no_picture(run: Any, tiny: Path, batch_size: object)
 def test_long_prompt_is_one_line_of_warning(run: Any, tiny: Path) -> None:
     result = run("generate", "cat " * 99, "--model", tiny, "--seed", 1)
     assert result.code == 0
-    assert result.err.startswith("dallemini: warning: prompts[0] ('cat cat")
+    assert result.err.startswith("dallemini: warning: prompt 'cat cat")
     assert result.err.count("\n") == 1
 
 
@@ -175,7 +175,7 @@ def test_a_missing_model_is_no_wrong_use(run: Any) -> None:
             "These are 3 prompts of one word; put one prompt in quotes: "
             'dallemini generate "a red apple".',
         ),
-        (["a cat", "--prompts-file", "-"], "Give prompts or --prompts-file, not both."),
+        (["a cat", "--prompts", "-"], "Give prompts or --prompts, not both."),
     ],
 )
 def test_prompts_that_were_hardly_meant_are_refused(
@@ -195,15 +195,16 @@ FILES = {
 def test_prompts_come_from_files_and_from_standard_input(
     run: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = ["a-cat-1.png", "a-dog-2.png"]
+    wanted = ["000000-a-cat.png", "000001-a-dog.png"]
     for name, text in FILES.items():
         Path(name).write_text(text, encoding="utf-8")
-        words = ["generate", "--prompts-file", name, "--model", tiny, "-s", 1, "-o", name[8:]]
+        words = ["generate", "--prompts", name, "--model", tiny, "-s", 1, "-o", name[8:]]
         assert run(*words).lines == [f"{name[8:]}/{path}" for path in wanted]
     for number, given in enumerate((["-"], ["--prompts-file", "-"])):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a cat\r\na dog")))
         result = run("generate", *given, "--model", tiny, "--seed", 1, "-o", str(number))
-        assert result.lines == [f"{number}/{path}" for path in wanted]
+        names = wanted if number else ["a-cat-1.png", "a-dog-2.png"]
+        assert result.lines == [f"{number}/{path}" for path in names]
 
 
 def test_a_table_of_prompts_may_be_parquet(run: Any, tiny: Path) -> None:
@@ -211,11 +212,11 @@ def test_a_table_of_prompts_may_be_parquet(run: Any, tiny: Path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"prompt": ["a cat"]}), "prompts.parquet")
-    assert run("generate", "--prompts-file", "prompts.parquet", "--model", tiny, "-s", 1).lines == [
-        "a-cat-1.png"
+    assert run("generate", "--prompts", "prompts.parquet", "--model", tiny, "-s", 1).lines == [
+        "000000-a-cat.png"
     ]
     parquet.write_table(pyarrow.table({"text": ["a cat"]}), "other.parquet")
-    result = run("generate", "--prompts-file", "other.parquet", "--model", tiny)
+    result = run("generate", "--prompts", "other.parquet", "--model", tiny)
     assert "has no column 'prompt'; it has 'text'" in result.err
 
 
@@ -238,7 +239,7 @@ def test_files_without_prompts_are_refused(
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="needs the extra data")
     Path(name).write_bytes(content)
-    result = run("generate", "--prompts-file", name)
+    result = run("generate", "--prompts", name)
     assert result.code == 2
     assert message in result.err
 
