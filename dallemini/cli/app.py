@@ -13,7 +13,7 @@ import tyro
 
 from .._version import __version__
 from ..config import suggest
-from .words import UsageError, sentence_of_box
+from .words import UsageError, checking_usage, sentence_of_box
 
 # The class of each command, imported when it is called.
 _COMMANDS = {
@@ -82,7 +82,7 @@ def _parse(kind: Any, words: list[str], *, prog: str) -> Any:
     """Return the command, or tell in one sentence why the words are none."""
     shown = io.StringIO()
     try:
-        with contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stderr(shown), checking_usage():
             return tyro.cli(kind, prog=prog, args=words)
     except SystemExit as stopped:
         if stopped.code in (0, None):

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from .. import checkpoints, hub
-from .._version import __version__
-from ..checkpoints.formats import CLASS_NAMES
-from ..errors import InputError, MissingFileError
-from ..files import as_path, replacing_folder, write_text
-from ..models.precision import Quantization, check_dtype, read_precision
-from ..models.transformer import Transformer
-from ..pipeline.cards import short_name
-from ..pipeline.parts import (
-    CLASSES,
-    GENERATION_CONFIG_NAME,
-    MODELS,
-    Parts,
-    check_parts,
-    component_of,
-    describe,
-    write_index,
-)
-from ..scorer import CLIPTokenizer
-from ..text.tokenizer import Tokenizer
-from .options import PrecisionName, Where
-
-_PIPELINE = ("tokenizer", "transformer", "vqgan")
+from ..errors import InputError
+from ..files import as_path
+from .options import PrecisionName, Quantization, Where
+from .words import checking_usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,73 +53,17 @@ class Convert:
         """
         output = as_path(self.output)
         _check_output(output)
-        source = Parts(self.where.open(self.source, self.subfolder))
-        parts = self._with_others(source.all())
-        if self._quantization is not None and "transformer" not in parts:
-            raise InputError(
-                f"{self.source} holds {', '.join(parts)}; leave out int8, which makes a "
-                "transformer smaller."
-            )
-        with replacing_folder(output) as folder:
-            folders = {part: folder if len(parts) == 1 else folder / part for part in parts}
-            for part, place in parts.items():
-                self._convert(part, place, folders[part])
-            _check_result(folders)
-            if set(_PIPELINE) <= parts.keys():
-                self._write_index(folder, source, parts)
-        for part in parts:
-            print(output if len(parts) == 1 else output / part)
+        from .converting import Conversion  # here, because torch takes seconds
 
-    @property
-    def _quantization(self) -> Quantization | None:
-        return read_precision(self.dtype, self.quantization).quantization
-
-    def _with_others(self, parts: Mapping[str, hub.Source]) -> dict[str, hub.Source]:
-        parts = dict(parts)
-        for part in ("vqgan", "scorer", "upscaler"):
-            name: str | None = getattr(self, part)
-            if name is not None:
-                found = Parts(self.where.elsewhere().open(name)).all()
-                if part not in found:
-                    raise InputError(f"{name} holds {', '.join(found)}, but no {part}.")
-                parts[part] = found[part]
-        return {part: parts[part] for part in CLASSES if part in parts}
-
-    def _convert(self, part: str, source: hub.Source, folder: Path) -> None:
-        if part == "tokenizer":
-            Tokenizer.from_pretrained(source).save_pretrained(folder)
-            return
-        component = component_of(part, source)
-        checkpoints.convert(
-            source,
-            folder,
-            component=component,
-            dtype=None if self.dtype in (None, "int8") else check_dtype(self.dtype),
-            expected=MODELS[component].expected_shapes,
-        )
-        if part == "transformer" and self._quantization is not None:
-            model = Transformer.from_pretrained(folder, dtype=self._quantization)
-            model.save_pretrained(folder)
-        if part == "scorer":
-            with contextlib.suppress(MissingFileError):  # OpenAI's file holds the weights only
-                CLIPTokenizer.from_pretrained(source).save_pretrained(folder)
-
-    def _write_index(self, folder: Path, source: Parts, parts: Mapping[str, hub.Source]) -> None:
-        classes = {part: CLASSES[part][0].__name__ for part in parts}
-        classes["vqgan"] = CLASS_NAMES[component_of("vqgan", parts["vqgan"])]
-        write_index(folder, classes)
-        source.generation_config().save(folder / GENERATION_CONFIG_NAME)
-        label = short_name(source.source.label)
-        card = hub.model_card(
-            self.output.absolute().name,
-            summary=f"A text-to-image pipeline for dallemini, converted from `{label}`.",
-            sections=hub.usual_sections(
-                provenance=f"Converted by dallemini {__version__} from `{label}`."
-            ),
-        )
-        # its own card and notices go with the weights
-        for name, text in {"README.md": card, **source.notes()}.items():
-            write_text(folder / name, text)
+        task = Conversion(output=output, dtype=self.dtype, quantization=self.quantization)
+        with checking_usage():
+            _ = task.int8
+        source = self.where.open(self.source, self.subfolder)
+        named = {"vqgan": self.vqgan, "scorer": self.scorer, "upscaler": self.upscaler}
+        where = self.where.elsewhere()
+        others = {part: where.open(name) for part, name in named.items() if name is not None}
+        for path in task.run(source, others):
+            print(path)
 
 
 def _check_output(output: Path) -> None:
@@ -151,25 +74,3 @@ def _check_output(output: Path) -> None:
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise InputError(f"{output} exists and is not an empty folder; name a new one.")
-
-
-def _check_result(folders: Mapping[str, Path]) -> None:
-    """Load what was written, mapped from its files, and compare the sizes of the parts.
-
-    Raises:
-        InputError: they do not belong together.
-        CheckpointError: weights and configuration disagree.
-        ConfigError: a configuration makes no model.
-    """
-    loaded: dict[str, Any] = {}
-    for part, folder in folders.items():
-        if part == "tokenizer":
-            loaded[part] = Tokenizer.from_pretrained(folder)
-        else:
-            source = hub.open(folder)
-            component = component_of(part, source)
-            tensors = describe(source, component)[1].tensors.values()
-            dtype = next(tensor.dtype for tensor in tensors)
-            loaded[part] = MODELS[component].from_pretrained(source, dtype=dtype)
-    if set(_PIPELINE) <= loaded.keys():
-        check_parts(loaded["tokenizer"], loaded["transformer"], loaded["vqgan"])

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..errors import InputError
-from ..files import make_folder
-from ..generation import GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
 from .generate import Settings, check_settings
-from .options import Drawing, Where
+from .options import Drawing, Marks, Where
+from .prompts import check_words
+from .saving import Saving
 from .words import UsageError, checking_usage
 
 if TYPE_CHECKING:
@@ -43,7 +42,9 @@ class Edit:
         output: folder for the PNG files.
         seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
             set one per picture.
+        json: print one line of JSON for each file instead of its path.
         settings: of the drawing.
+        marks: that the pictures get.
         drawing: of the model.
         where: of the model.
     """
@@ -55,9 +56,11 @@ class Edit:
     rows: int | None = None
     paste: bool = True
     model: str = BUNDLED_MODEL
-    output: Path = Path()
-    seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path()
+    seed: Annotated[tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(aliases=("-s",))] = ()
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     settings: Annotated[Settings, tyro.conf.arg(name="")]
+    marks: Marks
     drawing: Drawing
     where: Where
 
@@ -73,7 +76,7 @@ class Edit:
             )
         _run(self, self._draw)
 
-    def _draw(self, pipe: Pipeline, settings: GenerationOverrides) -> GenerationOutput:
+    def _draw(self, pipe: Pipeline, settings: dict[str, Any]) -> GenerationOutput:
         if self.mask is not None:
             return pipe.inpaint(self.prompts, self.picture, self.mask, paste=self.paste, **settings)
         if self.strength is not None:
@@ -99,7 +102,9 @@ class Extend:
         output: folder for the PNG files.
         seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
             set one per picture.
+        json: print one line of JSON for each file instead of its path.
         settings: of the drawing.
+        marks: that the pictures get.
         drawing: of the model.
         where: of the model.
     """
@@ -112,9 +117,11 @@ class Extend:
     bottom: int = 0
     paste: bool = True
     model: str = BUNDLED_MODEL
-    output: Path = Path()
-    seed: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path()
+    seed: Annotated[tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(aliases=("-s",))] = ()
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     settings: Annotated[Settings, tyro.conf.arg(name="")]
+    marks: Marks
     drawing: Drawing
     where: Where
 
@@ -126,7 +133,7 @@ class Extend:
         """
         _run(self, self._draw)
 
-    def _draw(self, pipe: Pipeline, settings: GenerationOverrides) -> GenerationOutput:
+    def _draw(self, pipe: Pipeline, settings: dict[str, Any]) -> GenerationOutput:
         return pipe.outpaint(
             self.picture,
             self.prompts,
@@ -140,19 +147,23 @@ class Extend:
 
 
 def _run(
-    command: Edit | Extend, draw: Callable[[Pipeline, GenerationOverrides], GenerationOutput]
+    command: Edit | Extend, draw: Callable[[Pipeline, dict[str, Any]], GenerationOutput]
 ) -> None:
     """Check what can be checked, load the model, draw, save, and print the paths."""
     with checking_usage():
-        if not command.prompts:
-            raise InputError("There is no prompt; say in words what the whole picture shows.")
+        check_words(command.prompts, f"dallemini {_name(command)} {command.picture}")
         settings = check_settings(command.settings, command.seed, command.output)
         command.drawing.check()
+        watermark, signer = command.marks.watermark(), command.marks.signer()
     from ..images import open_image  # here, because torch takes seconds
     from ..pipeline.pipeline import Pipeline
 
     open_image(command.picture)  # before the model is loaded
-    make_folder(command.output)
+    saving = Saving(command.output, None, as_json=command.json, c2pa=signer)
     pipe = Pipeline.from_pretrained(command.where.open(command.model), **command.drawing.keywords)
-    for path in draw(pipe, settings).save(command.output):
-        print(path)
+    with saving:
+        saving.add(draw(pipe, {**settings, "watermark": watermark}))
+
+
+def _name(command: Edit | Extend) -> str:
+    return type(command).__name__.lower()

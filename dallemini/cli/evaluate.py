@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ..data import CaptionedImages, DataConfig
-from ..evaluation import EvaluationConfig, PictureSource, evaluate, picture_size, read_captions
+from ..data.config import DataConfig
+from ..evaluation.config import EvaluationConfig
 from ..files import as_path
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
-from ..pipeline.pipeline import Pipeline
 from .options import Drawing, Where, drawing_type
+from .words import checking_usage
 
 _DRAWING = ("guidance_scale", "temperature", "top_k", "top_p")
 
 
 if TYPE_CHECKING:
+    from ..evaluation.reading import PictureSource
+
     Settings = GenerationOverrides
 else:
     Settings = drawing_type("Settings", _DRAWING)
@@ -65,8 +67,12 @@ class Evaluate:
         Raises:
             DalleMiniError: an option, the model, the data or the folder is no good.
         """
-        self.drawing.check()
-        GenerationConfig().override(**self.settings)  # a wrong one is told before the loading
+        with checking_usage():  # what is wrong is told before the loading
+            GenerationConfig().override(**self.settings)
+            self.drawing.check()
+        from ..evaluation import evaluate, picture_size, read_captions  # torch takes seconds
+        from ..pipeline.pipeline import Pipeline
+
         is_text = self.data.endswith(".txt")
         # likewise the data, although the size of the pictures is not known before the model is
         data = read_captions(self.data) if is_text else self._open(None)
@@ -84,6 +90,8 @@ class Evaluate:
         print(as_path(self.output) / "report.md")
 
     def _open(self, image_size: int | tuple[int, int] | None) -> PictureSource:
+        from ..data.dataset import CaptionedImages
+
         config = DataConfig(
             image_size=image_size,
             crop=self.crop,

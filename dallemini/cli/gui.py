@@ -16,6 +16,7 @@ from .options import (
     safety_by_default,
     served_watermark,
 )
+from .words import checking_usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,9 @@ class App:
             from ..app.web import create_app, serve, workplace
         from ..pipeline.pipeline import Pipeline
 
-        self.drawing.check()
-        checker, watermark = self.safety.checker(), served_watermark(self.watermark_key_file)
+        with checking_usage():
+            self.drawing.check()
+            checker, watermark = self.safety.checker(), served_watermark(self.watermark_key_file)
         warn_of_strangers(self.host, "no password is asked for")
         with open_socket(self.host, self.port) as listener, workplace() as folder:
             source = self.where.open(self.model)

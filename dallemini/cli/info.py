@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import tyro
 
-from .. import checkpoints, hub
+from .. import hub
 from ..errors import HubError, MissingFileError
 from ..hub import BUNDLED_MODEL
-from ..pipeline.parts import Parts, component_of, describe
-from ..text.knowledge import KNOWLEDGE_FILE, Knowledge
-from ..text.tokenizer import Tokenizer
 from .options import Where
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..text.knowledge import Knowledge
 
 _TITLES = {"scorer": "scorer (CLIP)"}
 
@@ -47,6 +49,8 @@ class Info:
         if self.words:
             _print_words(self.source, source)
             return
+        from ..pipeline.parts import Parts  # here, because torch takes seconds
+
         blocks = {part: _block(part, place) for part, place in Parts(source).all().items()}
         commit = source.revision_key
         print(f"{self.source} at commit {commit}" if commit else self.source)
@@ -57,6 +61,10 @@ class Info:
 
 
 def _block(part: str, source: hub.Source) -> list[tuple[str, str]]:
+    from .. import checkpoints
+    from ..pipeline.parts import component_of, describe
+    from ..text.tokenizer import Tokenizer
+
     if part == "tokenizer":
         tokenizer = Tokenizer.from_pretrained(source)
         config = tokenizer.config.to_dict()
@@ -72,7 +80,7 @@ def _block(part: str, source: hub.Source) -> list[tuple[str, str]]:
         later = "not in the cache; parameters and size are read once they are"
         return [("format", claim.format.name), ("weights", later)]
     tensors = checkpoint.tensors.values()
-    count = sum(torch.Size(tensor.shape).numel() for tensor in tensors)
+    count = sum(math.prod(tensor.shape) for tensor in tensors)
     return [
         ("format", name),
         ("parameters", f"{count:,}"),
@@ -96,6 +104,10 @@ def _print_words(name: str, source: hub.Source) -> None:
     Raises:
         MissingFileError: the source lists none.
     """
+    from ..pipeline.parts import Parts
+    from ..text.knowledge import KNOWLEDGE_FILE
+    from ..text.tokenizer import Tokenizer
+
     place = Parts(source).all().get("tokenizer")
     knowledge = None if place is None else Tokenizer.from_pretrained(place).knowledge
     if knowledge is None:

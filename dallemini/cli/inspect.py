@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import tyro
 
 from .. import hub
 from ..errors import InputError
 from ..hub.source import BUNDLED_MODEL
 from .options import OptionalPath, Pictures, Where, read_watermark
+from .words import UsageError
 
 if TYPE_CHECKING:
     from ..models.image_tokenizer import ImageTokenizer
@@ -26,12 +30,14 @@ class Inspect:
         pictures: image files.
         watermark_key_file: a file with the key to look for.
         model: whose VQGAN may have drawn them.
+        json: print one line of JSON for each picture.
         where: of the model.
     """
 
     pictures: Pictures
     watermark_key_file: OptionalPath = None
     model: str = BUNDLED_MODEL
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 
     def run(self) -> None:
@@ -41,13 +47,17 @@ class Inspect:
             DalleMiniError: a file is no picture, or the key or the model is no good.
         """
         if not self.pictures:
-            raise InputError("There is no picture; try: dallemini inspect apple.png.")
+            raise UsageError("There is no picture; try: dallemini inspect apple.png.")
         from ..pipeline.inspecting import inspect_picture  # here, because torch takes seconds
 
         watermark = read_watermark(self.watermark_key_file)
         vqgan = None if watermark is None else _vqgan(self.where.open(self.model))
         for path in self.pictures:
             told = inspect_picture(path, watermark=watermark, vqgan=vqgan)
+            if self.json:
+                layers = [asdict(layer) for layer in told.layers]
+                print(dumps({"path": str(path), "layers": layers, "verdict": told.verdict}))
+                continue
             print(path)
             for layer in told.layers:
                 print(f"  {layer.name:<12} {layer.state:<9} {layer.detail}")
@@ -66,6 +76,7 @@ class Detect:
         watermark_key_file: a file with the key.
         model: whose VQGAN may have drawn them.
         search: also look for crops, which takes longer.
+        json: print one line of JSON for each finding; that of all together has no path.
         where: of the model.
     """
 
@@ -73,6 +84,7 @@ class Detect:
     watermark_key_file: Path
     model: str = BUNDLED_MODEL
     search: bool = True
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 
     def run(self) -> None:
@@ -82,7 +94,7 @@ class Detect:
             DalleMiniError: a file is no picture, or the key or the model is no good.
         """
         if not self.pictures:
-            raise InputError(
+            raise UsageError(
                 "There is no picture; try: dallemini detect apple.png --watermark-key-file FILE."
             )
         from ..images import read_image  # here, because torch takes seconds
@@ -95,7 +107,12 @@ class Detect:
         groups = [([one], str(path)) for one, path in zip(pictures, self.pictures, strict=True)]
         for group, name in [*groups, (pictures, "all together")][: None if groups[1:] else 1]:
             found = look_for(group, watermark, vqgan, search=self.search)
-            print(f"{found.p_value:.3g}\t{found.score:.3f}\t{found.votes}\t{name}")
+            if self.json:
+                path = None if len(group) > 1 else name
+                told = {"path": path, "p_value": found.p_value, "score": found.score}
+                print(dumps(told | {"votes": found.votes}))
+            else:
+                print(f"{found.p_value:.3g}\t{found.score:.3f}\t{found.votes}\t{name}")
 
 
 def _vqgan(source: hub.Source) -> ImageTokenizer[Any]:

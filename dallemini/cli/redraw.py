@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..errors import InputError
-from .options import OptionalPath, OptionalText, Pictures, PrecisionName, Where, one_word
+from .options import (
+    OptionalPath,
+    OptionalText,
+    Pictures,
+    PrecisionName,
+    Where,
+    one_word,
+    read_watermark,
+)
 from .saving import Saving
 from .words import checking_usage
 
@@ -31,6 +39,9 @@ class Redraw:
         pictures: PNG files that `dallemini generate` saved, or its grids.
         model: Hub id or local folder of a pipeline, instead of the one that a picture names.
         output: folder for the PNG files.
+        image: the picture that an edit began with.
+        mask: the mask of an edit that had one.
+        watermark_key_file: a file with the key that the pictures were marked with.
         device: where to compute: cpu, cuda, cuda:1, mps.
         dtype: floating-point type of the weights, or int8, instead of what a picture names.
         json: print one line of JSON for each file instead of its path.
@@ -40,6 +51,9 @@ class Redraw:
     pictures: Pictures
     model: OptionalText = None
     output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
+    image: OptionalPath = None
+    mask: OptionalPath = None
+    watermark_key_file: OptionalPath = None
     device: str = "cpu"
     dtype: Annotated[PrecisionName | None, one_word(str, "DTYPE")] = None
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -59,6 +73,11 @@ class Redraw:
             from ..pipeline.metadata import read_metadata
 
             check_device(self.device)
+            given: dict[str, Any] = {
+                "image": self.image,
+                "mask_image": self.mask,
+                "watermark": read_watermark(self.watermark_key_file),
+            }
         told = [read_metadata(path) for path in self.pictures]
         pipes: dict[str, Pipeline] = {}
         with Saving(self.output, None, as_json=self.json) as saving:
@@ -66,7 +85,7 @@ class Redraw:
                 key = repr((metadata.model, sorted(metadata.precision.items())))
                 if key not in pipes:
                     pipes[key] = self._load(metadata)
-                saving.add(pipes[key].redraw(path))
+                saving.add(pipes[key].redraw(path, **given))
 
     def _load(self, told: PictureMetadata) -> Pipeline:
         """Load the model that a picture names, or the one of the options."""

@@ -24,6 +24,7 @@ from .options import (
     safety_by_default,
     served_watermark,
 )
+from .words import checking_usage
 
 KEY_VARIABLE = "DALLEMINI_API_KEY"
 
@@ -69,9 +70,10 @@ class Serve:
             from ..app.service import check_key, create_service
         from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
 
-        key = check_key(os.environ.get(KEY_VARIABLE))
-        self.drawing.check()
-        checker, watermark = self.safety.checker(), served_watermark(self.watermark_key_file)
+        with checking_usage():
+            key = check_key(os.environ.get(KEY_VARIABLE))
+            self.drawing.check()
+            checker, watermark = self.safety.checker(), served_watermark(self.watermark_key_file)
         if key is None:
             warn_of_strangers(self.host, f"{KEY_VARIABLE} is not set")
         with open_socket(self.host, self.port) as listener:

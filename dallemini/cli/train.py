@@ -14,9 +14,11 @@ from typing import Any
 import tyro
 
 from ..config import Config, read_json, read_yaml
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
+from .words import UsageError, checking_usage
 
-_USAGE = "usage: dallemini train {vqgan,transformer,clip} [--config FILE] [OPTIONS]"
+_PARTS = ("vqgan", "transformer", "clip")
+_USAGE = f"usage: dallemini train {{{','.join(_PARTS)}}} [--config FILE] [OPTIONS]"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,27 +30,33 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         DalleMiniError: the training failed, or the file of settings is wrong.
     """
-    from ..training import recipes  # here, because it takes a second that other commands need not
-
-    parts: dict[str, tuple[type[Config], Callable[[Any], object]]] = {
-        "vqgan": (recipes.VQGANTrainingConfig, recipes.train_vqgan),
-        "transformer": (recipes.TransformerTrainingConfig, recipes.train_transformer),
-        "clip": (recipes.CLIPTrainingConfig, recipes.train_clip),
-    }
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{_USAGE}\n\nTrain or fine-tune one part; --help after its name lists its options.")
         return 0
-    if argv[0] not in parts:
-        raise InputError(f"There is no part {argv[0]!r} to train; name one of {', '.join(parts)}.")
-    kind, train = parts[argv[0]]
+    if argv[0] not in _PARTS:
+        raise UsageError(f"There is no part {argv[0]!r} to train; name one of {', '.join(_PARTS)}.")
     path, flags = _take_config(argv[1:])
+    kind, train = _load(argv[0])
     try:
-        config = _parse(kind, flags, path, prog=f"dallemini train {argv[0]}")
+        with checking_usage():
+            config = _parse(kind, flags, path, prog=f"dallemini train {argv[0]}")
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else 0
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     train(config)
     return 0
+
+
+def _load(part: str) -> tuple[type[Config], Callable[[Any], object]]:
+    """Return the settings of a part's training, and what trains it."""
+    from ..training import recipes  # here, because torch takes seconds
+
+    known: dict[str, tuple[type[Config], Callable[[Any], object]]] = {
+        "vqgan": (recipes.VQGANTrainingConfig, recipes.train_vqgan),
+        "transformer": (recipes.TransformerTrainingConfig, recipes.train_transformer),
+        "clip": (recipes.CLIPTrainingConfig, recipes.train_clip),
+    }
+    return known[part]
 
 
 def _take_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -58,7 +66,7 @@ def _take_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
         name, equals, value = word.partition("=")
         if name == "--config":
             if not equals and index + 1 == len(words):
-                raise InputError("--config needs a file: --config run.yaml.")
+                raise UsageError("--config needs a file: --config run.yaml.")
             path = Path(value if equals else words[index + 1])
             del words[index : index + (1 if equals else 2)]
             break

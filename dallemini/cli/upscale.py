@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from torch import Tensor
+import tyro
 
 from ..errors import InputError
-from ..images import open_image
-from ..models.pretrained import check_device
-from ..models.upscaler import TILE, Upscaler
-from ..pipeline.enlarging import DEFAULT_UPSCALER, check_factor, enlarge_file
-from ..pipeline.parts import Parts
+from ..hub.packaged import DEFAULT_UPSCALER
 from .options import DtypeName, Pictures, SourceOptions, Where
+from .words import UsageError, checking_usage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.upscaler import Upscaler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +34,21 @@ class Upscale:
             folder.
         output: folder for the PNG files.
         tile: side in pixels of the squares that larger pictures are cut into, which bounds the
-            memory.
+            memory; 256 when not given.
         device: where to compute: cpu, cuda, cuda:1, mps.
         dtype: floating-point type of the weights.
+        json: print one line of JSON for each file instead of its path.
         where: of the model.
     """
 
     pictures: Pictures
     factor: int | None = None
     model: str = DEFAULT_UPSCALER
-    output: Path = Path()
-    tile: int = TILE
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path()
+    tile: int | None = None
     device: str = "cpu"
     dtype: DtypeName = "float32"
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 
     def run(self) -> None:
@@ -52,16 +58,24 @@ class Upscale:
             DalleMiniError: a file is no picture or too large, or the model has no such factor.
         """
         if not self.pictures:
-            raise InputError("There is no picture; try: dallemini upscale apple.png.")
-        check_device(self.device)
+            raise UsageError("There is no picture; try: dallemini upscale apple.png.")
+        from ..images import open_image  # here, because torch takes seconds
+        from ..models.pretrained import check_device
+        from ..models.upscaler import TILE
+        from ..pipeline.enlarging import check_factor, enlarge_file
+
+        with checking_usage():
+            check_device(self.device)
         for path in self.pictures:
             open_image(path)  # before any work is done
         model = load_upscaler(self.model, self.where, device=self.device, dtype=self.dtype)
         factor = model.scale if self.factor is None else self.factor
         check_factor(model, factor)
-        upscaler = _Tiled(model, self.tile)
+        upscaler = _Tiled(model, TILE if self.tile is None else self.tile)
         for path in self.pictures:
-            print(enlarge_file(path, upscaler, factor, self.output), flush=True)
+            made = enlarge_file(path, upscaler, factor, self.output)
+            told = {"path": str(made), "picture": str(path), "factor": factor, "model": model.name}
+            print(dumps(told) if self.json else made, flush=True)
 
 
 def load_upscaler(
@@ -73,6 +87,9 @@ def load_upscaler(
         InputError: the model has none.
         DalleMiniError: it cannot be loaded.
     """
+    from ..models.upscaler import Upscaler
+    from ..pipeline.parts import Parts
+
     place = Parts(where.open(name)).all().get("upscaler")
     if place is None:
         raise InputError(f"{name} has no upscaler; name one, such as {DEFAULT_UPSCALER}.")

@@ -6,7 +6,7 @@ starts `dallemini serve` as a process of its own and prints JSON: pictures a sec
 of a request (p50, p95), asked one after the other and by all clients at once, in turns so that
 other work on the machine meets both; how many of some pictures are, to the bit, what their seeds
 draw alone in this process; bytes that the service holds after each round. Some clients hang up in
-the middle.
+the middle, and in the end the service is told to stop while it draws, and answers first.
 Nothing else should run; where it does, the ratio means more than the seconds.
 """
 
@@ -111,6 +111,7 @@ def measure(*, clients: int, requests: int, alone: int, rounds: int) -> dict[str
         waited = time.perf_counter()
         while (left := _number(port, "dallemini_drawing")) and time.perf_counter() - waited < 60:
             time.sleep(0.1)
+        answered = stop_while_drawing(process, port, pool)
     rate = {kind: len(times[kind]) / spent[kind] for kind in times}
     return {
         "clients": clients,
@@ -121,7 +122,18 @@ def measure(*, clients: int, requests: int, alone: int, rounds: int) -> dict[str
         "same_as_alone": _compare(pictures),
         "still_drawn_after_hanging_up": left,
         "own_bytes_after_each_round": held,
+        "answered_after_sigterm": answered,
     }
+
+
+def stop_while_drawing(process: int, port: int, pool: ThreadPoolExecutor, count: int = 4) -> str:
+    """Send SIGTERM in the middle of some pictures, and say how many of them came."""
+    asked = [pool.submit(ask, port, number) for number in range(count)]
+    waited = time.perf_counter()
+    while _number(port, "dallemini_drawing") < count and time.perf_counter() - waited < 60:
+        time.sleep(0.01)
+    os.kill(process, signal.SIGTERM)
+    return f"{sum(one.exception() is None for one in asked)} of {count}"
 
 
 def _number(port: int, name: str) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dallemini.generation.watermark import SCHEME
+
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +47,17 @@ def test_other_edits_take_the_settings_of_a_drawing(run: Any, tiny: Path) -> Non
     assert edit_of(begun.lines[0])["rows"] == 1
 
 
+def test_edits_are_marked_and_told_to_scripts(run: Any, tiny: Path) -> None:
+    Path("key.txt").write_text("a secret")
+    given = ["--model", tiny, "-s", 3, "-o", "out", "--json", "--watermark-key-file", "key.txt"]
+    for words in (["edit", "--rows", 1], ["extend", "--top", 4]):
+        result = run(words[0], "picture.png", "a bird", *words[1:], *given)
+        told = json.loads(result.out)
+        assert (told["prompt"], told["seed"]) == ("a bird", 3)
+        with Image.open(told["path"]) as drawn:
+            assert drawn.info["watermark"] == SCHEME
+
+
 def test_a_picture_is_extended(run: Any, tiny: Path) -> None:
     result = run("extend", "picture.png", "a bird", "--right", 8, "--top", 4, "--model", tiny)
     with Image.open(result.lines[0]) as drawn:
@@ -64,7 +77,13 @@ def test_generate_draws_wide_pictures_and_tiles(run: Any, tiny: Path) -> None:
         (1, ["edit", "picture.png", "a bird", "--strength", "2"], "strength must be above 0"),
         (1, ["edit", "missing.png", "a bird", "--rows", "1"], "There is no file missing.png"),
         (1, ["extend", "picture.png", "a bird"], "nothing to draw"),
-        (2, ["extend", "picture.png", "--right", "8"], "There is no prompt"),
+        (2, ["extend", "picture.png", "--right", "8"], "try: dallemini extend picture.png "),
+        (2, ["edit", "picture.png", "", "--rows", "1"], "Prompt 1 is empty"),
+        (
+            2,
+            ["edit", "picture.png", "a", "bird", "--rows", "1"],
+            'quotes: dallemini edit picture.png "a bird"',
+        ),
         (2, ["extend", "picture.png", "a bird", "--output", "x.png", "--top", "4"], "a folder"),
     ],
 )

@@ -38,7 +38,7 @@ def test_missing_extra_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "dallemini.app.web", raising=False)
     result = run("app")
-    assert result.code == 1
+    assert result.code == 2
     assert "needs its extra" in result.err
     assert 'pip install ".[app]"' in result.err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ def test_detect_prints_each_picture_and_all_together(run: Any, tiny: Path) -> No
     found = Pipeline.from_pretrained(tiny).detect(paths[0], Watermark("my secret"))
     assert rows[0][0] == f"{found.p_value:.3g}"
     assert len(run(*command[:-1]).lines) == 1
+    told = [json.loads(line) for line in run(*command, "--json").lines]
+    assert [one["path"] for one in told] == [*paths, None]
+    assert [f"{one['p_value']:.3g}" for one in told] == [row[0] for row in rows]
 
 
 def test_inspect_prints_every_layer(run: Any, tiny: Path) -> None:
@@ -49,6 +53,11 @@ def test_inspect_prints_every_layer(run: Any, tiny: Path) -> None:
     assert names == ["texts", "source type", "watermark", "signature"]
     assert "trainedAlgorithmicMedia" in told.out
     assert "not found with this key" in told.out
+    again = run("inspect", path, "--model", tiny, "--watermark-key-file", "key.txt", "--json")
+    layers = json.loads(again.out)["layers"]
+    assert [f"{one['name']:<12} {one['state']:<9} {one['detail']}" for one in layers] == [
+        line.removeprefix("  ") for line in told.lines[1:5]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -65,5 +74,5 @@ def test_inspect_prints_every_layer(run: Any, tiny: Path) -> None:
 def test_what_cannot_be_used_is_one_line(run: Any, words: list[str], message: str) -> None:
     Path("empty.txt").touch()
     result = run(*words)
-    assert result.code == (2 if words[0] == "generate" else 1)  # 2: before anything is loaded
+    assert result.code == (1 if words == ["inspect", "key.txt"] else 2)  # 2: nothing was read
     assert message in result.err

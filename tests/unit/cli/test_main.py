@@ -80,6 +80,60 @@ def test_words_that_are_not_understood_exit_with_2(run: Any, argv: list[str]) ->
     assert "Traceback" not in result.err
 
 
+WITHOUT_TORCH = """
+import contextlib, io, json, sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "PIL", "tokenizers"):
+            raise AssertionError(f"{name} was imported")
+
+sys.meta_path.insert(0, NoTorch())
+from dallemini.cli import main
+from dallemini.cli.app import _COMMANDS
+
+wrong = {
+    "generate": [[], ["a", "red", "apple"], ["x", "--top-k", "0"], ["--prompts", "none.txt"]],
+    "edit": [["a.png"], ["a.png", "x", "--rows", "2", "--strength", "1"]],
+    "extend": [["a.png"], ["a.png", "x", "--seed", "-1"]],
+    "redraw": [[], ["a.png", "--nope"]],
+    "upscale": [[], ["a.png", "--tile", "wide"]],
+    "app": [["--port", "high"]],
+    "serve": [["--port", "high"]],
+    "inspect": [["--nope"]],
+    "detect": [["a.png"]],
+    "score": [["a.png"], ["--prompt", "a cat"], ["a.png", "--dtype", "int4"]],
+    "info": [["a", "b"]],
+    "convert": [[], ["a"], ["a", "b", "--dtype", "int4"]],
+    "encode": [["--data", "x"], ["--output", "y"], ["--data", "x", "--output", "y", "--crop", "z"]],
+    "evaluate": [["--data", "x"], ["--data", "x", "--output", "y", "--top-k", "0"]],
+    "train": [["sampler"], ["clip", "--config"]],
+}
+assert wrong.keys() == _COMMANDS.keys()
+found = []
+for name, several in wrong.items():
+    for words in (["--help"], *several):
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+            code = main([name, *words])
+        if code != 2 * (words != ["--help"]) or not told.getvalue().strip():
+            found.append((name, words, code, told.getvalue()))
+print(json.dumps(found))
+"""
+
+
+def test_help_and_wrong_use_wait_for_no_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patience(120),
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_expected_failure_is_one_line_with_exit_code_1(run: Any) -> None:
     result = run("info", "./no-such-folder")
     assert result.code == 1
@@ -166,7 +220,7 @@ def test_other_errors_of_the_system_are_not_hidden(monkeypatch: pytest.MonkeyPat
 def test_module_runs_as_the_command_and_tells_in_one_line_that_its_output_is_closed(
     closed: str, expected: str
 ) -> None:
-    command = f"{shlex.quote(sys.executable)} -m dallemini.cli --version"
+    command = f"{shlex.quote(sys.executable)} -m dallemini --version"
     done = subprocess.run(
         ["sh", "-c", f"{command} {closed}"],
         cwd=ROOT,

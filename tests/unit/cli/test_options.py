@@ -8,6 +8,7 @@ import pytest
 
 from dallemini import Pipeline
 from dallemini.cli.options import DrawingOptions, SourceOptions, attribute_help
+from dallemini.cli.words import own_words
 from dallemini.errors import DalleMiniError, InputError
 from dallemini.generation import GenerationConfig
 from dallemini.hub import Where
@@ -24,6 +25,24 @@ def test_every_setting_has_help() -> None:
 def test_help_of_several_lines_is_joined() -> None:
     assert "\n" not in attribute_help(GenerationConfig)["guidance_scale"]
     assert "guidance off" in attribute_help(GenerationConfig)["guidance_scale"]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            "prompts[12] ('it \"x\" (y)') has no word in it.",
+            "prompt 'it \"x\" (y)' has no word in it.",
+        ),
+        ('negative_prompt[1] ("it\'s") has 9 tokens', '--negative-prompt "it\'s" has 9 tokens'),
+        ("prompts[3] is not valid Unicode: 'x'", "prompt is not valid Unicode: 'x'"),
+        ("2 prompts need 2 seeds", "2 prompts need 2 seeds"),
+        ("give it as mask_image= (edit)", "give it as --mask (edit)"),
+        ("give it as watermark=Watermark(key).", "give the key by --watermark-key-file FILE."),
+    ],
+)
+def test_messages_name_options_and_not_python(message: str, told: str) -> None:
+    assert own_words(message) == told
 
 
 @pytest.mark.parametrize("options", [DrawingOptions(device="nowhere"), _HALF])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,26 @@ def test_another_model_or_dtype_is_warned_about(run: Any, tiny: Path) -> None:
         result = run("redraw", path, *given)
         assert result.code == 0
         assert f"dallemini: warning: {path} was drawn with other {told}" in result.err
+
+
+def test_marked_edits_are_drawn_again(run: Any, tiny: Path) -> None:
+    Image.effect_noise((16, 16), 90).convert("RGB").save("picture.png")
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (4, 4, 12, 8))
+    mask.save("mask.png")
+    Path("key.txt").write_text("a secret")
+    marked = ["--watermark-key-file", "key.txt"]
+    words = ["edit", "picture.png", "a bird", "--mask", "mask.png", "--model", tiny, "-s", 3]
+    (path,) = run(*words, *marked, "-o", "drawn").lines
+    needed = {"--watermark-key-file": "key.txt", "--image": "picture.png", "--mask": "mask.png"}
+    given: list[str] = []
+    for option, file in needed.items():
+        result = run("redraw", path, *given)
+        assert (result.code, option in result.err, "=" in result.err) == (1, True, False), result
+        given += [option, file]
+    again = run("redraw", path, *given, "-o", "again", "--json")
+    assert again.code == 0, again.err
+    assert same(path, json.loads(again.out)["path"])
 
 
 def test_what_cannot_be_drawn_again_is_told(run: Any, tiny: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def test_every_picture_gets_its_score(run: Any, tiny: Path, pictures: list[Path]
     ]
 
 
+def test_scripts_get_scores_as_json(run: Any, tiny: Path, pictures: list[Path]) -> None:
+    words = ["score", pictures[0], "--prompt", "a cat", "--model", tiny]
+    told = json.loads(run(*words, "--json").out)
+    assert (told["path"], told["prompt"]) == (str(pictures[0]), "a cat")
+    assert run(*words).out.startswith(f"{told['score']:.4f}\t")
+
+
 def test_every_prompt_is_compared(run: Any, tiny: Path, pictures: list[Path]) -> None:
     prompts = ["--prompt", "a cat", "--prompt", "a rocket"]
     result = run("score", *pictures, *prompts, "--model", tiny)
@@ -75,7 +83,7 @@ def test_file_that_is_no_picture_is_refused(
 @pytest.mark.parametrize("words", [["--prompt", "a cat"], ["a.png"]])
 def test_no_picture_or_no_prompt_is_refused(run: Any, tiny: Path, words: list[str]) -> None:
     result = run("score", *words, "--model", tiny)
-    assert result.code == 1
+    assert result.code == 2
     assert "There is nothing to score" in result.err
 
 

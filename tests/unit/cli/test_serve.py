@@ -97,7 +97,7 @@ def test_port_of_nobody_is_told_and_open_doors_are_warned_of(run: Any) -> None:
 def test_empty_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DALLEMINI_API_KEY", "")
     result = run("serve")
-    assert result.code == 1
+    assert result.code == 2
     assert "The API key must be printable ASCII without spaces, and not empty" in result.err
 
 
@@ -109,7 +109,7 @@ def test_empty_watermark_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_limits_are_checked(run: Any) -> None:
     result = run("serve", "--max-images", 300)
-    assert result.code == 1
+    assert result.code == 2
     assert "300 where 256 may wait" in " ".join(result.err.split())
 
 
@@ -117,5 +117,5 @@ def test_missing_extra_is_told(run: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "dallemini.app.server", raising=False)
     result = run("serve")
-    assert result.code == 1
+    assert result.code == 2
     assert 'run: pip install ".[serve]"' in result.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def test_files_are_enlarged_into_a_folder(run: Any, model: Path, tmp_path: Path)
     assert {size_of(line) for line in result.lines} == {(80, 40)}
     half = run("upscale", files[0], "--model", model, "--output", out, "--factor", 2)
     assert size_of(half.lines[0]) == (40, 20)
+    told = json.loads(run("upscale", files[0], "--model", model, "-o", out, "--json").out)
+    assert (told["picture"], told["factor"]) == (str(files[0]), 4)
+    assert size_of(told["path"]) == (80, 40)
 
 
 def test_what_cannot_be_enlarged_is_one_sentence(
@@ -48,7 +52,7 @@ def test_what_cannot_be_enlarged_is_one_sentence(
         ((picture, "--model", tiny), "has no upscaler; name one"),
     ):
         result = run("upscale", *words)
-        assert (result.code, result.lines) == (1, [])
+        assert (result.code, result.lines) == (1 if words else 2, [])
         assert message in result.err
 
 
