@@ -15,7 +15,7 @@ import tyro
 
 from ..config import Config, read_json, read_yaml
 from ..errors import ConfigError
-from .words import UsageError, checking_usage
+from .words import UsageError
 
 _PARTS = ("vqgan", "transformer", "clip")
 _USAGE = f"usage: dallemini train {{{','.join(_PARTS)}}} [--config FILE] [OPTIONS]"
@@ -38,8 +38,7 @@ def run(argv: Sequence[str]) -> int:
     path, flags = _take_config(argv[1:])
     kind, train = _load(argv[0])
     try:
-        with checking_usage():
-            config = _parse(kind, flags, path, prog=f"dallemini train {argv[0]}")
+        config = _parse(kind, flags, path, prog=f"dallemini train {argv[0]}")
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else 0
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")

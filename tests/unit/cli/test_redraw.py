@@ -53,7 +53,7 @@ def test_marked_edits_are_drawn_again(run: Any, tiny: Path) -> None:
     marked = ["--watermark-key-file", "key.txt"]
     words = ["edit", "picture.png", "a bird", "--mask", "mask.png", "--model", tiny, "-s", 3]
     (path,) = run(*words, *marked, "-o", "drawn").lines
-    needed = {"--watermark-key-file": "key.txt", "--image": "picture.png", "--mask": "mask.png"}
+    needed = {"--image": "picture.png", "--mask": "mask.png", "--watermark-key-file": "key.txt"}
     given: list[str] = []
     for option, file in needed.items():
         result = run("redraw", path, *given)
