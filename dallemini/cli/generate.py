@@ -101,7 +101,10 @@ class Generate:
             settings = self._checked_settings()
             prompts = read_all(self.prompts, self.file)
             self.drawing.check()
-            marks = {"watermark": self.marks.watermark(), "c2pa": self.marks.signer()}
+            marks: dict[str, Any] = {
+                "watermark": self.marks.watermark(),
+                "c2pa": self.marks.signer(),
+            }
             process, checker = this_process(), self.safety.checker()
         if self.file is not None and self.grid is None:
             make_folder(self._folder)

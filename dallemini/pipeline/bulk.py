@@ -76,8 +76,11 @@ def split_units(
     """
     each, size = config.num_images_per_prompt, config.candidates
     total = count * each * size
-    listed = isinstance(config.seed, tuple)
-    seeds = choose_seeds(config, total) if listed else count_up(config.seed or 0, total)
+    seeds: Sequence[int]
+    if isinstance(config.seed, tuple):
+        seeds = choose_seeds(config, total)
+    else:
+        seeds = count_up(config.seed or 0, total)
     together = each if config.rank else 1
     return (
         Unit(number, prompt, seeds[number * size : (number + together) * size], together)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def start(place: Path) -> subprocess.Popen[str]:
     )
 
 
-def listed(folder: Path) -> list[dict[str, object]]:
+def listed(folder: Path) -> list[dict[str, Any]]:
     parts = sorted(folder.glob("manifest*.jsonl"))
     return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
 

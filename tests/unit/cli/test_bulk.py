@@ -235,7 +235,7 @@ def test_a_thousand_files_make_a_folder(draw: Any, tiny: Path, drawn_now: list[A
         places = enumerate(["a cat"] * 1001)
         for unit in split_units(GenerationConfig(), places, count=1001):
             for settings, number, prompt, seed in unit.keys(digest):
-                record = {"settings": settings, "number": number, "prompt": prompt}
+                record: dict[str, Any] = {"settings": settings, "number": number, "prompt": prompt}
                 if number not in (999, 1000):
                     manifest.add(record | {"first_seed": seed, "file": "all.png"})
     result = draw("out", "--json")

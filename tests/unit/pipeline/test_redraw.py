@@ -177,7 +177,7 @@ def test_edits_are_drawn_again_with_their_pictures(pipe: Pipeline, tmp_path: Pat
         pipe("a bird", start_image=PICTURE, rows=1, tile=True, **rest),
     ]
     for out in edits:
-        given = {"image": PICTURE, "mask_image": MASK if "mask" in (out.edit or {}) else None}
+        given: Any = {"image": PICTURE, "mask_image": MASK if "mask" in (out.edit or {}) else None}
         path = out.save(tmp_path)[-1]
         again = pipe.redraw(path, **given, **mark)
         assert again.images[0].tobytes() == out.images[-1].tobytes()

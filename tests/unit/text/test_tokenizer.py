@@ -16,7 +16,8 @@ from dallemini.errors import (
     InputTypeError,
     StorageError,
 )
-from dallemini.text.tokenizer import SPECIAL_TOKENS, TextTokens, Tokenizer, TokenizerConfig
+from dallemini.text.backend import SPECIAL_TOKENS
+from dallemini.text.tokenizer import TextTokens, Tokenizer, TokenizerConfig
 
 CAPTIONS = ["a red apple", "a red bird", "a green apple on a red table", "the bird and the apple"]
 WORDS = {"red": 20, "apple": 10}
