@@ -54,7 +54,7 @@ CHAPTERS = (
             *("dallemini.pipeline.metadata.Drawn", "dallemini.pipeline.metadata.read_metadata"),
             *("dallemini.pipeline.origin.stamp", "dallemini.pipeline.inspecting.Inspection"),
             *("dallemini.pipeline.inspecting.Layer", "dallemini.pipeline.signing.Credentials"),
-            *("dallemini.pipeline.inspecting.inspect_picture",),
+            *("dallemini.pipeline.inspecting.inspect_picture", "dallemini.pipeline.bulk"),
         ),
     ),
     Chapter("Text", "From a prompt to token ids.", ("dallemini.text", "dallemini.Tokenizer")),

@@ -107,7 +107,9 @@ wrong = {
     "convert": [[], ["a"], ["a", "b", "--dtype", "int4"]],
     "encode": [["--data", "x"], ["--output", "y"], ["--data", "x", "--output", "y", "--crop", "z"]],
     "evaluate": [["--data", "x"], ["--data", "x", "--output", "y", "--top-k", "0"]],
+    "audit": [["--nope"]],
     "train": [["sampler"], ["clip", "--config"]],
+    "release": [[]],
 }
 assert wrong.keys() == _COMMANDS.keys()
 found = []
