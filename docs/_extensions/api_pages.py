@@ -79,6 +79,7 @@ CHAPTERS = (
         (
             *("dallemini.images.image_to_tensor", "dallemini.images.tensor_to_images"),
             *("dallemini.images.read_image", "dallemini.images.read_mask"),
+            *("dallemini.images.open_image",),
             *("dallemini.images.fit_image", "dallemini.images.PictureError"),
             "dallemini.sheets.make_grid",
         ),

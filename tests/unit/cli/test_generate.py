@@ -354,7 +354,7 @@ def test_pictures_are_checked_or_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = run("generate", "a cat", "--model", tiny, "--safety", "full")
     assert result.code == 2
-    assert 'pip install "dallemini[safety]"' in result.err
+    assert 'pip install ".[safety]"' in result.err
     result = run("generate", "a cat", "--model", tiny, "--safety", "auto", "--json")
     assert result.err.count("Only the words of prompts are checked") == 1
     assert json.loads(result.out)["safety"] is None

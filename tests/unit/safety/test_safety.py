@@ -176,7 +176,7 @@ def test_missing_extra_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     else:
         monkeypatch.setattr(pictures, "_PACKAGE", "opennsfw_of_nobody")
         monkeypatch.setitem(sys.modules, "onnxruntime", sys)
-    with pytest.raises(MissingDependencyError, match=r'pip install "dallemini\[safety\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "\.\[safety\]"'):
         PictureSafetyChecker()
     with pytest.raises(MissingDependencyError, match="safety"):
         usual_checker(needs_pictures=True)
