@@ -124,7 +124,7 @@ class Encode:
         )
         print(_summary(report, f"process {rank} of {world_size}: " if world_size > 1 else ""))
 
-    def _vqgan(self) -> ImageTokenizer[Any]:
+    def _vqgan(self) -> ImageTokenizer:
         local = os.environ.get("LOCAL_RANK")
         device = check_device(f"cuda:{local}" if self.device == "cuda" and local else self.device)
         place = Parts(self.where.open(self.model)).all().get("vqgan")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import hub
 from ..errors import InputError
@@ -98,7 +98,7 @@ class Detect:
             print(f"{found.p_value:.3g}\t{found.score:.3f}\t{found.votes}\t{name}")
 
 
-def _vqgan(source: hub.Source) -> ImageTokenizer[Any]:
+def _vqgan(source: hub.Source) -> ImageTokenizer:
     from ..models.image_tokenizer import ImageTokenizer
     from ..pipeline.parts import Parts
 
