@@ -29,7 +29,7 @@ class Family:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _as_they_are(*names: str) -> Table:
+def _as_they_are(*names: str) -> list[Rule]:
     return [Rule(f"{name}.{{rest}}", (f"{name}.{{rest}}",)) for name in names]
 
 
