@@ -40,10 +40,11 @@ class Convert:
     """Convert a checkpoint in any known format to the native layout.
 
     One part is written to OUTPUT itself; several get a folder each. With a tokenizer, a
-    transformer and a VQGAN the result is a whole pipeline.
+    transformer and a VQGAN the result is a whole pipeline. Of a run of `dallemini train` it is the
+    model of a checkpoint: the one named, or of the run's folder the best or the newest.
 
     Attributes:
-        source: Hub id, local folder or file.
+        source: Hub id, local folder or file; or a run's folder, or one of its checkpoints.
         output: folder to write, new or empty.
         vqgan: source of the VQGAN, to make a pipeline of a transformer that came without.
         scorer: source of a CLIP model, for ranking.
@@ -74,6 +75,8 @@ class Convert:
         """
         output = as_path(self.output)
         _check_output(output)
+        if self._is_of_a_run():
+            return
         source = Parts(self.where.open(self.source, self.subfolder))
         parts = self._with_others(source.all())
         if self._quantization is not None and "transformer" not in parts:
@@ -90,6 +93,17 @@ class Convert:
                 self._write_index(folder, source, parts)
         for part in parts:
             print(output if len(parts) == 1 else output / part)
+
+    def _is_of_a_run(self) -> bool:
+        """Write the model of a checkpoint that `dallemini train` left, if the source is one."""
+        folder = as_path(self.source)
+        if not any(folder.glob(".metadata")) and not any(folder.glob("checkpoint-*/.metadata")):
+            return False
+        from ..training.recipes.from_checkpoint import write_model
+
+        write_model(folder, self.output)
+        print(self.output)
+        return True
 
     @property
     def _quantization(self) -> Quantization | None:
