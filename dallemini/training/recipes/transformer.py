@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import reprlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..._version import __version__
-from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
+from ...data import DataConfig, EncodedImages, TokenBatches
 from ...data.prompts import read_prompts
 from ...data.sources import split_weights
 from ...data.token_shards import find_shards, is_encoded
-from ...errors import ConfigError, DalleMiniWarning, InputError
+from ...errors import ConfigError, DalleMiniWarning
 from ...files import as_path, write_text
 from ...hub import model_card, usual_sections
 from ...images import image_to_tensor
@@ -33,7 +31,7 @@ from ...sheets import Sheet
 from ...text.tokenizer import TextTokens, Tokenizer
 from ..callbacks import Callback
 from ..checkpoint import load_averages
-from ..distributed import pick_device, rank, wait, world_size
+from ..distributed import pick_device, rank, world_size
 from ..loop import run
 from ..transformer import TransformerBatch, TransformerTask
 from .common import (
@@ -51,10 +49,9 @@ from .common import (
     save_result,
     whole_state,
 )
+from .tokens import open_tokens, tell_long_captions
 
 _PROMPT_FILES = (".txt", ".csv", ".jsonl", ".parquet")
-_COUNTED = 100_000  # pictures whose captions are measured at the start
-_logger = logging.getLogger("dallemini.training")
 _DRAWN = 4  # pictures of each prompt
 
 
@@ -310,77 +307,6 @@ def _captions(config: TransformerTrainingConfig) -> list[str]:
     return captions
 
 
-def _encoded(
-    config: TransformerTrainingConfig, pipe: Pipeline, names: tuple[str, ...], *, name: str
-) -> EncodedImages:
-    """Open the tokens of pictures, made first where the data are pictures.
-
-    Sources that have weights, or are partly tokens, are encoded into a folder each.
-    """
-    folder = config.run_folder / f"tokens-{name}"
-    plain, weights = split_weights(names)
-    if weights is None and not any(is_encoded(Path(name)) for name in plain):
-        encoded = EncodedImages.open(_encode(config, pipe, names, folder))
-    else:
-        given = ["" if weights is None else f":{weight}" for weight in weights or plain]
-        sets = [
-            source
-            if is_encoded(Path(source))
-            else str(_encode(config, pipe, (source,), folder.with_name(f"{folder.name}-{number}")))
-            for number, source in enumerate(plain)
-        ]
-        encoded = EncodedImages.open([a + b for a, b in zip(sets, given, strict=True)])
-    _check_codes(encoded, pipe, names=", ".join(names))
-    return encoded
-
-
-def _encode(
-    config: TransformerTrainingConfig, pipe: Pipeline, names: tuple[str, ...], folder: Path
-) -> Path:
-    vqgan = pipe.vqgan
-    if not isinstance(vqgan, ImageTokenizer):
-        raise InputError(
-            "Pictures are encoded by an ImageTokenizer; encode them before, or give vqgan."
-        )
-    rows, columns = pipe.transformer.config.grid
-    height, width = rows * vqgan.downsample_factor, columns * vqgan.downsample_factor
-    size = height if height == width else (height, width)
-    encode_images(
-        vqgan,
-        open_images(names, config.data_for(size, multiple=size)),
-        folder,
-        rank=rank(),
-        world_size=world_size(),
-        workers=config.workers,
-        progress=config.progress,
-        replace=True,  # nothing else is kept in a run's own folder
-    )
-    wait()
-    return folder
-
-
-def _check_codes(encoded: EncodedImages, pipe: Pipeline, *, names: str) -> None:
-    """Refuse tokens that are not those of the pipeline's image tokenizer, or of another grid."""
-    vqgan, config = pipe.vqgan, pipe.transformer.config
-    kind, length = type(vqgan).__name__, encoded.image_length
-    if encoded.codebook_size != vqgan.codebook_size or length != config.image_length:
-        raise InputError(
-            f"{names} holds pictures of {length} tokens with {encoded.codebook_size} codes, but "
-            f"the {kind} has {config.image_length} and {vqgan.codebook_size}: encode them with it."
-        )
-    if encoded.grid not in (None, config.grid):
-        raise InputError(
-            f"{names} holds pictures of {encoded.grid} rows and columns of tokens, but the "
-            f"transformer draws {config.grid}: encode them at its size."
-        )
-    own = vqgan.fingerprint if isinstance(vqgan, ImageTokenizer) else None
-    if own is not None and encoded.fingerprint not in (None, own):
-        raise InputError(
-            f"{names} was encoded by another image tokenizer (fingerprint {encoded.fingerprint}) "
-            f"than this {kind} ({own}): encode the pictures with it."
-        )
-
-
 def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -> TransformerBatch:
     """Turn captions and codes into what the transformer takes; no caption is the blank one."""
     with warnings.catch_warnings():  # of captions too long, which were counted at the start
@@ -397,9 +323,9 @@ def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -
 def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
     unseen, prompts = None, _prompts(config)
     if config.eval_data:  # first, because it is short and its name may be wrong
-        unseen = _encoded(config, pipe, config.eval_data, name="eval")
-    encoded = _encoded(config, pipe, config.train_data, name="train")
-    _tell_long_captions(encoded, pipe.tokenizer)
+        unseen = open_tokens(config, pipe, config.eval_data, name="eval")
+    encoded = open_tokens(config, pipe, config.train_data, name="train")
+    tell_long_captions(encoded, pipe.tokenizer)
     batches = TokenBatches(
         encoded,
         batch_size=config.process_batch_size(world_size()),
@@ -437,23 +363,6 @@ def _sample(encoded: EncodedImages, tokenizer: Tokenizer) -> TransformerBatch:
     taken = [encoded[index] for index in range(0, len(encoded), step)][:HELD_OUT]
     captions = [image.captions[0] if image.captions else "" for image in taken]
     return _read(tokenizer, captions, torch.stack([image.image_tokens for image in taken]))
-
-
-def _tell_long_captions(encoded: EncodedImages, tokenizer: Tokenizer) -> None:
-    """Count, once, the captions that the model does not read to their end."""
-    rows = range(min(len(encoded), _COUNTED))
-    captions = [caption for row in rows for caption in encoded.captions(row)]
-    most = tokenizer.max_length
-    long = [caption for caption in captions if len(tokenizer.tokenize(caption)) + 2 > most]
-    if long and rank() == 0:
-        _logger.warning(
-            "%d of %d captions are longer than the %d tokens that the model reads, such as %s; "
-            "their ends are not learnt.",
-            len(long),
-            len(captions),
-            most,
-            reprlib.repr(long[0]),
-        )
 
 
 def _draw(pipe: Pipeline, prompts: Sequence[str]) -> Sheet:
