@@ -11,17 +11,45 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, InputTypeError
-from .images import read_header
+from .images import read_header, tensor_to_images
 
 if TYPE_CHECKING:
     import PIL.Image
+    from torch import Tensor
 
 GRID_GAP = 4
 CAPTION_HEIGHT, CAPTION_SIZE = 18, 12
 _MOST_COMMENT = 65_000  # bytes of a JPEG's segment
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sheet:
+    """Pictures to look at, in rows.
+
+    Attributes:
+        images: f[N,3,H,W] in [0, 1].
+        columns: pictures in a row; as many as make the sheet square when None.
+        captions: what is written above each row.
+    """
+
+    images: Tensor
+    columns: int | None = None
+    captions: Sequence[str] = ()
+
+    def draw(self) -> PIL.Image.Image:
+        """Lay the pictures out.
+
+        Raises:
+            InputError: `images` are no pictures.
+        """
+        pictures = tensor_to_images(self.images)
+        columns = self.columns or math.ceil(len(pictures) ** 0.5)
+        captions = {row * columns: caption for row, caption in enumerate(self.captions)}
+        return make_grid(pictures, columns=columns, captions=captions)
 
 
 def make_grid(

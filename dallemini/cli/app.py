@@ -29,6 +29,7 @@ _COMMANDS = {
     "score": ("Score", "say how well pictures fit a prompt"),
     "info": ("Info", "tell what a checkpoint holds"),
     "convert": ("Convert", "write a checkpoint in the library's own format"),
+    "data": ("Data", "tell what a run would see of pictures with captions"),
     "encode": ("Encode", "turn pictures with captions into tokens"),
     "evaluate": ("Evaluate", "measure a model, and report it"),
     "audit": ("Audit", "say what a model leans towards"),

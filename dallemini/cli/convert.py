@@ -19,10 +19,11 @@ class Convert:
     """Convert a checkpoint in any known format to the native layout.
 
     One part is written to OUTPUT itself; several get a folder each. With a tokenizer, a
-    transformer and a VQGAN the result is a whole pipeline.
+    transformer and a VQGAN the result is a whole pipeline. Of a run of `dallemini train` it is the
+    model of a checkpoint: the one named, or of the run's folder the best or the newest.
 
     Attributes:
-        source: Hub id, local folder or file.
+        source: Hub id, local folder or file; or a run's folder, or one of its checkpoints.
         output: folder to write, new or empty.
         vqgan: source of the VQGAN, to make a pipeline of a transformer that came without.
         scorer: source of a CLIP model, for ranking.
@@ -53,6 +54,8 @@ class Convert:
         """
         output = as_path(self.output)
         _check_output(output)
+        if self._is_of_a_run():
+            return
         from .converting import Conversion  # here, because torch takes seconds
 
         task = Conversion(output=output, dtype=self.dtype, quantization=self.quantization)
@@ -64,6 +67,17 @@ class Convert:
         others = {part: where.open(name) for part, name in named.items() if name is not None}
         for path in task.run(source, others):
             print(path)
+
+    def _is_of_a_run(self) -> bool:
+        """Write the model of a checkpoint that `dallemini train` left, if the source is one."""
+        folder = as_path(self.source)
+        if not any(folder.glob(".metadata")) and not any(folder.glob("checkpoint-*/.metadata")):
+            return False
+        from ..training.recipes.from_checkpoint import write_model
+
+        write_model(folder, self.output)
+        print(self.output)
+        return True
 
 
 def _check_output(output: Path) -> None:

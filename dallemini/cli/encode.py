@@ -32,6 +32,8 @@ class DataOverrides(TypedDict, total=False):
     image_size: int | tuple[int, int]
     crop: Literal["center", "pad"]
     caption_column: str
+    caption_lines: Literal["each", "joined"]
+    caption_from: Literal["files", "folder", "name"]
     image_column: str
     require_captions: bool
     min_clip_score: float
@@ -116,9 +118,15 @@ class Encode:
         settings: dict[str, Any] = {"image_size": own, **self.settings}
         config = DataConfig(where=self.filters, **settings)
         sources = self.data[0] if len(self.data) == 1 else self.data
+        dataset = CaptionedImages.open(sources, config=config)
+        if dataset.weights is not None:
+            raise InputError(
+                "Weights are for training: encode each source without, then mix the tokens, as in "
+                "--train-data tokens-a:0.7 tokens-b:0.3."
+            )
         report = encode_images(
             vqgan,
-            CaptionedImages.open(sources, config=config),
+            dataset,
             self.output,
             shard_size=self.shard_size,
             batch_size=self.batch_size,

@@ -38,8 +38,8 @@ def read_captions(value: object) -> tuple[str, ...]:
     raise NotTextError(f"it is {type(value).__name__}: {str(value)[:40]}")
 
 
-def read_caption_lines(content: bytes) -> tuple[str, ...]:
-    r"""Return the captions in a text file, one a line.
+def read_caption_lines(content: bytes, *, joined: bool = False) -> tuple[str, ...]:
+    r"""Return the captions in a text file, one a line, or all lines as one.
 
     Raises:
         NotTextError: the file is not UTF-8.
@@ -49,7 +49,8 @@ def read_caption_lines(content: bytes) -> tuple[str, ...]:
         ('a cat', 'a grey cat')
     """
     try:
-        return read_captions(_LINE_ENDS.split(content.decode("utf-8-sig")))
+        lines = read_captions(_LINE_ENDS.split(content.decode("utf-8-sig")))
+        return read_captions(" ".join(lines)) if joined else lines
     except UnicodeDecodeError as error:
         raise NotTextError(f"it is not UTF-8: {error}") from error
 

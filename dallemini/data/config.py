@@ -28,6 +28,9 @@ class DataConfig(Config):
             Where this is left as it is, "captions", "text", "txt" and "TEXT" are tried as well.
         image_column: column with the path (relative to its file), the bytes, or both as
             `{"bytes", "path"}`. Where this is left as it is, other usual names are tried as well.
+        caption_lines: "each" takes every line of a text file as a caption, "joined" all as one.
+        caption_from: "files" reads captions; of a folder of pictures, "folder" takes the name of
+            the folder that each lies in as its caption, and "name" that of its file.
         caption_choice: "random" draws one of several captions each time, "first" takes the first.
         caption_dropout: share of captions replaced by the empty one, from 0 to 1.
         require_captions: whether a record without a caption is bad; if not, its caption is empty.
@@ -51,6 +54,8 @@ class DataConfig(Config):
     mirror: bool = False
     caption_column: str = "caption"
     image_column: str = "image"
+    caption_lines: Literal["each", "joined"] = "each"
+    caption_from: Literal["files", "folder", "name"] = "files"
     caption_choice: Literal["first", "random"] = "random"
     caption_dropout: float = 0.0
     require_captions: bool = True

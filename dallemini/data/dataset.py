@@ -13,8 +13,10 @@ from pathlib import Path
 from ..errors import InputError, InputTypeError
 from .config import DEFAULT_SIZE, DataConfig
 from .images import decode_image, fit_image
+from .order import EpochOrder, MixedOrder, make_order
 from .records import BadRecord, BadRecordError, CaptionedImage, DataShard, RawRecord
-from .sources import RowSource, StreamSource, open_source
+from .sources import Joined, RowSource, StreamSource, open_sources
+from .sources.base import NotDownloadedError
 
 _DEFAULT = DataConfig()
 _logger = logging.getLogger("dallemini.data")
@@ -46,6 +48,7 @@ class CaptionedImages:
         self.names = (name,) if names is None else tuple(names)
         self._stream = source if isinstance(source, StreamSource) else None
         self._numbered = None if isinstance(source, StreamSource) else source
+        self.weights: tuple[float, ...] | None = None  # how often records of each source come
         self._bad: Counter[str] = Counter()
         self._reported: set[tuple[str, str]] = set()
         for record in self.skipped:
@@ -60,19 +63,22 @@ class CaptionedImages:
         Args:
             source: a folder with `metadata.jsonl` or with a .txt file beside each picture; .jsonl,
                 .parquet, .csv or .tsv files; .tar files, http(s):// addresses or pipe: commands.
-                Several by a list, by a pattern such as `a-*.tar`, or by {000..123}.
+                Several by a list, by a pattern such as `a-*.tar`, or by {000..123}; with weights
+                as in ["a:0.7", "b:0.3"], or each record as often as every other one.
             config: which columns are read, which records pass, and how pictures are cropped.
 
         Raises:
             MissingFileError: a file does not exist, or a pattern fits none.
-            InputError: there is nothing to read, of several kinds, or without the columns asked
-                for; or no record passes the filters.
+            InputError: there is nothing to read, or without the columns asked for; tar shards are
+                named with something else, or with weights; or no record passes the filters.
             InputTypeError: `source` is neither a name nor a list of names.
             MissingDependencyError: the package that reads this kind is not installed.
         """
-        found = open_source(source, config)
+        found, weights = open_sources(source, config)
         names = [source] if isinstance(source, str | Path) else list(source)
-        return cls(found, config, name=", ".join(map(str, names[:3])), names=names)
+        dataset = cls(found, config, name=", ".join(map(str, names[:3])), names=names)
+        dataset.weights = weights
+        return dataset
 
     @property
     def is_stream(self) -> bool:
@@ -90,10 +96,17 @@ class CaptionedImages:
             raise InputTypeError(f"{self.name} is no stream; its records have numbers.")
         return self._stream
 
-    @property
-    def blocks(self) -> Sequence[int] | None:
-        """Sizes of the groups of records that are read together, where it matters for speed."""
-        return self._rows().blocks
+    def order(self, seed: int) -> EpochOrder | MixedOrder:
+        """Return which record comes at each position of the endless sequence of a seed.
+
+        Raises:
+            InputTypeError: it is a stream.
+        """
+        rows, window = self._rows(), self.config.shuffle_buffer
+        lengths, blocks = [len(rows)], [rows.blocks]
+        if isinstance(rows, Joined):
+            lengths, blocks = rows.lengths, rows.part_blocks
+        return make_order(lengths, self.weights, seed=seed, blocks=blocks, window=window)
 
     @property
     def skipped(self) -> Sequence[BadRecord]:
@@ -186,6 +199,16 @@ class CaptionedImages:
             return self._rows().row(index)
         except BadRecordError as error:
             return error.record
+
+    def missing_download(self, index: int) -> NotDownloadedError | None:
+        """Return the address of a record's picture, if it is one that was not fetched yet."""
+        try:
+            self._rows().row(index)
+        except NotDownloadedError as error:
+            return error
+        except BadRecordError:
+            pass
+        return None
 
     def raw_records(self, shard: DataShard) -> Iterator[RawRecord | BadRecord]:
         """Yield the records of a shard before decoding, or what is wrong with them.

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from ..errors import DalleMiniError, InputError
 from .captions import choose_caption
 from .dataset import CaptionedImages
-from .order import EpochOrder, batch_positions, random_at
+from .order import batch_positions, random_at
 from .records import BadRecord, BadRecordError, CaptionedImage, ImageBatch, RawRecord
 from .stream import Lane
 
@@ -52,12 +52,7 @@ class RowBatches(Dataset[Outcome]):
 
     def __init__(self, dataset: CaptionedImages, split: Split) -> None:
         self.dataset, self.split = dataset, split
-        self.order = EpochOrder(
-            len(dataset),
-            seed=split.seed,
-            blocks=dataset.blocks,
-            window=dataset.config.shuffle_buffer,
-        )
+        self.order = dataset.order(split.seed)
 
     def __getitem__(self, index: int) -> Outcome:
         """Return a batch."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, InputTypeError
 
 Item = TypeVar("Item")
+_PERIOD = 1000  # positions in which every set has its share
 _EPOCHS_KEPT = 2  # a batch may lie across the border of two
 
 
@@ -148,6 +149,80 @@ class EpochOrder:
         if waiting:
             shuffled.append(np.concatenate(waiting)[_permutation(held, generator)])
         return np.concatenate(shuffled)
+
+
+class MixedOrder:
+    """The record at each position where several sets of records are shown in given shares.
+
+    Every `_PERIOD` positions hold the same number of records of a set; each set goes through epochs
+    of its own.
+
+    Args:
+        orders: of each set, whose records are counted one set after the other.
+        weights: how often records of each set come, in any unit.
+        seed: of the order in which the sets take turns.
+
+    Example:
+        >>> order = MixedOrder([EpochOrder(2), EpochOrder(50)], [1, 3])
+        >>> sum(order[position] < 2 for position in range(4000))
+        1000
+    """
+
+    def __init__(
+        self, orders: Sequence[EpochOrder], weights: Sequence[float], *, seed: int = 0
+    ) -> None:
+        self.orders = orders
+        self.starts = np.concatenate([[0], np.cumsum([order.length for order in orders])])
+        shares = np.round(np.cumsum(weights) / sum(weights) * _PERIOD).astype(int)
+        self.counts = np.diff(shares, prepend=0)
+        turns = np.repeat(np.arange(len(orders)), self.counts)
+        generator = torch.Generator("cpu").manual_seed(stable_seed(seed, "turns"))
+        self.turns = turns[_permutation(_PERIOD, generator)]
+        # which one of its set each turn is
+        self.ranks = np.empty(_PERIOD, np.int64)
+        for number in range(len(orders)):
+            self.ranks[self.turns == number] = np.arange(self.counts[number])
+
+    def __getitem__(self, position: int) -> int:
+        """Return the record at a position, from 0."""
+        period, place = divmod(position, _PERIOD)
+        number = int(self.turns[place])
+        own = period * int(self.counts[number]) + int(self.ranks[place])
+        return self.orders[number][own] + int(self.starts[number])
+
+
+def make_order(
+    lengths: Sequence[int],
+    weights: Sequence[float] | None,
+    *,
+    seed: int,
+    blocks: Sequence[Sequence[int] | None] | None = None,
+    window: int = 1,
+) -> EpochOrder | MixedOrder:
+    """Return the order of several sets of records: all of each epoch, or in given shares.
+
+    Args:
+        lengths: records of each set.
+        weights: how often records of each come; None shows all of them equally often.
+        seed: of the shuffling.
+        blocks: of each set, as `EpochOrder` takes them.
+        window: as `EpochOrder` takes it.
+
+    Raises:
+        InputError: a set has no records.
+    """
+    parts = [None] * len(lengths) if blocks is None else list(blocks)
+    if weights is None:
+        joined = None
+        if any(part is not None for part in parts):
+            pairs = zip(parts, lengths, strict=True)
+            joined = [n for part, length in pairs for n in ([1] * length if part is None else part)]
+        return EpochOrder(sum(lengths), seed=seed, blocks=joined, window=window)
+    orders = [
+        EpochOrder(length, seed=stable_seed(seed, "set", number), blocks=part, window=window)
+        for number, (length, part) in enumerate(zip(lengths, parts, strict=True))
+    ]
+    return MixedOrder(orders, weights, seed=seed)
 
 
 def _permutation(length: int, generator: torch.Generator) -> NDArray[np.int64]:

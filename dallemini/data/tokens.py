@@ -27,7 +27,8 @@ from torch import Tensor
 from ..checkpoints.cache import convert_once
 from ..errors import InputError
 from .captions import choose_caption
-from .order import EpochOrder, batch_positions, check_split, random_at
+from .order import batch_positions, check_split, make_order, random_at
+from .sources import split_weights
 from .token_shards import TokenShard, find_shards, read_arrays, token_dtype
 
 PathName = str | os.PathLike[str]
@@ -95,9 +96,13 @@ class EncodedImages:
         grid: tuple[int, int] | None = None,
         fingerprint: str | None = None,
         folder: Path | None = None,
+        lengths: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self._arrays, self._folder = arrays, folder
         self.codebook_size, self.grid, self.fingerprint = codebook_size, grid, fingerprint
+        self.lengths = [len(self)] if lengths is None else list(lengths)  # of each set
+        self.weights = weights  # how often pictures of each set come; all alike when None
 
     @classmethod
     def open(
@@ -108,7 +113,8 @@ class EncodedImages:
         A folder must be complete; shards that are named one by one, or by a pattern, need not be.
 
         Args:
-            source: the folder, or files, or several of either.
+            source: the folder, or files, or several of either; with weights as in
+                ["a:0.7", "b:0.3"], or each picture as often as every other one.
             cache_dir: where a set of `LARGE` bytes or more is copied to for mapping, once; beside
                 its first shard when None.
 
@@ -119,8 +125,11 @@ class EncodedImages:
             StorageError: the copy for mapping does not fit on the disk.
             MissingDependencyError: pyarrow is not installed.
         """
-        names = [source] if isinstance(source, str | os.PathLike) else list(source)
-        shards = [shard for name in names for shard in find_shards(Path(name))]
+        given = [source] if isinstance(source, str | os.PathLike) else list(source)
+        names, weights = split_weights([os.fspath(name) for name in given])
+        sets = [find_shards(Path(name)) for name in names]
+        lengths = [sum(shard.rows for shard in shards) for shards in sets]
+        shards = [shard for several in sets for shard in several]
         _check_same(shards)
         if not sum(shard.rows for shard in shards):
             raise InputError(
@@ -132,6 +141,8 @@ class EncodedImages:
             "codebook_size": codebook_size,
             "grid": _first(shard.grid for shard in shards),
             "fingerprint": _first(shard.fingerprint for shard in shards),
+            "lengths": lengths,
+            "weights": weights,
         }
         dtype = token_dtype(codebook_size)
         if sum(shard.rows for shard in shards) * length * dtype.itemsize < LARGE:
@@ -241,7 +252,7 @@ class TokenBatches:
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.caption_dropout, self.caption_choice = caption_dropout, caption_choice
-        self._order = EpochOrder(len(dataset), seed=seed)
+        self._order = make_order(dataset.lengths, dataset.weights, seed=seed)
 
     def __call__(self, index: int) -> TokenBatch:
         """Return this process's part of global batch `index`, counted from 0.

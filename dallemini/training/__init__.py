@@ -6,6 +6,8 @@ from the step number to a batch, so that a resumed run sees what an uninterrupte
 
 from __future__ import annotations
 
+from ..sheets import Sheet
+from .callbacks import Callback, EarlyStopping
 from .clip import CLIPBatch, CLIPTask
 from .config import TrainingConfig
 from .loop import run
@@ -16,6 +18,9 @@ from .vqgan import VQGANTask
 __all__ = [
     "CLIPBatch",
     "CLIPTask",
+    "Callback",
+    "EarlyStopping",
+    "Sheet",
     "Task",
     "TrainingConfig",
     "TransformerBatch",

@@ -2,8 +2,9 @@
 
 Written by `torch.distributed.checkpoint`: each process writes its part of split weights, and any
 number of processes can read them. On several machines the folder must be one that all of them see.
-A new checkpoint may be marked as untried; those before it stay until it proved good. Knows tensors
-and numbers, not what they mean.
+A new checkpoint may be marked as untried; those before it stay until it proved good. Another mark
+says how the best one was judged, which stays whatever comes after it. Knows tensors and numbers,
+not what they mean.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError, StorageError
-from .description import SafePlanner, SafeReader
+from .description import NAME, SafePlanner, SafeReader
 from .distributed import local, rank, someone, wait
 
 PREFIX = "checkpoint-"
 _UNTRIED = "untried"  # a file in a checkpoint whose weights have not computed a loss yet
+_BEST = "best.json"  # a file in a checkpoint that was judged better than those before
 _UNREADABLE = (
     ArithmeticError,
     AssertionError,
@@ -59,16 +61,61 @@ def newest(folder: Path, *, before: Path | None = None) -> Path | None:
     return found[-1] if found else None
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a folder is a complete checkpoint, whatever it is called."""
+    return (path / NAME).is_file() and path.suffix != ".partial"
+
+
 def is_untried(path: Path) -> bool:
     """Tell whether a checkpoint's weights have yet to prove good."""
     return (path / _UNTRIED).exists()
 
 
-def accept(path: Path) -> None:
-    """Let a checkpoint count as good, and remove those before it; what cannot be removed stays."""
+def accept(path: Path, *, keep: int = 1) -> None:
+    """Let a checkpoint count as good, and remove those before it; what cannot be removed stays.
+
+    Args:
+        path: of the checkpoint.
+        keep: how many of the newest stay; the one that was judged best does besides.
+    """
     if rank() == 0:
         (path / _UNTRIED).unlink(missing_ok=True)
-        _remove(*(other for other in _all(path.parent) if other != path))
+        found, best = _all(path.parent), judged_best(path.parent)
+        kept = {path, *found[-keep:], *([] if best is None else [best[0]])}
+        for other in found:
+            if best is not None and other != best[0]:
+                (other / _BEST).unlink(missing_ok=True)
+        _remove(*(other for other in found if other not in kept))
+
+
+def judged_best(folder: Path) -> tuple[Path, float] | None:
+    """Return the checkpoint of a run that was judged best, and how: lower is better."""
+    judged = []
+    for path in _all(folder):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            judged.append((float(json.loads((path / _BEST).read_text("utf-8"))), path))
+    return None if not judged else (min(judged)[1], min(judged)[0])
+
+
+def set_aside(folder: Path, *, after: Path) -> list[Path]:
+    """Give the checkpoints after one of the same run another name, so that it is the newest.
+
+    Raises:
+        StorageError: that cannot be done.
+    """
+    later = [path for path in _all(folder) if path > after]
+    moved = [path.with_name(f"aside-{path.name}") for path in later]
+
+    def move() -> None:
+        for path, place in zip(later, moved, strict=True):
+            _remove(place)
+            os.replace(path, place)
+
+    try:
+        _first_process(move)
+    except OSError as error:
+        raise StorageError(f"Could not set {later[0]} aside: {error}.") from error
+    return moved
 
 
 def withdraw(path: Path) -> None:
@@ -87,6 +134,8 @@ def save(
     optimizers: list[Optimizer],
     progress: Mapping[str, Any],
     untried: bool = False,
+    keep: int = 1,
+    judged: float | None = None,
 ) -> Path:
     """Write a checkpoint, atomically, and remove those before it.
 
@@ -98,6 +147,8 @@ def save(
         optimizers: of the module's parameters.
         progress: other JSON values to find again.
         untried: mark the checkpoint, and keep those before it until `accept` is called.
+        keep: how many of the newest stay; see `accept`.
+        judged: how good a checkpoint is that is better than those before, lower is better.
 
     Returns:
         The checkpoint's folder.
@@ -113,6 +164,8 @@ def save(
     def finish() -> None:
         if untried:
             (partial / _UNTRIED).touch()
+        if judged is not None:
+            (partial / _BEST).write_text(json.dumps(judged), encoding="utf-8")
         _remove(target)
         os.replace(partial, target)
 
@@ -125,7 +178,7 @@ def save(
         _remove(partial)
         raise StorageError(f"Could not write {target}: {_why(error, folder, state)}.") from error
     if not untried:
-        accept(target)
+        accept(target, keep=keep)
     wait()
     return target
 
@@ -172,6 +225,30 @@ def load(
         _read(state, reader)
         module.load_state_dict(state["module"])
         set_optimizer_state_dict(module, optimizers, optim_state_dict=state["optimizers"])
+
+
+def load_averages(path: Path, module: nn.Module) -> None:
+    """Read the weights that a run would return: the averages, and what has none as it is.
+
+    Args:
+        path: of the checkpoint.
+        module: what is read of it, by the names in the checkpoint; filled in place.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    with _explained(path):
+        reader = SafeReader(path)
+        _check_sizes(reader.description, module, path)
+        names = module.state_dict().keys()
+        averaged = {n for n in names if f"average.{n}" in reader.description.state_dict_metadata}
+        values = module.state_dict()
+        state = {
+            "module": {name: value for name, value in values.items() if name not in averaged},
+            "average": {name: value for name, value in values.items() if name in averaged},
+        }
+        _read(state, reader)
+        module.load_state_dict({**state["module"], **state["average"]})
 
 
 def _check_sizes(description: Metadata, module: nn.Module, path: Path) -> None:

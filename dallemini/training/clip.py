@@ -7,7 +7,7 @@ Source: "Learning Transferable Visual Models From Natural Language Supervision" 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -86,6 +86,11 @@ class CLIPTask(Task):
             measured[f"{name}_top1"] = float((rank < 1).float().mean())
             measured[f"{name}_top5"] = float((rank < 5).float().mean())
         return measured
+
+    def judge(self, measured: Mapping[str, float]) -> float | None:
+        """Count how many held-out captions find their picture, first or among the first five."""
+        found = [measured.get(f"held_out_top{count}") for count in (1, 5)]
+        return None if None in found else -sum(filter(None, found))
 
     def _logits(self, batch: CLIPBatch, *, gathered: bool = True) -> Tensor:
         pictures = self.clip.encode_image(batch.pixel_values.to(self.device))

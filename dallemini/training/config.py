@@ -10,7 +10,8 @@ from ..config import Config
 from ..errors import ConfigError
 
 Precision = Literal["float32", "bfloat16", "float16"]
-_AT_LEAST_ONE = "steps", "batch_size", "accumulation", "log_every", "evaluate_every"
+_AT_LEAST_ONE: tuple[str, ...] = "steps", "batch_size", "accumulation", "log_every"
+_AT_LEAST_ONE += ("evaluate_every", "keep_last")
 _NOT_NEGATIVE = (
     "learning_rate",
     "matrix_learning_rate",
@@ -18,6 +19,7 @@ _NOT_NEGATIVE = (
     "clip_norm",
     "save_minutes",
     "workers",
+    "patience",
 )
 
 
@@ -53,6 +55,12 @@ class TrainingConfig(Config):
         log_every: steps between two rows of the log.
         evaluate_every: steps between two looks at held-out data and samples.
         save_minutes: time between two checkpoints of the run.
+        keep_last: how many of the newest checkpoints stay. The best one by held-out data does
+            besides.
+        patience: evaluations without a better one on held-out data after which the run ends; 0 does
+            all steps.
+        resume_from: checkpoint to go on from: an earlier one of this run, those after it are set
+            aside; or one of another run. The newest of the run's folder when None.
         workers: processes that prepare batches ahead; 0 prepares them in this one.
         tracker: also log there.
         progress: show a progress bar.
@@ -67,6 +75,7 @@ class TrainingConfig(Config):
             *("learning_rate", "matrix_learning_rate", "weight_decay", "clip_norm", "schedule"),
             *("decay_share", "warmup_steps", "ema_decay", "precision", "gradient_checkpointing"),
             *("log_every", "evaluate_every", "save_minutes", "tracker", "progress"),
+            *("keep_last", "patience", "resume_from"),
         }
     )
 
@@ -91,6 +100,9 @@ class TrainingConfig(Config):
     log_every: int = 50
     evaluate_every: int = 1000
     save_minutes: float = 5.0
+    keep_last: int = 1
+    patience: int = 0
+    resume_from: str | None = None
     workers: int = 0
     tracker: Literal["tensorboard", "wandb"] | None = None
     progress: bool = True

@@ -29,6 +29,7 @@ CURVES_NAME = "curves.png"
 
 Values = NDArray[np.float64]
 
+_NOT_DRAWN = ("step", "epoch", "time")  # they grow with the steps
 _COLUMNS = 3
 _SMOOTHED_FROM = 30  # points; fewer are drawn as they are, as measurements always are
 _MARKED_TO = 60  # points; of more, the marks would be a band
@@ -98,7 +99,7 @@ def read_curves(folder: str | os.PathLike[str]) -> list[Curve]:
     curves: dict[str, Curve] = {}
     for row in read_log(folder):
         for name, value in row.items():
-            if name != "step" and math.isfinite(value):
+            if name not in _NOT_DRAWN and math.isfinite(value):
                 curve = curves.setdefault(name, Curve(name, measured="loss" not in row))
                 curve.steps.append(row["step"])
                 curve.values.append(value)
@@ -158,7 +159,7 @@ def _draw(curves: list[Curve], *, title: str) -> Figure:
 
 def _place(curve: Curve) -> int:
     """Say what comes first: measurements, then parts of the loss, then how the run went."""
-    if curve.name == "learning_rate" or curve.name.endswith("_per_second"):
+    if curve.name.endswith(("learning_rate", "_per_second", "memory_gb")):
         return 2
     return 0 if curve.measured else 1
 

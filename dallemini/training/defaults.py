@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ..errors import UnsupportedOperationError
+
 
 @contextlib.contextmanager
 def plain_defaults() -> Iterator[None]:
@@ -20,3 +22,23 @@ def plain_defaults() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
+
+
+def check_gradients_possible() -> None:
+    """Refuse to train where PyTorch cannot compute gradients.
+
+    Raises:
+        UnsupportedOperationError: inside `torch.inference_mode`.
+    """
+    if torch.is_inference_mode_enabled():
+        raise UnsupportedOperationError(
+            "Training computes gradients, which torch.inference_mode() rules out: leave its block."
+        )
+
+
+@contextlib.contextmanager
+def own_state(device: torch.device) -> Iterator[None]:
+    """Compute gradients and draw numbers whatever torch's global state is, and leave that alone."""
+    devices = [device] if device.type == "cuda" else []
+    with plain_defaults(), torch.enable_grad(), torch.random.fork_rng(devices=devices):
+        yield

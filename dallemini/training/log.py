@@ -9,8 +9,9 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import MissingFileError
 from ..files import as_path, write_text
@@ -35,6 +36,27 @@ def read_log(folder: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
             yield row
         elif line.endswith("\n"):
             _logger.warning("Line %d of %s is no row of a log and is left out.", number, path)
+
+
+def past_judgements(
+    folder: Path, judge: Callable[[Mapping[str, float]], float | None]
+) -> dict[str, Any]:
+    """Return how good the best evaluation in a log was, and how many came after it.
+
+    Args:
+        folder: of the run.
+        judge: what was measured to how good that is, lower is better.
+
+    Returns:
+        best: None where there is none.
+        waited: evaluations after it.
+    """
+    rows = read_log(folder) if (folder / LOG_NAME).exists() else iter(())
+    found = [value for row in rows if (value := judge(row)) is not None]
+    judged = [math.inf if math.isnan(value) else value for value in found]
+    if not judged:
+        return {"best": None, "waited": 0}
+    return {"best": min(judged), "waited": len(judged) - 1 - judged.index(min(judged))}
 
 
 def forget_later_rows(path: Path, start_step: int) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,11 +19,14 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from ..errors import InputError, StorageError, UnsupportedOperationError
+from ..errors import InputError
 from ..files import as_path
+from ..sheets import Sheet
 from . import checkpoint
+from .callbacks import Callback
 from .config import TrainingConfig
-from .defaults import plain_defaults
+from .defaults import check_gradients_possible as check_gradients_possible
+from .defaults import own_state
 from .distributed import (
     check_splitting,
     connected,
@@ -37,10 +40,12 @@ from .distributed import (
     whole_weights,
 )
 from .interruption import SIGNALS, Interruption
+from .keeping import Keeper
 from .lock import locked
-from .monitor import Monitor
+from .memory import used_memory
+from .monitor import own_callbacks
 from .optimizer import make_optimizers, rate_factor
-from .resuming import changes, refuse_changed, refuse_changes
+from .resuming import changes, refuse_changed, refuse_changes, starting_point
 from .task import Task
 
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,7 +53,12 @@ _logger = logging.getLogger("dallemini.training")
 
 
 def run(
-    task: Task, config: TrainingConfig, *, folder: str | Path, seconds: float | None = None
+    task: Task,
+    config: TrainingConfig,
+    *,
+    folder: str | Path,
+    seconds: float | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train until the steps are done, resuming from `folder` when it holds a checkpoint.
 
@@ -65,6 +75,7 @@ def run(
         config: how long and how fast.
         folder: for checkpoints, `log.jsonl`, pictures and curves; made if missing.
         seconds: stop after this time with a checkpoint, to go on later.
+        callbacks: what follows the run besides its log; of several processes the first calls them.
 
     Raises:
         ConfigError: the device or the strategy cannot be used here, or the folder's checkpoint was
@@ -84,32 +95,12 @@ def run(
     device = pick_device(config.device)
     deadline = None if seconds is None else time.monotonic() + seconds
     place = as_path(folder)
-    with Interruption() as interruption, connected(device), locked(place), _own_state(device):
+    with Interruption() as interruption, connected(device), locked(place), own_state(device):
         task.module.to(device)
-        with _prepared_blocks(task, config), _Loop(task, config, place) as loop:
+        with _prepared_blocks(task, config), _Loop(task, config, place, callbacks) as loop:
             number = loop.train(deadline=deadline, interruption=interruption)
         if number is not None:
             interruption.end(number)
-
-
-def check_gradients_possible() -> None:
-    """Refuse to train where PyTorch cannot compute gradients.
-
-    Raises:
-        UnsupportedOperationError: inside `torch.inference_mode`.
-    """
-    if torch.is_inference_mode_enabled():
-        raise UnsupportedOperationError(
-            "Training computes gradients, which torch.inference_mode() rules out: leave its block."
-        )
-
-
-@contextlib.contextmanager
-def _own_state(device: torch.device) -> Iterator[None]:
-    """Compute gradients and draw numbers whatever torch's global state is, and leave that alone."""
-    devices = [device] if device.type == "cuda" else []
-    with plain_defaults(), torch.enable_grad(), torch.random.fork_rng(devices=devices):
-        yield
 
 
 @contextlib.contextmanager
@@ -144,7 +135,9 @@ class _Step(nn.Module):
 
 
 class _Loop:
-    def __init__(self, task: Task, config: TrainingConfig, folder: Path) -> None:
+    def __init__(
+        self, task: Task, config: TrainingConfig, folder: Path, callbacks: Sequence[Callback]
+    ) -> None:
         self.task, self.config, self.folder = task, config, folder
         if config.strategy == "fsdp":
             check_splitting(task.can_split)
@@ -157,31 +150,24 @@ class _Loop:
         self.scaler = torch.amp.GradScaler(task.device.type, enabled=config.precision == "float16")
         self.step = 0
         self.sums: dict[str, list[float]] = {}
-        self.good: Path | None = None  # the last checkpoint whose weights computed a loss
-        self.untried: Path | None = None  # one after it, until its weights have
-        self.disk_is_full = False
+        self.keeper = Keeper(folder, keep=config.keep_last)
+        self.judged: float | None = None  # of this step, where it is the best so far
+        self.ended = self.is_to_end = False  # by a callback, and whether one has asked for it
         self.resume()
-        self.monitor = self._open_monitor() if rank() == 0 else None
+        self.callbacks: list[Callback] = []
+        if rank() == 0:
+            own = own_callbacks(config, folder, start_step=self.step, judge=task.judge)
+            self.callbacks = [*own, *callbacks]
         self.saved_at = self.logged_at = time.monotonic()
-        self.logged_step = self.step
-
-    def _open_monitor(self) -> Monitor:
-        return Monitor(
-            self.folder,
-            total_steps=self.config.steps,
-            batch_size=self.config.batch_size,
-            start_step=self.step,
-            progress=self.config.progress,
-            tracker=self.config.tracker,
-            config=self.config.to_dict(),
-        )
+        self.logged_step, self.paused = self.step, 0.0
 
     def __enter__(self) -> _Loop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.monitor is not None:
-            self.monitor.close()
+        with contextlib.ExitStack() as stack:
+            for callback in reversed(self.callbacks):
+                stack.callback(callback.close)
 
     def train(self, *, deadline: float | None, interruption: Interruption) -> int | None:
         """Do the steps that are left, or as many as the time allows, and average the weights.
@@ -191,39 +177,50 @@ class _Loop:
         """
         self.task.module.train()
         number, late = None, False
-        while self.step < self.config.steps and number is None and not late:
+        while not self.is_done and number is None and not late:
             self.advance()
             number, late, due = self._decide(deadline, interruption)
-            if due or late or number is not None or self.step == self.config.steps:
+            if due or late or number is not None or self.is_done:
                 self.save()
         if number is None:
             self._swap_average()
             self.task.module.eval()
+            self.keeper.tell_best()
         return number
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the steps are done, or a callback has ended the run."""
+        return self.step >= self.config.steps or self.ended
 
     def _decide(
         self, deadline: float | None, interruption: Interruption
     ) -> tuple[int | None, bool, bool]:
         """Agree among the processes on a signal, the end of the time, and a checkpoint's time.
 
-        A signal may have come to any of them; what depends on the clock is said by the first.
+        A signal may have come to any of them; what depends on the clock is said by the first, and
+        so is the end that a callback asks for, which is noted.
         """
         now, is_first = time.monotonic(), rank() == 0
         late = is_first and deadline is not None and now > deadline
         due = is_first and now - self.saved_at > 60 * self.config.save_minutes
+        due = due or self.judged is not None
         heard = [interruption.heard == number for number in SIGNALS]
-        *signals, late_share, due_share = mean([float(flag) for flag in (*heard, late, due)])
+        flags = [float(flag) for flag in (*heard, late, due, self.is_to_end)]
+        *signals, late_share, due_share, ended_share = mean(flags)
+        self.ended = self.ended or ended_share > 0
         number = next((n for n, share in zip(SIGNALS, signals, strict=True) if share > 0), None)
         return number, late_share > 0, due_share > 0
 
     def advance(self) -> None:
         """Do one step and whatever is due after it."""
+        self.judged = None
         self._set_rates()
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 1_009 + rank())
         losses = self._backward()
         self._check_gradients()
         self._check(losses["loss"], "loss")
-        self._update_weights()
+        losses["gradient_norm"] = self._update_weights()
         self._update_average()
         self.step += 1
         for name, value in losses.items():
@@ -257,15 +254,20 @@ class _Loop:
         dtype = _DTYPES[self.config.precision]
         return torch.autocast(self.task.device.type, dtype, enabled=dtype is not None)
 
-    def _update_weights(self) -> None:
-        """Follow the gradients, unless they overflowed in float16; the scale is lowered then."""
+    def _update_weights(self) -> float:
+        """Follow the gradients, unless they overflowed in float16; the scale is lowered then.
+
+        Returns:
+            The norm of the gradients, before they are clipped.
+        """
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.parameters]))  # type: ignore[misc]
+        length = float(norm)
         if self.scaler.get_scale() <= 1.0:  # as without a scaler: it is not the scale's fault
-            self._check(float(norm), "gradient's norm")
-        self._accept()
-        if bool(norm.isfinite()):
+            self._check(length, "gradient's norm")
+        self.keeper.accept()
+        if math.isfinite(length):
             if self.config.clip_norm:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
             for optimizer in self.optimizers:
@@ -273,6 +275,7 @@ class _Loop:
         self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        return length
 
     def _check_gradients(self) -> None:
         names = zip(self.average, self.parameters, strict=True)
@@ -291,27 +294,27 @@ class _Loop:
         advice = "lower the learning rate or look at this batch"
         if self.step == 0:  # no rate has had a part in it
             advice = "look at this batch, and at the weights that the run starts from"
-        if self.untried is not None:
-            checkpoint.withdraw(self.untried)
-            self.untried = None
-        rest = "There is no checkpoint yet: started again, the run begins anew."
-        if self.good is not None:
-            rest = f"The last checkpoint is still good: the run goes on from {self.good.name}."
-        raise InputError(f"{problem}; {advice}. {rest}")
-
-    def _accept(self) -> None:
-        """Let the newest checkpoint count, as its weights have computed a loss and a gradient."""
-        if self.untried is not None:
-            checkpoint.accept(self.untried)
-            self.good, self.untried = self.untried, None
+        raise InputError(f"{problem}; {advice}. {self.keeper.withdraw()}")
 
     def _after_step(self) -> None:
-        if self.monitor is not None:
-            self.monitor.advance(self.step)
-        if self.step % self.config.log_every == 0:
-            self._log_step()
+        is_due = self.step % self.config.log_every == 0
+        values = self._row() if is_due else {}
+        self._tell(lambda callback: callback.on_step(self.step, values))
         if self.step % self.config.evaluate_every == 0 or self.step == self.config.steps:
-            self._evaluate()
+            with self._not_counted():
+                self._evaluate()
+
+    def _tell(self, tell: Callable[[Callback], bool | None]) -> None:
+        """Call every callback; one that returns True ends the run."""
+        for callback in self.callbacks:
+            self.is_to_end = bool(tell(callback)) or self.is_to_end
+
+    @contextlib.contextmanager
+    def _not_counted(self) -> Iterator[None]:
+        """Leave the time of a block out of the pictures per second."""
+        started = time.monotonic()
+        yield
+        self.paused += time.monotonic() - started
 
     def _set_rates(self) -> None:
         factor = rate_factor(self.step, self.config)
@@ -341,47 +344,51 @@ class _Loop:
         self._swap_average()
         self.task.module.eval()
         with whole_weights(self.network):
-            measured, pictures = self.task.evaluate(self.step), self.task.pictures(self.step)
+            measured, drawn = self.task.evaluate(self.step), self.task.pictures(self.step)
         self.task.module.train()
         self._swap_average()
-        if self.monitor is not None:
-            if measured:
-                self.monitor.log(self.step, measured)
-            for name, images in pictures.items():
-                self.monitor.images(self.step, name, images)
+        judged = self.task.judge(measured)
+        self.judged = judged if self.keeper.is_better(judged) else None
+        if self.callbacks and (measured or drawn):
+            sheets = {
+                name: part if isinstance(part, Sheet) else Sheet(images=part)
+                for name, part in drawn.items()
+            }
+            self._tell(lambda callback: callback.on_evaluation(self.step, measured, sheets))
 
-    def _log_step(self) -> None:
-        now, examples = time.monotonic(), (self.step - self.logged_step) * self.config.batch_size
-        means = {name: sum(values) / len(values) for name, values in self.sums.items()}
-        means["learning_rate"] = rate_factor(self.step - 1, self.config) * self.base_rates[-1][0]
-        means["images_per_second"] = examples / (now - self.logged_at)
-        if self.monitor is not None:
-            self.monitor.log(self.step, means)
-        self.sums, self.logged_at, self.logged_step = {}, now, self.step
+    def _row(self) -> dict[str, float]:
+        """Return a row of the log: the means since the last one, and how the run goes."""
+        now, images = time.monotonic(), (self.step - self.logged_step) * self.config.batch_size
+        row = {name: sum(values) / len(values) for name, values in self.sums.items()}
+        factor = rate_factor(self.step - 1, self.config)
+        row["learning_rate"] = factor * self.base_rates[-1][0]
+        if len(self.base_rates) > 1:
+            row["matrix_learning_rate"] = factor * self.base_rates[0][0]
+        if self.task.epoch_images:
+            row["epoch"] = self.step * self.config.batch_size / self.task.epoch_images
+        row["images_per_second"] = images / (now - self.logged_at - self.paused)
+        if self.task.image_tokens:
+            row["tokens_per_second"] = row["images_per_second"] * self.task.image_tokens
+        row |= {"memory_gb": used_memory(self.task.device) / 1e9, "time": time.time()}
+        self.sums, self.logged_at, self.logged_step, self.paused = {}, now, self.step, 0.0
+        return row
 
     def save(self) -> None:
-        """Write the state of the run, atomically; go on without where the disk is full.
-
-        Until a step proves it good, the checkpoint before it stays; at the end there is none.
-        """
+        """Write the state of the run, atomically, unless the disk is full."""
         if someone(not self._is_finite()):
             self._stop(f"The weights after step {self.step - 1} are not finite numbers")
-        untried = self.step < self.config.steps
-        try:
-            path = checkpoint.save(
-                self.folder,
+        with self._not_counted():
+            path = self.keeper.save(
+                is_last=self.is_done,
+                judged=self.judged,
                 step=self.step,
                 module=self.task.module,
                 average=self.average,
                 optimizers=self.optimizers,
                 progress=self._progress(),
-                untried=untried,
             )
-        except StorageError as error:
-            self._go_on_without(error)
-        else:
-            self.good, self.untried = (self.good, path) if untried else (path, None)
-            self.disk_is_full = False
+            if path is not None:
+                self._tell(lambda callback: callback.on_checkpoint(self.step, path))
         self.saved_at = time.monotonic()
 
     @torch.no_grad()
@@ -393,34 +400,26 @@ class _Loop:
         floats = (local(v) for v in values if isinstance(v, Tensor) and v.is_floating_point())
         return all(math.isfinite(float(value.float().norm())) for value in floats)
 
-    def _go_on_without(self, error: StorageError) -> None:
-        """Warn once of a checkpoint that could not be written, if an older one is there."""
-        kept = self.untried or self.good
-        if kept is None and self.step < self.config.steps:
-            raise error
-        if not self.disk_is_full and rank() == 0:
-            last = f"the last one is {kept.name}" if kept else "there is none"
-            _logger.warning("%s The run goes on without this checkpoint; %s.", error, last)
-        self.disk_is_full = True
-
     def _progress(self) -> dict[str, Any]:
         settings = {"config": self.config.to_dict(), "task": self.task.fixed}
-        return {"step": self.step, "sums": self.sums, "scaler": self.scaler.state_dict()} | settings
+        state = {"sums": self.sums, "scaler": self.scaler.state_dict(), "ended": self.ended}
+        return {"step": self.step} | state | settings
 
-    def _tell_changes(self, before: dict[str, Any], path: Path) -> None:
+    def _tell_changes(self, before: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         refuse_changes(before, self.config, path)
         found = changes(before, self.config)
         if found and rank() == 0:
             told = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in found.items())
             _logger.info("Going on from %s with other settings: %s.", path, told)
+        return found
 
     def resume(self) -> None:
-        """Go on from the folder's checkpoint, if it has one."""
-        path = checkpoint.newest(self.folder)
+        """Go on from the folder's checkpoint or the one that is named, if there is one."""
+        path = starting_point(self.folder, self.config.resume_from)
         if path is None:
             return
         progress = checkpoint.read_progress(path)
-        self._tell_changes(progress.get("config", {}), path)
+        found = self._tell_changes(progress.get("config", {}), path)
         refuse_changed(progress.get("task", {}), self.task.fixed, path)
         decays = [[g["weight_decay"] for g in o.param_groups] for o in self.optimizers]
         checkpoint.load(
@@ -429,16 +428,16 @@ class _Loop:
         for optimizer, of_groups in zip(self.optimizers, decays, strict=True):
             for group, decay in zip(optimizer.param_groups, of_groups, strict=True):
                 group["weight_decay"] = decay  # this run's, not the checkpoint's
-        self.good = path
-        if checkpoint.is_untried(path):
-            self.good, self.untried = checkpoint.newest(self.folder, before=path), path
+        self.keeper.go_on_from(path)
         self.step, self.sums = progress["step"], progress["sums"]
+        # one that stopped early stays so, unless it is asked for more
+        self.ended = progress.get("ended", False) and not found.keys() & {"steps", "patience"}
         if progress["scaler"]:
             self.scaler.load_state_dict(progress["scaler"])
-        if rank() == 0 and self.step >= self.config.steps:
+        if rank() == 0 and self.is_done:
             _logger.info(
-                "%s holds a finished run of %d steps; for another, raise steps or take another "
-                "folder.",
+                "%s holds a finished run of %d steps; for more, raise steps (or patience, if that "
+                "ended it), for another, take another folder.",
                 self.folder,
                 self.step,
             )

@@ -6,19 +6,51 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingFileError
 from ..files import as_path
-from .checkpoint import newest, read_progress
+from .checkpoint import is_checkpoint, newest, read_progress
 from .config import TrainingConfig
 
 
-def stored_settings(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return a run's newest checkpoint and the settings in it, if it has one.
+def starting_point(folder: Path, resume_from: str | None) -> Path | None:
+    """Return the checkpoint that a run goes on from: its newest, or the one that is named.
+
+    A run that went on from the named one already goes on from its own newest, so that the same
+    command can be started again.
 
     Raises:
-        CheckpointError: the checkpoint is corrupt.
+        MissingFileError: the named one is no checkpoint.
+        ConfigError: the folder holds a run of its own, which did not begin there.
+        CheckpointError: the folder's newest checkpoint is corrupt.
     """
-    path = newest(folder)
+    last = newest(folder)
+    if resume_from is None:
+        return last
+    named = as_path(resume_from).resolve()
+    if last is not None and last.resolve() != named:
+        before = read_progress(last).get("config", {}).get("resume_from")
+        if before is not None and as_path(before).resolve() == named:
+            return last
+    if not is_checkpoint(named):
+        raise MissingFileError(
+            f"{resume_from} is no checkpoint of a run; name a folder such as "
+            f"{last or folder / 'checkpoint-00000100'}."
+        )
+    if last is not None and named.parent != folder.resolve():
+        raise ConfigError(
+            f"{folder} holds a run of its own ({last.name}); take another run folder to go on from "
+            f"{resume_from}, or leave out resume_from."
+        )
+    return folder / named.name if named.parent == folder.resolve() else named
+
+
+def stored_settings(folder: Path, resume_from: str | None) -> tuple[Path, dict[str, Any]] | None:
+    """Return the checkpoint that a run goes on from and the settings in it, if there is one.
+
+    Raises:
+        DalleMiniError: as `starting_point`.
+    """
+    path = starting_point(folder, resume_from)
     return None if path is None else (path, read_progress(path).get("config", {}))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..sheets import Sheet
 
 
 class Task(ABC):
@@ -15,7 +17,14 @@ class Task(ABC):
 
     Batches are functions of their number, so that a resumed run sees what an uninterrupted one
     would have seen. On several processes each computes its own rows of a batch.
+
+    Attributes:
+        epoch_images: pictures of an epoch, to log how many were done; None where nobody counted.
+        image_tokens: tokens that the network learns from of each picture, to log its speed.
     """
+
+    epoch_images: int | None = None
+    image_tokens: int = 0
 
     @property
     @abstractmethod
@@ -36,8 +45,12 @@ class Task(ABC):
         """Measure the averaged weights on held-out data; may be empty."""
         return {}
 
-    def pictures(self, step: int) -> dict[str, Tensor]:
-        """Draw with the averaged weights: name to f[N,3,H,W] in [0, 1]; may be empty."""
+    def judge(self, measured: Mapping[str, float]) -> float | None:
+        """Say how good what `evaluate` measured is, lower is better; None if it does not tell."""
+        return measured.get("held_out_loss")
+
+    def pictures(self, step: int) -> Mapping[str, Tensor | Sheet]:
+        """Draw with the averaged weights: name to f[N,3,H,W] in [0, 1] or a sheet; may be empty."""
         return {}
 
     @property

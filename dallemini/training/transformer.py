@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.transformer import Transformer
+from ..sheets import Sheet
 from ..text.tokenizer import TextTokens
 from .distributed import own_rows, world_size
 from .task import Task
@@ -47,7 +48,7 @@ class TransformerTask(Task):
         corruption: highest share of decoder inputs replaced by random codes; each row draws its
             own share between 0 and this.
         seed: of the corruption.
-        draw: gives samples f[N,3,H,W] to look at, at every evaluation.
+        draw: gives samples to look at, at every evaluation.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class TransformerTask(Task):
         codebook_size: int,
         corruption: float = 0.8,
         seed: int = 0,
-        draw: Callable[[], Tensor] | None = None,
+        draw: Callable[[], Tensor | Sheet] | None = None,
     ) -> None:
         self.transformer, self.batches, self.evaluation = transformer, batches, evaluation
         self.blank, self.codebook_size = blank, codebook_size
@@ -107,7 +108,7 @@ class TransformerTask(Task):
             measured["text_gap"] = without - measured["train_loss"]
         return measured
 
-    def pictures(self, step: int) -> dict[str, Tensor]:
+    def pictures(self, step: int) -> dict[str, Tensor | Sheet]:
         """Return samples, if the task was told how to draw them."""
         return {} if self.draw is None else {"samples": self.draw()}
 

@@ -7,7 +7,7 @@ then k-means over its features, then quantised; a discriminator on perceptual fe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import ConfigError, UnsupportedOperationError
 from ..models.vqgan import VQGAN
+from ..sheets import Sheet
 from .codebook import CodebookLearner
 from .defaults import plain_defaults
 from .distributed import gather
@@ -225,7 +226,11 @@ class VQGANTask(Task):
             measured["codes_used"] = torch.cat(used).unique().numel() / self.vqgan.codebook_size
         return measured
 
-    def pictures(self, step: int) -> dict[str, Tensor]:
+    def judge(self, measured: Mapping[str, float]) -> float | None:
+        """Count the PSNR, once there are codes: without them it is higher."""
+        return -measured["psnr"] if "codes_used" in measured else None
+
+    def pictures(self, step: int) -> dict[str, Sheet]:
         """Return eight held-out pictures, then what the network makes of them."""
         if not len(self.held_out):
             return {}
@@ -234,7 +239,9 @@ class VQGANTask(Task):
         if self._has_codes(step):
             features = self._lookup(features)[0]
         drawn = self.vqgan.decode_features(features).float()
-        return {"reconstructions": torch.cat([shown, drawn]).clamp(0, 1).cpu()}
+        images = torch.cat([shown, drawn]).clamp(0, 1).cpu()
+        captions = "held-out pictures", "what the network makes of them"
+        return {"reconstructions": Sheet(images=images, columns=len(shown), captions=captions)}
 
     def _has_codes(self, step: int) -> bool:
         """Whether the codes are set; a step may have been several batches."""

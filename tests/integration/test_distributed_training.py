@@ -62,7 +62,8 @@ def train(runs: Sequence[Run], *, processes: int, fails: bool = False) -> None:
 def rows(folder: Path) -> list[dict[str, float]]:
     log = list(read_log(folder))
     for row in log:
-        row.pop("images_per_second", None)
+        for name in ("images_per_second", "tokens_per_second", "memory_gb", "time"):
+            row.pop(name, None)
     return log
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import RowSource, StreamSource
-from .find import open_source
+from .find import open_sources
+from .joined import Joined, split_weights
 
-__all__ = ["RowSource", "StreamSource", "open_source"]
+__all__ = ["Joined", "RowSource", "StreamSource", "open_sources", "split_weights"]

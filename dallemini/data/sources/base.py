@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,19 @@ WITHOUT_CAPTIONS = (
 )
 # Names that datasets, img2dataset and the LAION lists use, in the order in which they are tried.
 IMAGE_NAMES: tuple[str, ...] = ("image", "file", "file_name", "filename", "path", "image_path")
-IMAGE_NAMES += IMAGE_ENDINGS
+IMAGE_NAMES += (*IMAGE_ENDINGS, "url", "URL", "image_url")
 CAPTION_NAMES = ("caption", "captions", "text", "txt", "TEXT")
+DOWNLOADS = "downloads"  # folder beside a table of addresses
 _LONGEST_KEY = 1000
+
+
+class NotDownloadedError(BadRecordError):
+    """The picture of a record is an address, and is not at the place that it is fetched to."""
+
+    def __init__(self, key: str, url: str, place: Path) -> None:
+        self.url, self.place = url, place
+        detail = "it is an address; fetch all by `dallemini data TABLE --download`"
+        super().__init__(BadRecord(key, "no image", detail))
 
 
 class RowSource(Protocol):
@@ -254,7 +266,19 @@ def _image(value: object, key: str, folder: Path) -> bytes | Path:
     if not isinstance(value, str) or not value:
         detail = "the column is empty" if not value else f"it is {type(value).__name__}"
         raise BadRecordError(BadRecord(key, "no image", detail))
-    if value.startswith(("http://", "https://")):
-        detail = "it is an address; download the pictures first, with img2dataset for example"
-        raise BadRecordError(BadRecord(key, "no image", detail))
-    return folder / value
+    if not value.startswith(("http://", "https://")):
+        return find_name(folder, value)
+    name = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    place = folder / DOWNLOADS / name[:2] / name
+    if not place.exists():
+        raise NotDownloadedError(key, value, place)
+    return place
+
+
+def find_name(folder: Path, name: str) -> Path:
+    """Return a path in a folder, with its accents as the file system has written them."""
+    path = folder / name
+    if name.isascii() or path.exists():
+        return path
+    forms = (folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    return next((form for form in forms if form.exists()), path)

@@ -9,58 +9,98 @@ from pathlib import Path
 from ...errors import InputError, InputTypeError, MissingFileError
 from ..config import DataConfig
 from .base import RowSource, StreamSource
+from .datasets import HubDataset, is_saved_dataset
 from .files import check_regular, expand_pattern, walk
-from .jsonl import JsonLines
+from .joined import Joined, split_weights
+from .jsonl import open_json
 from .pictures import PictureFolder, find_pictures
 from .table import Table
 from .tars import TarShards, import_webdataset
 
-_LISTS = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "metadata.parquet")
+_LISTS: tuple[str, ...] = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "metadata.parquet")
+_LISTS += ("metadata.json", "captions.json")
 _TAR = re.compile(r"\.(tar|tgz|tar\.gz|tar\.bz2|tar\.xz|tar\.zst)(\?.*)?$", re.IGNORECASE)
 _TABLE = re.compile(r"\.(parquet|pq|csv|tsv)$", re.IGNORECASE)
-_LINES = re.compile(r"\.(jsonl|ndjson)$", re.IGNORECASE)
+_LINES = re.compile(r"\.(jsonl|ndjson|json)$", re.IGNORECASE)
 _ADDRESS = re.compile(r"^(pipe:|[a-z0-9]+://)", re.IGNORECASE)
+_STREAM = re.compile(f"{_ADDRESS.pattern}|{_TAR.pattern}", re.IGNORECASE)
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-]+$")
 _SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?=[-_.]|$)", re.IGNORECASE)
 
 
-def open_source(
+def open_sources(
     source: str | Path | Sequence[str | Path], config: DataConfig
-) -> RowSource | StreamSource:
-    """Open a folder, tables or tar shards.
+) -> tuple[RowSource | StreamSource, tuple[float, ...] | None]:
+    """Open folders, tables or tar shards.
+
+    Returns:
+        The source, and how often records of each of several come, where names have weights.
 
     Raises:
         MissingFileError: a file does not exist, or a pattern fits none.
-        InputError: the sources are of several kinds or none, or cannot be read.
+        InputError: the sources are of no kind, cannot be read, or mix tar shards with others.
         InputTypeError: something else than a name or a list of names came.
         MissingDependencyError: the package that reads this kind is not installed.
     """
     given = [source] if isinstance(source, str | Path) else source
     if not isinstance(given, Sequence) or not all(isinstance(name, str | Path) for name in given):
         raise InputTypeError(f"Data are named by a path, or a list of paths, not {source!r}.")
-    names = [name for entry in given for name in _expand(str(entry))]
-    if not names:
+    entries, weights = split_weights([str(entry) for entry in given])
+    groups = [_expand(entry) for entry in entries]
+    if not groups:
         raise InputError("Data were asked for with an empty list; name a folder or files.")
+    names = [name for group in groups for name in group]
+    if weights is None or len(groups) == 1:
+        return _open(names, config), None
+    return _join([_open(group, config) for group in groups], entries), weights
+
+
+def _open(names: Sequence[str], config: DataConfig) -> RowSource | StreamSource:
+    """Open what is of one kind together, and everything else one by one."""
+    is_on_hub = [name.lower().startswith("hf://") for name in names]
+    if is_on_hub == [True]:
+        return HubDataset(names[0], config)
     if len(names) == 1 and Path(names[0]).is_dir():
         return _open_folder(Path(names[0]), config)
-    return _open_files(names, config)
+    _check_each(names)
+    if len(names) == 1 or (
+        not any(is_on_hub) and any(_are_all(kind, names) for kind in (_STREAM, _TABLE))
+    ):
+        return _open_files(names, config)
+    return _join([_open([name], config) for name in names], names)
+
+
+def _are_all(kind: re.Pattern[str], names: Sequence[str]) -> bool:
+    return all(kind.search(name) for name in names)
+
+
+def _join(sources: Sequence[RowSource | StreamSource], names: Sequence[str]) -> RowSource:
+    rows = [source for source in sources if not isinstance(source, StreamSource)]
+    if len(rows) < len(sources):
+        raise InputError(
+            f"{', '.join(names[:3])}: tar shards and addresses are read on their own, without "
+            "weights; encode each by `dallemini encode`, and mix the tokens."
+        )
+    return Joined(rows, names)
 
 
 def _open_files(names: Sequence[str], config: DataConfig) -> RowSource | StreamSource:
-    _check_each(names)
-    if all(_ADDRESS.match(name) or _TAR.search(name) for name in names):
+    if _are_all(_STREAM, names):
         return TarShards(tuple(names), config)
-    if all(_TABLE.search(name) for name in names):
+    if _are_all(_TABLE, names):
         return Table([Path(name) for name in names], config)
-    if len(names) == 1 and _LINES.search(names[0]):
-        return JsonLines(Path(names[0]), config)
+    if _LINES.search(names[0]):
+        return open_json(Path(names[0]), config)
     raise InputError(
-        f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: data are one folder, one "
-        ".jsonl file, .parquet or .csv files, or .tar files and addresses, of one kind at once."
+        f"{names[0]} is none of the data that are read: folders, .jsonl, .json, .parquet and .csv "
+        "files, .tar files and addresses of them."
     )
 
 
 def _open_folder(folder: Path, config: DataConfig) -> RowSource | StreamSource:
     """Open a folder by what lies in it, the most telling kind first."""
+    if is_saved_dataset(folder):
+        return HubDataset(str(folder), config)
     for name in _LISTS:
         if (folder / name).is_file():
             return _open_files([str(folder / name)], config)
@@ -106,13 +146,8 @@ def _check_one_split(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _check_each(names: Sequence[str]) -> None:
-    """Refuse what would never end to be read, and addresses that nothing here reads."""
+    """Refuse what would never end to be read."""
     for name in names:
-        if name.lower().startswith("hf://"):
-            raise InputError(
-                f"{name} is on the Hugging Face Hub, from which data are not read; download it "
-                "first, by `hf download --repo-type dataset`, and name the folder."
-            )
         if not _ADDRESS.match(name) and not Path(name).is_dir():
             check_regular(Path(name))
 
@@ -130,7 +165,8 @@ def _expand(name: str) -> list[str]:
         elif found := expand_pattern(entry):
             expanded += found
         else:
-            raise MissingFileError(f"There is no file or folder {entry!r}.")
+            hint = f" A data set on the Hub is named hf://{entry}." if _HUB_ID.match(entry) else ""
+            raise MissingFileError(f"There is no file or folder {entry!r}.{hint}")
     return expanded
 
 

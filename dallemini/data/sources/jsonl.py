@@ -1,12 +1,15 @@
-"""A list of pictures in JSON lines, such as the `metadata.jsonl` of an image folder.
+"""A list of pictures in JSON: an object a line, as `metadata.jsonl` has them, or all in one value.
 
-Lines are read when they are asked for; in memory is only where each begins.
+Lines are read when they are asked for; in memory is only where each begins. One value is held:
+an array of objects, `{"cat.jpg": "a cat"}` or `{"cat.jpg": {"caption": "a cat"}}` as trainers of
+other models write it, or `images` and `annotations` as COCO has them.
 """
 
 from __future__ import annotations
 
+import collections
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from ...errors import InputError
 from ..config import DataConfig
 from ..records import BadRecord, BadRecordError, RawRecord
 from .base import Fields, all_filters, check_any_left, check_filters
-from .files import LARGEST_TEXT
+from .files import LARGEST_TEXT, read_head, read_regular
 
+_LARGEST_LIST = 2**29  # bytes of a list that is held whole
 _LOOKED_AT = 100  # lines that tell which columns there are
 
 
@@ -79,6 +83,99 @@ class JsonLines:
                 BadRecord(place, "broken metadata", "the line at this byte is no JSON object")
             )
         return self.fields.record(row, folder=self.path.parent, place=place)
+
+
+class JsonList:
+    """Records of one file that is one JSON.
+
+    Args:
+        path: the file; paths in it are relative to its folder.
+        config: columns and filters.
+
+    Raises:
+        InputError: it is no list of pictures, a column is missing, or nothing passes the filters.
+    """
+
+    blocks = None
+    skipped = ()
+
+    def __init__(self, path: Path, config: DataConfig) -> None:
+        self.path = path
+        try:
+            value = json.loads(read_regular(path, most=_LARGEST_LIST).decode("utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path} cannot be read as JSON: {str(error)[:200]}.") from error
+        rows = _rows(value)
+        columns = dict.fromkeys(name for row in rows if row is not None for name in row)
+        if not columns:
+            raise InputError(
+                f'{path} is no list of pictures: that is {{"cat.jpg": "a cat", ...}}, or '
+                '[{"file_name": "cat.jpg", "caption": "a cat"}, ...].'
+            )
+        filters = all_filters(config)
+        check_filters(filters, columns, name=str(path))
+        self.rows = [
+            (place, row)
+            for place, row in enumerate(rows)
+            if row is None or all(f.passes(row.get(f.column)) for f in filters)
+        ]
+        check_any_left(len(self.rows), len(rows), filters, name=str(path))
+        self.fields = Fields.choose(columns, config, name=str(path))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int) -> RawRecord:
+        """Return a record.
+
+        Raises:
+            BadRecordError: the entry is no object, or `Fields.record` refuses it.
+        """
+        number, row = self.rows[index]
+        place = f"{self.path.name}:{number}"
+        if row is None:
+            raise BadRecordError(BadRecord(place, "broken metadata", "the entry is no JSON object"))
+        return self.fields.record(row, folder=self.path.parent, place=place)
+
+
+def open_json(path: Path, config: DataConfig) -> JsonLines | JsonList:
+    """Open a list of pictures in JSON lines, or in one JSON whatever its name ends in.
+
+    Raises:
+        InputError: as `JsonLines` and `JsonList`.
+    """
+    if path.suffix.lower() == ".json":
+        return JsonList(path, config)
+    head = read_head(path, 100)[0].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return (JsonList if head.startswith(b"[") else JsonLines)(path, config)
+
+
+def _rows(value: Any) -> list[dict[str, Any] | None]:
+    """Return the rows of any of the usual lists; None for what is none."""
+    if isinstance(value, dict) and isinstance(value.get("annotations"), list):
+        return _coco_rows(value)
+    if isinstance(value, dict):
+        texts = (str, list)
+        return [
+            {"file_name": name, **({"caption": entry} if isinstance(entry, texts) else entry)}
+            if isinstance(entry, (*texts, dict))
+            else None
+            for name, entry in value.items()
+        ]
+    rows = value if isinstance(value, list) else []
+    return [row if isinstance(row, dict) else None for row in rows]
+
+
+def _coco_rows(value: Mapping[str, Any]) -> list[dict[str, Any] | None]:
+    """Return a row for each picture, with all its captions."""
+    images, captions = value.get("images"), collections.defaultdict[Any, list[Any]](list)
+    for entry in value["annotations"]:
+        if isinstance(entry, dict) and isinstance(entry.get("image_id"), int | str):
+            captions[entry["image_id"]].append(entry.get("caption"))
+    return [
+        {**image, "caption": captions.get(image.get("id"), [])} if isinstance(image, dict) else None
+        for image in (images if isinstance(images, list) else ())
+    ]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -106,11 +106,13 @@ class PictureFolder:
         self.skipped = list(map(_unread, sorted(unread)))
         if not names:
             raise InputError(f"{folder} holds no pictures{_describe_unread(self.skipped)}.")
-        if config.require_captions and not has_any:
+        if config.require_captions and not has_any and config.caption_from == "files":
             raise InputError(
                 f"None of the {len(names)} pictures in {folder} has a caption: write it to a .txt "
                 "file of the same name, or list all in metadata.jsonl as "
-                f'{{"file_name": ..., "caption": ...}} a line. {WITHOUT_CAPTIONS}'
+                f'{{"file_name": ..., "caption": ...}} a line; or take the names of folders or '
+                'files, by caption_from="folder" or "name" (--data.caption-from folder). '
+                f"{WITHOUT_CAPTIONS}"
             )
         self.names = self._filter(names)
 
@@ -124,6 +126,8 @@ class PictureFolder:
             BadRecordError: it has no caption, or its text files are broken.
         """
         name = self.names[index]
+        if self.config.caption_from != "files":
+            return self._named(name)
         found = self._found(name)
         columns = self._columns(found)
         in_json, value = pick_caption_value(columns, self.config)
@@ -137,6 +141,16 @@ class PictureFolder:
             ),
             columns=simple_columns(columns, {in_json}),
         )
+
+    def _named(self, name: str) -> RawRecord:
+        """Return a record whose caption is the name of its folder or its file."""
+        folder, _, file = f"{self.folder.absolute().name}/{name}".rpartition("/")
+        is_file = self.config.caption_from == "name"
+        word = file.rpartition(".")[0] if is_file else folder.rpartition("/")[2]
+        caption = unicodedata.normalize("NFC", re.sub(r"[_\-\s]+", " ", word)).strip()
+        captions = checked_captions(caption, name, require=self.config.require_captions)
+        columns = simple_columns(self._columns(self._found(name)), ())
+        return RawRecord(key=name, image=self.folder / name, captions=captions, columns=columns)
 
     def _filter(self, names: list[str]) -> list[str]:
         """Return the pictures that pass the filters.
@@ -163,7 +177,8 @@ class PictureFolder:
 
     def _lines(self, found: FoundPicture) -> tuple[str, ...]:
         try:
-            return read_caption_lines(self._read(found.text) or b"")
+            joined = self.config.caption_lines == "joined"
+            return read_caption_lines(self._read(found.text) or b"", joined=joined)
         except OSError as error:
             raise BadRecordError(BadRecord(found.name, "no caption", f"{error}")) from error
         except NotTextError as error:

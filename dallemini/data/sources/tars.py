@@ -136,7 +136,7 @@ class TarShards:
             in_json, value = pick_caption_value(columns, self.config)
             image = _image(unit, key)
             captions = checked_captions(
-                _lines(unit, key) if in_json is None else value,
+                _lines(unit, key, self.config) if in_json is None else value,
                 key,
                 require=self.config.require_captions,
             )
@@ -171,14 +171,14 @@ def _open(url: str) -> IO[bytes]:
     return stream
 
 
-def _lines(unit: Unit, key: str) -> tuple[str, ...]:
+def _lines(unit: Unit, key: str, config: DataConfig) -> tuple[str, ...]:
     member = unit.files.get("text")
     if member is None:
         return ()
     if member.content is None:
         raise BadRecordError(BadRecord(key, "no caption", f"{member.name}: {member.trouble}"))
     try:
-        return read_caption_lines(member.content)
+        return read_caption_lines(member.content, joined=config.caption_lines == "joined")
     except NotTextError as error:
         raise BadRecordError(BadRecord(key, "caption is not text", str(error))) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .clip import CLIPTrainingConfig, train_clip
+from .from_checkpoint import write_model
 from .transformer import TransformerTrainingConfig, train_transformer
 from .vqgan import VQGANTrainingConfig, train_vqgan
 
@@ -13,4 +14,5 @@ __all__ = [
     "train_clip",
     "train_transformer",
     "train_vqgan",
+    "write_model",
 ]

@@ -12,6 +12,8 @@ from torch import Tensor
 from ...data import Batches
 from ...models.clip import CLIP, CLIPConfig
 from ...scorer import CLIPScorer, CLIPTokenizer, preprocess
+from ..callbacks import Callback
+from ..checkpoint import load_averages
 from ..clip import MAX_LOGIT_SCALE, CLIPBatch, CLIPTask
 from ..loop import run
 from .common import (
@@ -20,12 +22,12 @@ from .common import (
     RunConfig,
     all_captions,
     first_images,
-    first_process_saves,
     learnt_once,
     load_part,
     open_images,
     opened,
     own_weights,
+    save_result,
 )
 
 
@@ -44,12 +46,18 @@ class CLIPTrainingConfig(RunConfig):
     model: CLIPConfig = field(default_factory=CLIPConfig)
 
 
-def train_clip(config: CLIPTrainingConfig, *, seconds: float | None = None) -> CLIPScorer:
+def train_clip(
+    config: CLIPTrainingConfig,
+    *,
+    seconds: float | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> CLIPScorer:
     """Train CLIP and save it with its tokenizer; started again, go on from the last checkpoint.
 
     Args:
         config: the whole run.
         seconds: stop after this time with a checkpoint, to go on later.
+        callbacks: what follows the run besides its log.
 
     Returns:
         The trained scorer, with averaged weights.
@@ -60,21 +68,41 @@ def train_clip(config: CLIPTrainingConfig, *, seconds: float | None = None) -> C
     Example:
         >>> CLIPTrainingConfig(steps=10, train_data=("pictures",), output="clip").tokenizer
     """
-    with opened(config):
+    with opened(config, callbacks) as begun:
         scorer = _start(config)
         own_weights(scorer.clip)
         data = config.data_for(scorer.clip.config.size, multiple=1)
-        batches = config.batches(open_images(config.train_data, data))
+        images = open_images(config.train_data, data)
+        batches = config.batches(images)
         evaluation = {}
         if config.eval_data:
             held_out = open_images(config.eval_data, data)
             evaluation["held_out"] = _read(scorer, *first_images(held_out, HELD_OUT))
         task = CLIPTask(scorer.clip, batches=_Reader(scorer, batches), evaluation=evaluation)
-        run(task, config, folder=config.run_folder, seconds=seconds)
-        with torch.no_grad():
-            scorer.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        first_process_saves(lambda: scorer.save_pretrained(config.output))
+        task.epoch_images = None if images.is_stream else len(images)
+        run(
+            task,
+            config,
+            folder=config.run_folder,
+            seconds=seconds,
+            callbacks=[*begun.callbacks, *callbacks],
+        )
+        save_result(config, lambda: _save(config, scorer))
     return scorer
+
+
+def write_clip(config: CLIPTrainingConfig, checkpoint: Path) -> None:
+    """Save the scorer that a checkpoint of a run makes."""
+    scorer = _start(config)
+    own_weights(scorer.clip)
+    load_averages(checkpoint, scorer.clip)
+    _save(config, scorer)
+
+
+@torch.no_grad()
+def _save(config: CLIPTrainingConfig, scorer: CLIPScorer) -> None:
+    scorer.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+    scorer.save_pretrained(config.output)
 
 
 def _start(config: CLIPTrainingConfig) -> CLIPScorer:
@@ -104,7 +132,7 @@ def _tokenizer(config: CLIPTrainingConfig) -> CLIPTokenizer:
             context_length=config.model.context_length,
         ).save_pretrained(folder)
 
-    return CLIPTokenizer.from_pretrained(learnt_once(config.run_folder / "tokenizer", learn))
+    return CLIPTokenizer.from_pretrained(learnt_once(config, learn))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,13 +23,15 @@ from ...pipeline.parts import Parts
 from ...scorer import CLIPScorer, CLIPTokenizer
 from ...text.tokenizer import Tokenizer
 from ...text.vocabulary import TOKENIZER_FILE
+from ..callbacks import Callback
 from ..config import TrainingConfig
 from ..distributed import check_splitting, connected, full, pick_device, rank, wait, world_size
 from ..lock import locked
 from ..loop import check_gradients_possible
-from ..monitor import find_tracker
 from ..optimizer import find_soap
 from ..resuming import refuse_changes, stored_settings
+from ..trackers import find_tracker
+from ..uploads import PushToHub
 
 Part = TypeVar("Part", Transformer, VQGAN, Tokenizer, CLIPScorer, CLIPTokenizer)
 Size: TypeAlias = "int | tuple[int, int]"
@@ -46,17 +49,22 @@ class RunConfig(TrainingConfig):
         output: folder for the trained model.
         run: folder for checkpoints, log and pictures; `output` with "-run" when None.
         init_from: model to start from, by folder or Hub id; released checkpoints included.
+        push_to: model on the Hub, "owner/name", to which checkpoints, samples, log and in the end
+            the model are uploaded; private where it is made.
         data: how pictures and captions are read. They get the size that the model has, unless
             `image_size` names another.
     """
 
-    may_change = TrainingConfig.may_change | {"train_data", "eval_data", "output", "run", "data"}
+    may_change = TrainingConfig.may_change | {
+        *("train_data", "eval_data", "output", "run", "push_to", "data")
+    }
 
     train_data: tuple[str, ...] = ()
     eval_data: tuple[str, ...] = ()
     output: str = ""
     run: str | None = None
     init_from: str | None = None
+    push_to: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
 
     def check(self) -> None:
@@ -68,6 +76,8 @@ class RunConfig(TrainingConfig):
         for name, what in (("train_data", "pictures with captions"), ("output", "a folder")):
             if not getattr(self, name):
                 raise ConfigError(f"{type(self).__name__}.{name} must be given: {what}.")
+        if self.patience and not self.eval_data:
+            raise ConfigError("patience looks at held-out data: give eval_data, or leave it out.")
         if self.init_from and as_path(self.init_from).resolve() == as_path(self.output).resolve():
             raise ConfigError(
                 f"output {self.output!r} is the model to start from; name another folder."
@@ -111,24 +121,42 @@ class RunConfig(TrainingConfig):
         )
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What a run begins with.
+
+    Attributes:
+        before: the settings of the run's checkpoint, to go on with; empty where there is none.
+        callbacks: what follows it besides the loop's own.
+    """
+
+    before: Mapping[str, Any]
+    callbacks: Sequence[Callback]
+
+
 @contextlib.contextmanager
-def opened(config: RunConfig, *, can_split: bool = False) -> Iterator[Mapping[str, Any]]:
+def opened(
+    config: RunConfig, callbacks: Sequence[Callback], *, can_split: bool = False
+) -> Iterator[Opened]:
     """Refuse what cannot work before data are read, and hold the processes and the run's folder.
 
     Args:
         config: the whole run.
+        callbacks: what follows it besides.
         can_split: whether "fsdp" may split the network.
 
     Yields:
-        The settings of the run's checkpoint, to go on with; empty where there is none.
+        What the run begins with.
 
     Raises:
         ConfigError: the settings lack something or do not fit each other, the processes, or those
             of the checkpoint.
+        MissingFileError: `resume_from` is no checkpoint.
         UnsupportedOperationError: gradients or split weights are asked for where there are none.
         MissingDependencyError: an optimiser or a tracker is not installed.
         StorageError: a folder cannot be written, or another run uses it.
         CheckpointError: the checkpoint is corrupt.
+        HubError: `push_to` cannot be written.
     """
     config.check()
     check_gradients_possible()
@@ -141,10 +169,12 @@ def opened(config: RunConfig, *, can_split: bool = False) -> Iterator[Mapping[st
             check_splitting(can_split)
         make_folder(config.output)
         with locked(config.run_folder):
-            stored = stored_settings(config.run_folder)
+            stored = stored_settings(config.run_folder, config.resume_from)
             if stored is not None:
                 refuse_changes(stored[1], config, stored[0])
-            yield {} if stored is None else stored[1]
+            pushes = config.push_to is not None and rank() == 0
+            own = [PushToHub(config.push_to or "", config.run_folder)] if pushes else []
+            yield Opened({} if stored is None else stored[1], [*own, *callbacks])
 
 
 def load_part(kind: type[Part], source: str, part: str) -> Part:
@@ -209,10 +239,18 @@ def all_captions(images: CaptionedImages, *, most: int, progress: bool) -> list[
     return captions
 
 
-def learnt_once(folder: Path, learn: Callable[[Path], object]) -> Path:
-    """Let the first process save a tokenizer into a folder that holds none yet."""
+def learnt_once(config: RunConfig, learn: Callable[[Path], object]) -> Path:
+    """Let the first process save a tokenizer into the run's folder, if that holds none yet.
+
+    A run that goes on from another one takes the tokenizer of that one.
+    """
+    folder = config.run_folder / "tokenizer"
     if rank() == 0 and not (folder / TOKENIZER_FILE).exists():
-        learn(folder)
+        other = None if config.resume_from is None else as_path(config.resume_from).parent
+        if other is not None and (other / "tokenizer" / TOKENIZER_FILE).exists():
+            shutil.copytree(other / "tokenizer", folder, dirs_exist_ok=True)
+        else:
+            learn(folder)
     wait()
     return folder
 
@@ -233,3 +271,18 @@ def first_process_saves(save: Callable[[], object]) -> None:
     if rank() == 0:
         save()
     wait()
+
+
+def save_result(config: RunConfig, save: Callable[[], object]) -> None:
+    """Let the first process write the output, and upload it if that is asked for.
+
+    Raises:
+        HubError: the Hub cannot be reached or refuses; the output is on the disk.
+    """
+
+    def act() -> None:
+        save()
+        if config.push_to is not None:
+            hub.upload_folder(config.output, config.push_to, private=True)
+
+    first_process_saves(act)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..._version import __version__
-from ...data import DataConfig, EncodedImages, TokenBatches, encode_images
+from ...data import DataConfig, EncodedImages, TokenBatches
+from ...data.prompts import read_prompts
+from ...data.sources import split_weights
 from ...data.token_shards import find_shards, is_encoded
-from ...errors import ConfigError, InputError
+from ...errors import ConfigError, DalleMiniWarning
 from ...files import as_path, write_text
 from ...hub import model_card, usual_sections
 from ...images import image_to_tensor
@@ -23,8 +26,11 @@ from ...models.transformer import Transformer, TransformerConfig
 from ...pipeline.cards import short_name
 from ...pipeline.parts import EVALUATION_NAME
 from ...pipeline.pipeline import Pipeline
+from ...sheets import Sheet
 from ...text.tokenizer import TextTokens, Tokenizer
-from ..distributed import pick_device, rank, wait, world_size
+from ..callbacks import Callback
+from ..checkpoint import load_averages
+from ..distributed import pick_device, rank, world_size
 from ..loop import run
 from ..transformer import TransformerBatch, TransformerTask
 from .common import (
@@ -39,8 +45,13 @@ from .common import (
     open_images,
     opened,
     own_weights,
+    save_result,
     whole_state,
 )
+from .tokens import open_tokens, tell_long_captions
+
+_PROMPT_FILES = (".txt", ".csv", ".jsonl", ".parquet")
+_DRAWN = 4  # pictures of each prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +74,7 @@ class TransformerTrainingConfig(RunConfig):
         lora_dropout: share of the adapters' inputs that is zeroed.
         data: how pictures and captions are read, in the size of the VQGAN, and the share of
             captions left out for guidance.
-        prompts: drawn at every evaluation.
+        prompts: drawn at every evaluation; or one file of them, .txt, .csv, .jsonl or .parquet.
     """
 
     @property
@@ -116,7 +127,10 @@ class TransformerTrainingConfig(RunConfig):
 
 
 def train_transformer(
-    config: TransformerTrainingConfig, *, seconds: float | None = None
+    config: TransformerTrainingConfig,
+    *,
+    seconds: float | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Pipeline:
     """Train a transformer and save it as a pipeline; started again, go on.
 
@@ -125,6 +139,7 @@ def train_transformer(
     Args:
         config: the whole run.
         seconds: stop after this time with a checkpoint, to go on later.
+        callbacks: what follows the run besides its log.
 
     Returns:
         A pipeline with the trained network.
@@ -139,18 +154,38 @@ def train_transformer(
         >>> config.run_folder.name
         'mine-run'
     """
-    with opened(config, can_split=True):
-        pipe = _start(config)
-        pipe.tokenizer.knowledge = None  # a trained model knows other words than it came with
-        own_weights(pipe.transformer)
-        _note_tokenizer(pipe)
-        pipe.to(device=pick_device(config.device))
+    with opened(config, callbacks, can_split=True) as begun:
+        pipe = _prepare(config).to(device=pick_device(config.device))
         if config.lora is not None:
             add_lora(pipe.transformer, config.lora, seed=config.seed)
         task = _task(config, pipe)
-        run(task, config, folder=config.run_folder, seconds=seconds)
+        run(
+            task,
+            config,
+            folder=config.run_folder,
+            seconds=seconds,
+            callbacks=[*begun.callbacks, *callbacks],
+        )
         _restore(config, pipe)
-        first_process_saves(lambda: _save(config, pipe))
+        save_result(config, lambda: _save(config, pipe))
+    return pipe
+
+
+def write_transformer(config: TransformerTrainingConfig, checkpoint: Path) -> None:
+    """Save the pipeline that a checkpoint of a run makes."""
+    pipe = _prepare(config)
+    if config.lora is not None:
+        add_lora(pipe.transformer, config.lora, seed=config.seed)
+    load_averages(checkpoint, pipe.transformer)
+    _restore(replace(config, strategy="ddp"), pipe)
+    _save(config, pipe)
+
+
+def _prepare(config: TransformerTrainingConfig) -> Pipeline:
+    pipe = _start(config)
+    pipe.tokenizer.knowledge = None  # a trained model knows other words than it came with
+    own_weights(pipe.transformer)
+    _note_tokenizer(pipe)
     return pipe
 
 
@@ -229,8 +264,9 @@ def _from_scratch(config: TransformerTrainingConfig) -> Pipeline:
 def _grid(config: TransformerTrainingConfig, vqgan: ImageTokenizer) -> tuple[int, int]:
     """Return the rows and columns of tokens that the data have, or those of the tokenizer."""
     grid: tuple[int, int] | None = None
-    if _is_encoded(config.train_data):
-        grid = find_shards(Path(config.train_data[0]))[0].grid
+    first = Path(split_weights(config.train_data)[0][0])
+    if is_encoded(first):
+        grid = find_shards(first)[0].grid
     elif config.data.image_size is not None:
         height, width = config.data.size
         grid = height // vqgan.downsample_factor, width // vqgan.downsample_factor
@@ -253,80 +289,28 @@ def _tokenizer(config: TransformerTrainingConfig, model: TransformerConfig) -> T
             _captions(config), vocab_size=model.text_vocab_size, max_length=model.max_text_length
         ).save_pretrained(folder)
 
-    return Tokenizer.from_pretrained(learnt_once(config.run_folder / "tokenizer", learn))
+    return Tokenizer.from_pretrained(learnt_once(config, learn))
 
 
 def _captions(config: TransformerTrainingConfig) -> list[str]:
-    if _is_encoded(config.train_data):
-        encoded = EncodedImages.open(list(config.train_data))
-        count = min(len(encoded), MOST_CAPTIONS)
-        return [text for index in range(count) for text in encoded[index].captions]
-    images = open_images(config.train_data, config.data)
-    return all_captions(images, most=MOST_CAPTIONS, progress=config.progress)
-
-
-def _is_encoded(names: tuple[str, ...]) -> bool:
-    return all(is_encoded(Path(name)) for name in names)
-
-
-def _encoded(
-    config: TransformerTrainingConfig, pipe: Pipeline, names: tuple[str, ...], *, name: str
-) -> EncodedImages:
-    """Open the tokens of pictures, made first where the data are pictures."""
-    vqgan = pipe.vqgan
-    folder = config.run_folder / f"tokens-{name}"
-    if _is_encoded(names):
-        encoded = EncodedImages.open(list(names))
-    elif not isinstance(vqgan, ImageTokenizer):
-        raise InputError(
-            "Pictures are encoded by an ImageTokenizer; encode them before, or give vqgan."
-        )
-    else:
-        rows, columns = pipe.transformer.config.grid
-        height, width = rows * vqgan.downsample_factor, columns * vqgan.downsample_factor
-        size = height if height == width else (height, width)
-        images = open_images(names, config.data_for(size, multiple=size))
-        encode_images(
-            vqgan,
-            images,
-            folder,
-            rank=rank(),
-            world_size=world_size(),
-            workers=config.workers,
-            progress=config.progress,
-            replace=True,  # nothing else is kept in a run's own folder
-        )
-        wait()
-        encoded = EncodedImages.open(folder)
-    _check_codes(encoded, pipe, names=", ".join(names))
-    return encoded
-
-
-def _check_codes(encoded: EncodedImages, pipe: Pipeline, *, names: str) -> None:
-    """Refuse tokens that are not those of the pipeline's image tokenizer, or of another grid."""
-    vqgan, config = pipe.vqgan, pipe.transformer.config
-    kind, length = type(vqgan).__name__, encoded.image_length
-    if encoded.codebook_size != vqgan.codebook_size or length != config.image_length:
-        raise InputError(
-            f"{names} holds pictures of {length} tokens with {encoded.codebook_size} codes, but "
-            f"the {kind} has {config.image_length} and {vqgan.codebook_size}: encode them with it."
-        )
-    if encoded.grid not in (None, config.grid):
-        raise InputError(
-            f"{names} holds pictures of {encoded.grid} rows and columns of tokens, but the "
-            f"transformer draws {config.grid}: encode them at its size."
-        )
-    own = vqgan.fingerprint if isinstance(vqgan, ImageTokenizer) else None
-    if own is not None and encoded.fingerprint not in (None, own):
-        raise InputError(
-            f"{names} was encoded by another image tokenizer (fingerprint {encoded.fingerprint}) "
-            f"than this {kind} ({own}): encode the pictures with it."
-        )
+    captions: list[str] = []
+    for name in split_weights(config.train_data)[0]:
+        left = MOST_CAPTIONS - len(captions)
+        if is_encoded(Path(name)):
+            encoded = EncodedImages.open(name)
+            for row in range(min(len(encoded), left)):
+                captions += encoded.captions(row)
+        else:
+            images = open_images((name,), config.data)
+            captions += all_captions(images, most=left, progress=config.progress)
+    return captions
 
 
 def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -> TransformerBatch:
     """Turn captions and codes into what the transformer takes; no caption is the blank one."""
-    tokens, blank = tokenizer(list(captions)), tokenizer.unconditional()
+    with warnings.catch_warnings():  # of captions too long, which were counted at the start
+        warnings.simplefilter("ignore", DalleMiniWarning)
+        tokens, blank = tokenizer(list(captions)), tokenizer.unconditional()
     dropped = torch.tensor([not caption for caption in captions], dtype=torch.bool, device="cpu")[
         :, None
     ]
@@ -336,10 +320,11 @@ def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -
 
 
 def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
-    unseen = None
+    unseen, prompts = None, _prompts(config)
     if config.eval_data:  # first, because it is short and its name may be wrong
-        unseen = _encoded(config, pipe, config.eval_data, name="eval")
-    encoded = _encoded(config, pipe, config.train_data, name="train")
+        unseen = open_tokens(config, pipe, config.eval_data, name="eval")
+    encoded = open_tokens(config, pipe, config.train_data, name="train")
+    tell_long_captions(encoded, pipe.tokenizer)
     batches = TokenBatches(
         encoded,
         batch_size=config.process_batch_size(world_size()),
@@ -357,7 +342,7 @@ def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
     evaluation = {"train": _sample(encoded, pipe.tokenizer)}
     if unseen is not None:
         evaluation["held_out"] = _sample(unseen, pipe.tokenizer)
-    return TransformerTask(
+    task = TransformerTask(
         pipe.transformer,
         batches=batch,
         evaluation=evaluation,
@@ -365,8 +350,10 @@ def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
         codebook_size=pipe.vqgan.codebook_size,
         corruption=config.corruption,
         seed=config.seed,
-        draw=(lambda: _draw(pipe, config.prompts)) if config.prompts else None,
+        draw=(lambda: _draw(pipe, prompts)) if prompts else None,
     )
+    task.epoch_images, task.image_tokens = len(encoded), encoded.image_length
+    return task
 
 
 def _sample(encoded: EncodedImages, tokenizer: Tokenizer) -> TransformerBatch:
@@ -377,6 +364,19 @@ def _sample(encoded: EncodedImages, tokenizer: Tokenizer) -> TransformerBatch:
     return _read(tokenizer, captions, torch.stack([image.image_tokens for image in taken]))
 
 
-def _draw(pipe: Pipeline, prompts: Sequence[str]) -> Tensor:
-    drawn = pipe(prompts, seed=0, num_images_per_prompt=2, candidates=1, progress=False)
-    return torch.stack([image_to_tensor(image) for image in drawn.images])
+def _draw(pipe: Pipeline, prompts: Sequence[str]) -> Sheet:
+    """Draw a row a prompt, with the same seeds each time."""
+    drawn = pipe(prompts, seed=0, num_images_per_prompt=_DRAWN, candidates=1, progress=False)
+    images = torch.stack([image_to_tensor(image) for image in drawn.images])
+    return Sheet(images=images, columns=_DRAWN, captions=prompts)
+
+
+def _prompts(config: TransformerTrainingConfig) -> tuple[str, ...]:
+    """Return the prompts, which may be in a file.
+
+    Raises:
+        DalleMiniError: as `read_prompts`.
+    """
+    if len(config.prompts) == 1 and as_path(config.prompts[0]).suffix in _PROMPT_FILES:
+        return tuple(read_prompts(config.prompts[0]))
+    return config.prompts

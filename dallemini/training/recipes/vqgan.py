@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ...models.vqgan import VQGAN, VQGANConfig
+from ..callbacks import Callback
+from ..checkpoint import load_averages
 from ..loop import run
 from ..vqgan import VQGANLossConfig, VQGANTask
 from .common import (
     HELD_OUT,
     RunConfig,
     first_images,
-    first_process_saves,
     load_part,
     open_images,
     opened,
     own_weights,
+    save_result,
 )
 
 
@@ -47,12 +51,18 @@ class VQGANTrainingConfig(RunConfig):
     loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
 
 
-def train_vqgan(config: VQGANTrainingConfig, *, seconds: float | None = None) -> VQGAN:
+def train_vqgan(
+    config: VQGANTrainingConfig,
+    *,
+    seconds: float | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> VQGAN:
     """Train a VQGAN and save it; started again, go on from the last checkpoint.
 
     Args:
         config: the whole run.
         seconds: stop after this time with a checkpoint, to go on later.
+        callbacks: what follows the run besides its log.
 
     Returns:
         The trained network, with averaged weights.
@@ -64,12 +74,13 @@ def train_vqgan(config: VQGANTrainingConfig, *, seconds: float | None = None) ->
         >>> VQGANTrainingConfig(steps=10, train_data=("pictures",), output="vqgan").loss.seed
         0
     """
-    with opened(config) as before:
+    with opened(config, callbacks) as begun:
         vqgan = _start(config)
         own_weights(vqgan)
-        config = replace(config, loss=_loss(config, before))
+        config = replace(config, loss=_loss(config, begun.before))
         data = config.data_for(vqgan.config.resolution, multiple=vqgan.downsample_factor)
-        batches = config.batches(open_images(config.train_data, data))
+        images = open_images(config.train_data, data)
+        batches = config.batches(images)
         size = 0, 3, *data.size
         task = VQGANTask(
             vqgan,
@@ -77,12 +88,27 @@ def train_vqgan(config: VQGANTrainingConfig, *, seconds: float | None = None) ->
             held_out=torch.empty(size, dtype=torch.float32, device="cpu"),
             config=config.loss,
         )
+        task.epoch_images = None if images.is_stream else len(images)
         if config.eval_data:
             pixels, _ = first_images(open_images(config.eval_data, data), HELD_OUT)
             task.held_out = torch.stack(pixels)
-        run(task, config, folder=config.run_folder, seconds=seconds)
-        first_process_saves(lambda: vqgan.save_pretrained(config.output))
+        run(
+            task,
+            config,
+            folder=config.run_folder,
+            seconds=seconds,
+            callbacks=[*begun.callbacks, *callbacks],
+        )
+        save_result(config, lambda: vqgan.save_pretrained(config.output))
     return vqgan
+
+
+def write_vqgan(config: VQGANTrainingConfig, checkpoint: Path) -> None:
+    """Save the VQGAN that a checkpoint of a run makes."""
+    vqgan = _start(config)
+    own_weights(vqgan)
+    load_averages(checkpoint, nn.ModuleDict({"vqgan": vqgan}))
+    vqgan.eval().save_pretrained(config.output)
 
 
 def _start(config: VQGANTrainingConfig) -> VQGAN:

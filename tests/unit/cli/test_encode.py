@@ -149,3 +149,8 @@ def test_help_shows_the_settings_of_the_data(capsys: pytest.CaptureFixture[str])
     shown = " ".join(capsys.readouterr().out.split())
     for words in ("--image-size INT", "the VQGAN's own", "--where", "torchrun --nproc-per-node"):
         assert words in shown
+
+
+def test_weights_are_refused(encode: Run, pictures: Path) -> None:
+    with pytest.raises(InputError, match="Weights are for training: encode each source without"):
+        encode("--data", f"{pictures}:0.5", data=Path(f"{pictures}:0.2"))

@@ -9,9 +9,10 @@ import resource
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -25,11 +26,12 @@ from dallemini.errors import (
     CheckpointError,
     ConfigError,
     InputError,
+    MissingFileError,
     StorageError,
     UnsupportedOperationError,
 )
-from dallemini.training import Task, TrainingConfig, run
-from dallemini.training.checkpoint import newest, read_progress
+from dallemini.training import Callback, Sheet, Task, TrainingConfig, run
+from dallemini.training.checkpoint import judged_best, newest, read_progress
 from dallemini.training.log import LOG_NAME, read_log
 from dallemini.training.optimizer import make_optimizers
 
@@ -93,7 +95,8 @@ def rows(folder: Path) -> list[dict[str, float]]:
     """The log without what depends on the clock."""
     log = list(read_log(folder))
     for row in log:
-        row.pop("images_per_second", None)
+        for name in ("images_per_second", "memory_gb", "time"):
+            row.pop(name, None)
     return log
 
 
@@ -281,7 +284,7 @@ def test_a_finished_run_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture
     run(Regression(), CONFIG, folder=tmp_path)
     with caplog.at_level("INFO", "dallemini.training"):
         run(Regression(), CONFIG, folder=tmp_path)
-    assert "holds a finished run of 10 steps; for another, raise steps or take" in caplog.text
+    assert "holds a finished run of 10 steps; for more, raise steps (or patience" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
@@ -679,3 +682,144 @@ def test_a_second_run_in_a_folder_is_told(tmp_path: Path) -> None:
         f"Another run is using {tmp_path}: wait until it ends, or take another run folder."
     ]
     run(Regression(), CONFIG, folder=tmp_path)  # afterwards the folder is free
+
+
+class Judged(Regression):
+    """Held-out losses that are best at the second evaluation."""
+
+    LOSSES: ClassVar = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: 1.2}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {"held_out_loss": self.LOSSES[step]}
+
+
+EACH_STEP = {"save_minutes": 0.0, "evaluate_every": 2}
+
+
+def test_the_last_checkpoints_stay_and_the_best_besides(tmp_path: Path) -> None:
+    run(Judged(), changed(**EACH_STEP, keep_last=3), folder=tmp_path)
+    assert checkpoints(tmp_path) == [f"checkpoint-{n:08}" for n in (4, 8, 9, 10)]
+    best = judged_best(tmp_path)
+    assert best == (tmp_path / "checkpoint-00000004", 1.0)
+
+
+def test_the_best_survives_an_interruption(tmp_path: Path) -> None:
+    for _ in range(10):
+        run(Judged(), changed(evaluate_every=2), folder=tmp_path, seconds=0)
+    assert checkpoints(tmp_path) == ["checkpoint-00000004", "checkpoint-00000010"]
+
+
+def test_a_run_ends_early_where_held_out_data_get_no_better(tmp_path: Path) -> None:
+    task = Judged()
+    run(task, changed(evaluate_every=2, patience=2), folder=tmp_path)
+    assert rows(tmp_path)[-1] == {"step": 8, "held_out_loss": 1.5}
+    weights = task.weights()
+    again = Judged()
+    run(again, changed(evaluate_every=2, patience=2), folder=tmp_path)
+    assert equal(again.weights(), weights), "it stays as it ended"
+    run(again, changed(evaluate_every=2, patience=4), folder=tmp_path)
+    assert rows(tmp_path)[-1]["step"] == 10
+
+
+def test_patience_counts_evaluations_before_an_interruption(tmp_path: Path) -> None:
+    for _ in range(10):
+        run(Judged(), changed(evaluate_every=2, patience=2), folder=tmp_path, seconds=0)
+    assert rows(tmp_path)[-1] == {"step": 8, "held_out_loss": 1.5}
+
+
+def test_a_run_goes_back_to_an_earlier_checkpoint_of_its_own(tmp_path: Path) -> None:
+    whole = Regression()
+    run(whole, changed(save_minutes=0.0, keep_last=9), folder=tmp_path)
+    back = changed(resume_from=str(tmp_path / "checkpoint-00000006"), keep_last=9)
+    again = Regression()
+    run(again, back, folder=tmp_path, seconds=0)
+    kept = [f"aside-checkpoint-{n:08}" for n in (7, 8, 9, 10)]
+    assert sorted(path.name for path in tmp_path.glob("aside-*")) == kept
+    assert checkpoints(tmp_path)[-1] == "checkpoint-00000007"
+    run(again, back, folder=tmp_path)  # the same command goes on, not back
+    assert equal(again.weights(), whole.weights())
+    assert [row["step"] for row in rows(tmp_path)] == [3, 4, 6, 8, 9, 10]
+
+
+def test_a_run_goes_on_from_the_checkpoint_of_another(tmp_path: Path) -> None:
+    whole = Regression()
+    run(whole, changed(save_minutes=0.0, keep_last=9), folder=tmp_path / "first")
+    other = str(tmp_path / "first" / "checkpoint-00000006")
+    for seconds in (0.0, None):
+        second = Regression()
+        config = changed(resume_from=other)
+        run(second, config, folder=tmp_path / "second", seconds=seconds)
+    assert equal(second.weights(), whole.weights())
+    assert len(checkpoints(tmp_path / "first")) == 9, "the other run stays as it was"
+    third = changed(resume_from=str(tmp_path / "first" / "checkpoint-00000007"))
+    with pytest.raises(ConfigError, match=r"second holds a run of its own .*take another run fold"):
+        run(second, third, folder=tmp_path / "second")
+
+
+def test_what_is_no_checkpoint_is_not_gone_on_from(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="nothing is no checkpoint of a run; name a folder"):
+        run(Regression(), changed(resume_from="nothing"), folder=tmp_path)
+
+
+class Recorder(Callback):
+    """Notes what it hears, and ends the run at a step."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.heard = last, list[Any]()
+
+    def on_step(self, step: int, values: Mapping[str, float]) -> bool:
+        self.heard.append((step, sorted(values)))
+        return step == self.last
+
+    def on_evaluation(
+        self, step: int, values: Mapping[str, float], pictures: Mapping[str, Sheet]
+    ) -> None:
+        self.heard.append(
+            (step, dict(values), {name: p.draw().size for name, p in pictures.items()})
+        )
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        assert path.is_dir()
+        self.heard.append((step, path.name))
+
+    def close(self) -> None:
+        self.heard.append("closed")
+
+
+class Drawing(Judged):
+    image_tokens, epoch_images = 16, 100
+
+    def pictures(self, step: int) -> dict[str, Tensor | Sheet]:
+        return {"one": torch.zeros(1, 3, 4, 4)}
+
+
+def test_a_callback_hears_of_everything_and_ends_the_run(tmp_path: Path) -> None:
+    recorder = Recorder(last=5)
+    config = changed(evaluate_every=4, optimizer="muon", batch_size=10)
+    run(Drawing(), config, folder=tmp_path, callbacks=[recorder])
+    row = ["epoch", "gradient_norm", "images_per_second", "learning_rate", "loss"]
+    row += ["matrix_learning_rate", "memory_gb", "time", "tokens_per_second", "twice"]
+    assert recorder.heard == [
+        (1, []),
+        (2, []),
+        (3, row),
+        (4, []),
+        (4, {"held_out_loss": 1.0}, {"one": (4, 4)}),
+        (4, "checkpoint-00000004"),
+        (5, []),
+        (5, "checkpoint-00000005"),
+        "closed",
+    ]
+    first = next(read_log(tmp_path))
+    assert first["epoch"] == 0.3
+    assert first["tokens_per_second"] == pytest.approx(16 * first["images_per_second"], rel=1e-4)
+    assert 0.01 < first["memory_gb"] < 100
+    assert abs(first["time"] - time.time()) < 600
+
+
+def test_the_time_of_an_evaluation_does_not_count_as_training(tmp_path: Path) -> None:
+    task = Regression()
+    task.when_evaluated = lambda: time.sleep(0.3)
+    run(task, changed(evaluate_every=1, log_every=2, steps=2), folder=tmp_path)
+    row = next(row for row in read_log(tmp_path) if "loss" in row)
+    assert row["images_per_second"] > 2 * 64 / 0.3

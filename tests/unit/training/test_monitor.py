@@ -10,6 +10,7 @@ import math
 import re
 import sys
 import types
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,17 @@ from dallemini.errors import (
     MissingFileError,
     StorageError,
 )
-from dallemini.images import read_image
+from dallemini.images import image_to_tensor, read_image
+from dallemini.training import Sheet, TrainingConfig
+from dallemini.training.callbacks import ProgressBar
 from dallemini.training.log import LOG_NAME, read_log
-from dallemini.training.monitor import Monitor
+from dallemini.training.monitor import Monitor, own_callbacks
+from dallemini.training.trackers import open_tracker
 
 
-def monitor(folder: Path, **settings: Any) -> Monitor:
-    return Monitor(folder, **{"total_steps": 100, "batch_size": 8, "progress": False, **settings})
+def picture(width: int = 4, height: int = 4) -> Sheet:
+    red = torch.tensor([1.0, 0.0, 0.0])[None, :, None, None]
+    return Sheet(images=red.expand(1, 3, height, width))
 
 
 def write_log(folder: Path, *lines: str) -> Path:
@@ -49,9 +54,9 @@ class Terminal(io.StringIO):
 
 
 def test_every_row_is_one_line_of_json(tmp_path: Path) -> None:
-    run = monitor(tmp_path / "new" / "run")
-    run.log(50, {"loss": 2.123456789, "learning_rate": 1.23456789e-6, "codes": 7})
-    run.log(50, {"heldout_loss": 3.0})
+    run = Monitor(tmp_path / "new" / "run")
+    run.on_step(50, {"loss": 2.123456789, "learning_rate": 1.23456789e-6, "codes": 7})
+    run.on_step(50, {"heldout_loss": 3.0})
     lines = (tmp_path / "new" / "run" / LOG_NAME).read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 50, "loss": 2.12346, "learning_rate": 1.2346e-6, "codes": 7},
@@ -61,7 +66,9 @@ def test_every_row_is_one_line_of_json(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_none_is_valid_json_and_comes_back(tmp_path: Path) -> None:
-    monitor(tmp_path).log(1, {"loss": math.nan, "norm": math.inf, "l1": torch.tensor(0.5).item()})
+    Monitor(tmp_path).on_step(
+        1, {"loss": math.nan, "norm": math.inf, "l1": torch.tensor(0.5).item()}
+    )
     assert json.loads((tmp_path / LOG_NAME).read_text()) == {
         "step": 1,
         "loss": None,
@@ -75,9 +82,9 @@ def test_a_number_that_is_none_is_valid_json_and_comes_back(tmp_path: Path) -> N
 
 def test_a_resumed_run_drops_the_rows_that_come_again(tmp_path: Path) -> None:
     write_log(tmp_path, *(row(step) for step in (10, 20, 30, 40)))
-    run = monitor(tmp_path, start_step=25)
+    run = Monitor(tmp_path, start_step=25)
     assert [r["step"] for r in read_log(tmp_path)] == [10, 20]
-    run.log(30, {"loss": 0.5})
+    run.on_step(30, {"loss": 0.5})
     assert [r["step"] for r in read_log(tmp_path)] == [10, 20, 30]
     assert [path.name for path in tmp_path.iterdir()] == [LOG_NAME]
 
@@ -85,27 +92,27 @@ def test_a_resumed_run_drops_the_rows_that_come_again(tmp_path: Path) -> None:
 def test_a_row_that_was_cut_off_harms_no_other(tmp_path: Path) -> None:
     path = write_log(tmp_path, row(10), row(20)[:-6])
     assert [r["step"] for r in read_log(tmp_path)] == [10]
-    run = monitor(tmp_path, start_step=20)
-    run.log(30, {"loss": 0.5})
+    run = Monitor(tmp_path, start_step=20)
+    run.on_step(30, {"loss": 0.5})
     assert path.read_text() == row(10) + '{"step": 30, "loss": 0.5}\n'
 
 
 def test_a_whole_last_row_without_its_line_end_is_kept(tmp_path: Path) -> None:
     path = write_log(tmp_path, row(10), row(20).rstrip())
-    monitor(tmp_path, start_step=20)
+    Monitor(tmp_path, start_step=20)
     assert path.read_text() == row(10) + row(20)
 
 
 def test_a_run_from_the_start_has_its_own_log(tmp_path: Path) -> None:
     write_log(tmp_path, json.dumps({"step": 0, "psnr": 1.0}) + "\n", row(10))
-    monitor(tmp_path)
+    Monitor(tmp_path)
     assert list(read_log(tmp_path)) == []
 
 
 def test_a_log_in_order_is_not_written_again(tmp_path: Path) -> None:
     path = write_log(tmp_path, row(10), row(20))
     before = path.stat().st_ino, path.stat().st_mtime_ns
-    monitor(tmp_path, start_step=100).close()
+    Monitor(tmp_path, start_step=100).close()
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == before
     assert [file.name for file in tmp_path.iterdir()] == [LOG_NAME]
 
@@ -128,40 +135,44 @@ def test_a_missing_log_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StorageError, match=r"Could not make .*file.*Choose another"):
-        monitor(tmp_path / "file")
+        Monitor(tmp_path / "file")
 
 
 def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
-    run = monitor(tmp_path)
+    run = Monitor(tmp_path)
     (tmp_path / LOG_NAME).mkdir()
     with pytest.raises(StorageError, match=r"Could not write .*log\.jsonl.* Free some space"):
-        run.log(1, {"loss": 1.0})
+        run.on_step(1, {"loss": 1.0})
     (tmp_path / "images").write_text("mine")
     with pytest.raises(StorageError, match=r"Could not make .*images"):
-        run.images(1, "samples", torch.rand(1, 3, 4, 4))
+        run.on_evaluation(1, {}, {"samples": picture()})
 
 
-def test_pictures_become_a_grid(tmp_path: Path) -> None:
+def test_sheets_are_written_by_name_and_step(tmp_path: Path) -> None:
+    Monitor(tmp_path).on_evaluation(1500, {"psnr": 20.0}, {"samples": picture(8, 6)})
+    assert list(read_log(tmp_path)) == [{"step": 1500, "psnr": 20.0}]
+    assert read_image(tmp_path / "images" / "samples-0001500.png").shape == (3, 6, 8)
+
+
+def test_a_sheet_has_rows_and_their_captions() -> None:
     images = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 3, 6, 8)
-    path = monitor(tmp_path).images(1500, "samples", images)
-    assert path == tmp_path / "images" / "samples-0001500.png"
-    grid = read_image(path)
-    assert grid.shape == (3, 2 * 6 + 4, 3 * 8 + 8)  # 3 in a row, gaps of 4
-    assert float(grid[0, 0, 0]) == 0
-    torch.testing.assert_close(grid[:, -1, 12], torch.ones(3))
-    pairs = monitor(tmp_path).images(1500, "pairs", images[:4], columns=2)
-    assert read_image(pairs).shape == (3, 16, 20)
+    square = image_to_tensor(Sheet(images=images).draw())
+    assert square.shape == (3, 2 * 6 + 4, 3 * 8 + 8)  # 3 in a row, gaps of 4
+    assert float(square[0, 0, 0]) == 0
+    torch.testing.assert_close(square[:, -1, 12], torch.ones(3))
+    pairs = Sheet(images=images[:4], columns=2, captions=("a cat", "a dog")).draw()
+    assert pairs.size == (20, 2 * (18 + 6) + 4)
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b"])
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"name must be made of letters, digits, .* not "):
-        monitor(tmp_path).images(1, name, torch.rand(1, 3, 4, 4))
+        Monitor(tmp_path).on_evaluation(1, {}, {name: picture()})
 
 
-def test_what_are_no_pictures_is_refused(tmp_path: Path) -> None:
+def test_what_are_no_pictures_is_refused() -> None:
     with pytest.raises(InputError, match=r"Pixels must have shape \[N, 3, H, W\]"):
-        monitor(tmp_path).images(1, "samples", torch.rand(3, 4, 4))
+        Sheet(images=torch.rand(3, 4, 4)).draw()
 
 
 def test_the_bar_tells_loss_images_per_second_and_time_left(
@@ -170,35 +181,30 @@ def test_the_bar_tells_loss_images_per_second_and_time_left(
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "120")
-    with monitor(tmp_path, progress=True, start_step=40) as run:
+    with closing(ProgressBar(total_steps=100, batch_size=8, start_step=40)) as run:
         for step in range(41, 61):
-            run.advance(step)
-            run.log(step, {"loss": 1.23456})
+            run.on_step(step, {"loss": 1.23456})
     last = re.split(r"[\r\n]+", screen.getvalue().strip())[-1]
     assert re.search(r"60%\|.*\| 60/100 \[\d\d:\d\d<[\d:?]+, [\d.e+]+ images/s, loss 1.235\]", last)
 
 
-@pytest.mark.parametrize("progress", [True, False])
-def test_without_a_terminal_nothing_is_shown(
-    tmp_path: Path, progress: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    screen = io.StringIO() if progress else Terminal()
+def test_without_a_terminal_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
     monkeypatch.setattr(sys, "stderr", screen)
-    run = monitor(tmp_path, progress=progress)
-    run.advance(50)
-    run.log(50, {"psnr": 20.0})
-    run.advance(100)
+    run = ProgressBar(total_steps=100, batch_size=8)
+    run.on_step(50, {"psnr": 20.0})
+    run.on_step(100, {})
     assert screen.getvalue() == ""
 
 
 @pytest.mark.usefixtures("plotting")
 def test_closing_plots_the_curves_once(tmp_path: Path) -> None:
-    with monitor(tmp_path) as run:
-        run.log(10, {"loss": 1.0})
+    with closing(Monitor(tmp_path)) as run:
+        run.on_step(10, {"loss": 1.0})
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "curves.png").unlink()
     run.close()
-    monitor(tmp_path, start_step=10).close()  # nothing new to plot
+    Monitor(tmp_path, start_step=10).close()  # nothing new to plot
     assert not (tmp_path / "curves.png").exists()
 
 
@@ -206,8 +212,8 @@ def test_curves_that_cannot_be_plotted_are_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    run = monitor(tmp_path)
-    run.log(10, {"loss": 1.0})
+    run = Monitor(tmp_path)
+    run.on_step(10, {"loss": 1.0})
     with caplog.at_level(logging.WARNING, logger="dallemini.training"):
         run.close()
     assert "No curves were plotted: matplotlib is not installed: pip install" in caplog.text
@@ -225,14 +231,15 @@ def test_a_tracker_that_is_not_installed_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     path = write_log(tmp_path, row(10))
+    config = TrainingConfig.from_dict({"steps": 1, "tracker": tracker})
     with pytest.raises(MissingDependencyError, match=message):
-        monitor(tmp_path, tracker=tracker)
+        list(own_callbacks(config, tmp_path, start_step=0, judge=lambda row: None))
     assert path.read_text() == row(10)
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tracker must be 'tensorboard', 'wandb' or None, not 'x"):
-        monitor(tmp_path, tracker="x")
+        open_tracker("x", tmp_path)
 
 
 def read_events(folder: Path) -> Any:
@@ -244,27 +251,26 @@ def read_events(folder: Path) -> Any:
 
 def test_tensorboard_gets_numbers_pictures_and_settings(tmp_path: Path) -> None:
     settings = {"steps": 100, "data": {"crop": "center"}}
-    with monitor(tmp_path, tracker="tensorboard", config=settings) as run:
-        run.log(10, {"loss": 2.0, "l1": 0.5})
-        run.log(20, {"loss": 1.5, "norm": math.nan})
-        path = run.images(20, "samples", torch.rand(4, 3, 8, 8))
+    with closing(open_tracker("tensorboard", tmp_path, config=settings)) as run:
+        run.on_step(10, {"loss": 2.0, "l1": 0.5})
+        run.on_step(20, {"loss": 1.5, "norm": math.nan})
+        run.on_evaluation(20, {"psnr": 9.0}, {"samples": picture(20, 20)})
     events = read_events(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(10, 2.0), (20, 1.5)]
     assert math.isnan(events.Scalars("norm")[0].value)
-    (picture,) = events.Images("samples")
-    assert (picture.step, picture.width, picture.height) == (20, 20, 20)
-    (tmp_path / "shown.png").write_bytes(picture.encoded_image_string)
-    assert torch.equal(read_image(tmp_path / "shown.png"), read_image(path))
+    (shown,) = events.Images("samples")
+    assert (shown.step, shown.width, shown.height) == (20, 20, 20)
+    assert read_image(io.BytesIO(shown.encoded_image_string))[:, 0, 0].tolist() == [1, 0, 0]
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert '"crop": "center"' in text
 
 
 def test_tensorboard_hides_what_a_resumed_run_does_again(tmp_path: Path) -> None:
     for start, value in ((0, 1.0), (15, 2.0)):
-        with monitor(tmp_path, tracker="tensorboard", start_step=start) as run:
+        with closing(open_tracker("tensorboard", tmp_path, start_step=start)) as run:
             for step in (10, 20, 30):
                 if step > start:
-                    run.log(step, {"loss": value})
+                    run.on_step(step, {"loss": value})
     scalars = read_events(tmp_path).Scalars("loss")
     assert [(event.step, event.value) for event in scalars] == [(10, 1.0), (20, 2.0), (30, 2.0)]
 
@@ -299,9 +305,10 @@ def test_wandb_is_used_as_its_documentation_says(
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     for start in (0, 10, 0):
-        with monitor(tmp_path, tracker="wandb", start_step=start, config={"steps": 3}) as run:
-            run.log(start + 5, {"loss": 2.0})
-            run.images(start + 5, "samples", torch.rand(1, 3, 4, 4))
+        opened = open_tracker("wandb", tmp_path, start_step=start, config={"steps": 3})
+        with closing(opened) as run:
+            run.on_step(start + 5, {"loss": 2.0})
+            run.on_evaluation(start + 5, {}, {"samples": picture()})
     settings, first = runs[0]
     assert settings["project"] == "mine"
     assert settings["name"] == tmp_path.name
@@ -321,9 +328,9 @@ def test_a_row_that_finds_no_space_is_a_warning_and_not_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / LOG_NAME).symlink_to("/dev/full")
-    with Monitor(tmp_path, total_steps=3, batch_size=1, progress=False) as monitor:
-        monitor.log(1, {"loss": 1.0})
-        monitor.log(2, {"loss": 1.0})
+    with closing(Monitor(tmp_path)) as monitor:
+        monitor.on_step(1, {"loss": 1.0})
+        monitor.on_step(2, {"loss": 1.0})
     told = [r.getMessage() for r in caplog.records if "goes on without it" in r.getMessage()]
     assert len(told) == 1
     assert "No space left on device" in told[0]

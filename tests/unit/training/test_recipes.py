@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from dallemini import VQGAN, CLIPScorer, Pipeline
+from dallemini.cli import main
 from dallemini.data import CaptionedImages, DataConfig, encode_images
 from dallemini.errors import (
     ConfigError,
@@ -32,11 +34,13 @@ from dallemini.training.recipes import (
     train_clip,
     train_transformer,
     train_vqgan,
+    write_model,
 )
 from dallemini.training.vqgan import VQGANLossConfig
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 90, 220)}
 SMALL = DataConfig(image_size=16, min_side=8, caption_dropout=0.1)
+TINY_TEXT = dataclasses.replace(TINY_TRANSFORMER, text_vocab_size=300, max_text_length=12)
 ANY_SIZE = DataConfig(min_side=8)
 LOOP: dict[str, Any] = {
     "steps": 4,
@@ -118,13 +122,16 @@ def test_a_transformer_is_fine_tuned_from_a_pipeline(
     pictures: str, model: str, tmp_path: Path
 ) -> None:
     before = Pipeline.from_pretrained(model).transformer.lm_head.weight.clone()
-    trained = transformer_run(pictures, model, tmp_path / "tuned", prompts=("a red square",))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red square\na blue one\n")
+    trained = transformer_run(pictures, model, tmp_path / "tuned", prompts=(str(prompts),))
     loaded = Pipeline.from_pretrained(tmp_path / "tuned")
     assert torch.equal(loaded.transformer.lm_head.weight, trained.transformer.lm_head.weight)
     assert not torch.equal(loaded.transformer.lm_head.weight, before)
     start = Pipeline.from_pretrained(model)
     assert torch.equal(start.transformer.lm_head.weight, before), "the source stays as it was"
-    assert (tmp_path / "tuned-run" / "images" / "samples-0000002.png").exists()
+    with Image.open(tmp_path / "tuned-run" / "images" / "samples-0000002.png") as sheet:
+        assert sheet.size == (4 * 16 + 3 * 4, 2 * (16 + 18) + 4), "a row a prompt, four pictures"
     measured = {name for row in read_log(tmp_path / "tuned-run") for name in row}
     assert {"train_loss", "held_out_loss", "text_gap", "images_per_second"} <= measured
     card = (tmp_path / "tuned" / "README.md").read_text()
@@ -139,14 +146,13 @@ def test_a_transformer_is_trained_from_scratch_on_tokens(
     encode_images(
         VQGAN.from_pretrained(model, subfolder="vqgan"), images, tmp_path / "tokens", progress=False
     )
-    sizes = dataclasses.replace(TINY_TRANSFORMER, text_vocab_size=300, max_text_length=12)
     VQGAN.from_pretrained(model, subfolder="vqgan").save_pretrained(tmp_path / "vqgan")
     pipe = train_transformer(
         TransformerTrainingConfig(
             train_data=(str(tmp_path / "tokens"),),
             output=str(tmp_path / "new"),
             vqgan=str(tmp_path / "vqgan"),
-            model=sizes,
+            model=TINY_TEXT,
             **LOOP,
         )
     )
@@ -418,3 +424,77 @@ def test_settings_survive_a_file(tmp_path: Path) -> None:
     )
     config.save(tmp_path / "run.json")
     assert TransformerTrainingConfig.from_file(tmp_path / "run.json") == config
+
+
+def test_any_checkpoint_makes_the_model_that_the_run_would_have_returned(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    lora = {"lora_rank": 2, "keep_last": 9, "save_minutes": 0.0}
+    trained = transformer_run(pictures, model, tmp_path / "adapted", **lora)
+    write_model(tmp_path / "adapted-run" / "checkpoint-00000004", tmp_path / "again")
+    last = Pipeline.from_pretrained(tmp_path / "again").transformer.state_dict()
+    assert all(torch.equal(v, last[n]) for n, v in trained.transformer.state_dict().items())
+    write_model(tmp_path / "adapted-run" / "checkpoint-00000002", tmp_path / "earlier")
+    earlier = Pipeline.from_pretrained(tmp_path / "earlier").transformer.state_dict()
+    assert not all(torch.equal(v, earlier[n]) for n, v in last.items())
+    assert (tmp_path / "earlier" / "adapter").is_dir()
+
+
+def test_the_checkpoint_of_a_vqgan_or_a_scorer_makes_one(pictures: str, tmp_path: Path) -> None:
+    vqgan = vqgan_run(pictures, tmp_path / "vqgan")
+    assert main(["convert", str(tmp_path / "vqgan-run"), str(tmp_path / "again")]) == 0
+    again = VQGAN.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in vqgan.state_dict().items())
+    with pytest.raises(MissingFileError, match="vqgan holds no checkpoint of a run; name one"):
+        write_model(tmp_path / "vqgan", tmp_path / "none")
+
+
+def test_a_run_that_goes_on_from_another_takes_its_tokenizer(
+    pictures: str, model: str, tmp_path: Path
+) -> None:
+    def train(name: str, data: Path | str, **changes: Any) -> Pipeline:
+        settings = {"data": SMALL, "model": TINY_TEXT, **LOOP, **changes}
+        files: dict[str, Any] = {"train_data": (str(data),), "output": str(tmp_path / name)}
+        vqgan = str(Path(model) / "vqgan")
+        return train_transformer(TransformerTrainingConfig(vqgan=vqgan, **files, **settings))
+
+    first = train("first", pictures, steps=2)
+    other = next((tmp_path / "first-run").glob("checkpoint-*"))
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (20, 16), "red").save(tmp_path / "more" / "one.png")
+    (tmp_path / "more" / "one.txt").write_text("entirely different words here")
+    second = train("second", tmp_path / "more", resume_from=str(other))
+    texts = ["a red", "words"]
+    assert torch.equal(second.tokenizer(texts).input_ids, first.tokenizer(texts).input_ids)
+
+
+def test_pictures_and_tokens_are_mixed_by_weight(
+    pictures: str, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (20, 16), "white").save(other / "white.png")
+    (other / "white.txt").write_text("a white square" + " or something else" * 40)
+    encode_images(
+        VQGAN.from_pretrained(model, subfolder="vqgan"),
+        CaptionedImages.open(other, config=SMALL),
+        tmp_path / "tokens",
+        progress=False,
+    )
+    names = (f"{pictures}:1", f"{tmp_path / 'tokens'}:3")
+    with caplog.at_level(logging.WARNING, logger="dallemini.training"):
+        transformer_run(pictures, model, tmp_path / "mixed", train_data=names, eval_data=())
+    told = [r.getMessage() for r in caplog.records if "longer than" in r.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("1 of 7 captions are longer than the 64 tokens that the model reads")
+    assert (tmp_path / "mixed-run" / "tokens-train-0" / "tokens-00000.parquet").exists()
+    row = next(row for row in read_log(tmp_path / "mixed-run") if "loss" in row)
+    assert row["epoch"] == pytest.approx(2 * 4 / 7, abs=1e-5)
+
+
+def test_patience_without_held_out_data_is_refused(pictures: str, tmp_path: Path) -> None:
+    config = VQGANTrainingConfig(
+        train_data=(pictures,), output=str(tmp_path / "v"), patience=3, **LOOP
+    )
+    with pytest.raises(ConfigError, match="patience looks at held-out data: give eval_data"):
+        train_vqgan(config)

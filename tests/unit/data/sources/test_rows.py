@@ -159,7 +159,7 @@ def test_broken_lines_are_bad_records(write: Callable[..., Path], line: str) -> 
 
 def test_a_list_without_objects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no JSON objects"):
-        CaptionedImages.open(write_lines(tmp_path / "a.jsonl", ["[]"]))
+        CaptionedImages.open(write_lines(tmp_path / "a.jsonl", ["3"]))
     (tmp_path / "b.jsonl").write_text("\n")
     with pytest.raises(InputError, match="holds no records"):
         CaptionedImages.open(tmp_path / "b.jsonl")

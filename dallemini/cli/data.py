@@ -1,0 +1,102 @@
+"""`dallemini data`: what a run would see of pictures with captions, before it costs hours."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from ..data import CaptionedImages, DataConfig
+from ..data.download import download_images
+from ..data.report import look_at
+from ..errors import InputError
+from ..files import as_path, replacing
+from ..hub.source import BUNDLED_MODEL
+from ..pipeline.parts import Parts
+from ..text.tokenizer import Tokenizer
+from .encode import Settings
+from .options import OptionalPath, Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Tell what a run would see: counts, sizes, what is bad or double, captions, a sheet.
+
+    Attributes:
+        source: folders, tables, tar shards, hf://owner/name; with weights as a:0.7 b:0.3.
+        filters: such as "width >= 256" or "lang == en"; a record passes all of them or is left out;
+            may be repeated.
+        settings: of the data.
+        sheet: PNG file for some of the pictures with their captions.
+        limit: records to look at, from the beginning; all when not given.
+        download: first fetch the pictures of a table of addresses, beside it. What is there already
+            is not fetched again.
+        model: whose tokenizer counts the tokens of captions.
+        progress: whether to show bars.
+        where: of the model.
+    """
+
+    source: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE")]
+    filters: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="where")] = ()
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    sheet: OptionalPath = None
+    limit: int | None = None
+    download: bool = False
+    model: str = BUNDLED_MODEL
+    progress: bool = True
+    where: Where
+
+    def run(self) -> None:
+        """Print a line for each thing.
+
+        Raises:
+            DalleMiniError: there is nothing to read, or the sheet cannot be written.
+        """
+        if not self.source:
+            raise InputError("There is nothing to look at; try: dallemini data pictures.")
+        settings: dict[str, Any] = dict(self.settings)
+        config = DataConfig(where=self.filters, **settings)
+        with _told_below():
+            dataset = CaptionedImages.open(self.source, config=config)
+            if self.download:
+                self._download(dataset)
+            report = look_at(dataset, limit=self.limit, progress=self.progress)
+        tokenizer = self._tokenizer()
+        print(", ".join(self.source))
+        for name, text in report.lines(
+            None if tokenizer is None else lambda text: len(tokenizer.tokenize(text)) + 2,
+            0 if tokenizer is None else tokenizer.max_length,
+        ):
+            print(f"  {name:<9} {text}")
+        if self.sheet is not None:
+            with replacing(as_path(self.sheet)) as file:
+                report.sheet().save(file, format="PNG")
+            print(f"  {'sheet':<9} {self.sheet}")
+
+    def _download(self, dataset: CaptionedImages) -> None:
+        done = download_images(dataset, progress=self.progress)
+        failed = "; ".join(f"{count} {reason}" for reason, count in done.failed.items())
+        print(
+            f"{done.images} pictures fetched, {done.there} were there"
+            + (f"; failed: {failed}" if failed else "")
+        )
+
+    def _tokenizer(self) -> Tokenizer | None:
+        place = Parts(self.where.open(self.model)).all().get("tokenizer")
+        return None if place is None else Tokenizer.from_pretrained(place)
+
+
+@contextlib.contextmanager
+def _told_below() -> Iterator[None]:
+    """Keep bad records out of the program's log: they are in what is printed."""
+    logger = logging.getLogger("dallemini.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
