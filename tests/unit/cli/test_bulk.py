@@ -219,9 +219,10 @@ def test_a_manifest_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_lines_of_others_are_no_pictures() -> None:
+    wrong: list[Any] = [{}, {"settings": [], "number": 1}, [], 3]
     with Manifest("out") as manifest:
-        for record in ({}, {"settings": [], "number": 1}, [], 3):
-            manifest.add(record)  # type: ignore[arg-type]
+        for record in wrong:
+            manifest.add(record)
     with Path("out/manifest.jsonl").open("ab") as file:
         file.write(b'\xff\n{"file": "../prompts.txt"\n')
     assert Manifest("out").known() == set()
