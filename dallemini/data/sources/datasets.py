@@ -131,6 +131,6 @@ def _import() -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             "Data sets of the Hugging Face Hub, and those of save_to_disk, need datasets, which is "
-            'not installed; run: pip install "dallemini[datasets]"'
+            'not installed; run: pip install ".[datasets]"'
         ) from error
     return datasets

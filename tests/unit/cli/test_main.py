@@ -110,6 +110,7 @@ wrong = {
     "audit": [["--nope"]],
     "train": [["sampler"], ["clip", "--config"]],
     "release": [[]],
+    "data": [[], ["a", "--nope"]],
 }
 assert wrong.keys() == _COMMANDS.keys()
 found = []
