@@ -94,7 +94,7 @@ CHAPTERS = (
         "Recipes from files to a saved model, the loop below them, and its tasks.",
         (
             *("dallemini.training", "dallemini.training.recipes"),
-            *("dallemini.training.perceptual"),
+            "dallemini.training.perceptual",
             "dallemini.training.curves.plot_curves",
         ),
     ),
