@@ -14,9 +14,9 @@ from dallemini.testing import TINY_VQGAN
 KINDS = ("nearest", "cosine", "gumbel", "wavelet", "DVAE", "DiscreteVAE")
 
 
-def tiny_image_tokenizer(kind: str, *, seed: int = 0) -> ImageTokenizer[Any]:
+def tiny_image_tokenizer(kind: str, *, seed: int = 0) -> ImageTokenizer:
     """Make one of `KINDS` with 64 codes, in evaluation mode."""
-    tokenizer: ImageTokenizer[Any]
+    tokenizer: ImageTokenizer
     if kind == "DVAE":
         config = DVAEConfig(n_hid=8, n_init=4, n_blk_per_group=1, vocab_size=64, resolution=16)
         tokenizer = DVAE.from_config(config, seed=seed)

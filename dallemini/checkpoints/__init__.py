@@ -306,9 +306,9 @@ def _decide(
                 errors.append(error)
             else:
                 return {component}
-    for error in errors:  # whoever knows the model well enough to refuse it by name
-        if isinstance(error, UnsupportedModelError):
-            raise error
+    for refusal in errors:  # whoever knows the model well enough to refuse it by name
+        if isinstance(refusal, UnsupportedModelError):
+            raise refusal
     if errors:
         raise errors[0]
     return set()

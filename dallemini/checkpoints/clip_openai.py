@@ -265,8 +265,8 @@ def _translate(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         ratio = number(values, "mlp_ratio", 4.0, origin=origin)
         fields[f"{tower}_mlp_dim"] = int(widths[tower] * ratio)
     own = fields["image_size"]
-    read = square_side if isinstance(own, int) else picture_size
-    if read(preprocessing, "size", own, origin=origin) != own:
+    read_size: Any = square_side if isinstance(own, int) else picture_size
+    if read_size(preprocessing, "size", own, origin=origin) != own:
         raise UnsupportedModelError(
             f"{origin} has size {show(preprocessing['size'])} in preprocess_cfg, but only the "
             f"model's image_size {fields['image_size']} is supported."

@@ -78,7 +78,7 @@ def read_plain(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _class_name(component: object) -> str:
-    names: dict[object, str] = {**CLASS_NAMES}
+    names = {str(known): name for known, name in CLASS_NAMES.items()}
     known = names.get(component) if isinstance(component, str) else None
     return with_article(known or f"part called {show(component)}")
 

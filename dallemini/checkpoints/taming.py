@@ -29,7 +29,7 @@ class Family:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _as_they_are(*names: str) -> Table:
+def _as_they_are(*names: str) -> list[Rule]:
     return [Rule(f"{name}.{{rest}}", (f"{name}.{{rest}}",)) for name in names]
 
 
@@ -69,7 +69,7 @@ WAVELET = Family(
 
 def llamagen(levels: int) -> Family:
     """Return how to read a checkpoint of LlamaGen; its decoder counts levels from the coarsest."""
-    rules = []
+    rules: list[Rule] = []
     for side, ours, size in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
         for level in range(levels):
             place = f"{ours}.{level if side == 'encoder' else levels - 1 - level}"

@@ -129,7 +129,7 @@ class Encode:
         )
         print(_summary(report, f"{process}: " if process.world_size > 1 else ""))
 
-    def _vqgan(self) -> ImageTokenizer[Any]:
+    def _vqgan(self) -> ImageTokenizer:
         from ..models.image_tokenizer import ImageTokenizer
         from ..models.pretrained import check_device
         from ..pipeline.parts import Parts

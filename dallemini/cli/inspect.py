@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -115,7 +115,7 @@ class Detect:
                 print(f"{found.p_value:.3g}\t{found.score:.3f}\t{found.votes}\t{name}")
 
 
-def _vqgan(source: hub.Source) -> ImageTokenizer[Any]:
+def _vqgan(source: hub.Source) -> ImageTokenizer:
     from ..models.image_tokenizer import ImageTokenizer
     from ..pipeline.parts import Parts
 

@@ -59,7 +59,7 @@ class EncodeReport:
 
 
 def encode_images(
-    vqgan: ImageTokenizer[Any],
+    vqgan: ImageTokenizer,
     dataset: CaptionedImages,
     output: PathName,
     *,
@@ -132,7 +132,7 @@ def _describe_nothing(bad: collections.Counter[str]) -> str:
     )
 
 
-def _describe(vqgan: ImageTokenizer[Any], dataset: CaptionedImages) -> dict[str, Any]:
+def _describe(vqgan: ImageTokenizer, dataset: CaptionedImages) -> dict[str, Any]:
     """Return what all shards of a set have in common, trying the VQGAN on a picture of its size."""
     height, width = dataset.config.size
     blank = torch.zeros(1, 3, height, width, dtype=torch.float32, device="cpu")
@@ -152,7 +152,7 @@ def _describe(vqgan: ImageTokenizer[Any], dataset: CaptionedImages) -> dict[str,
     }
 
 
-def digest_encoder(vqgan: ImageTokenizer[Any]) -> str:
+def digest_encoder(vqgan: ImageTokenizer) -> str:
     """Return a digest of all that makes the codes: the decoder has no part in it.
 
     Unlike `fingerprint`, which tells what the codes mean, it tells who wrote them.
@@ -197,7 +197,7 @@ class _Work:
 
     def __init__(
         self,
-        vqgan: ImageTokenizer[Any],
+        vqgan: ImageTokenizer,
         plan: Plan,
         *,
         batch_size: int,

@@ -117,7 +117,7 @@ class Tower(nn.Module):
         return made
 
 
-class DVAE(ImageTokenizer[DVAEConfig]):
+class DVAE(ImageTokenizer):
     """OpenAI's discrete VAE, the tokenizer of the first DALL-E.
 
     Example:
@@ -128,6 +128,7 @@ class DVAE(ImageTokenizer[DVAEConfig]):
         torch.Size([1, 3, 32, 48])
     """
 
+    config: DVAEConfig
     config_class: ClassVar[type[Config]] = DVAEConfig
     component: ClassVar[Literal["dvae"]] = "dvae"
     _cuts_off = True  # as pooling does, and the original
@@ -176,6 +177,7 @@ class DVAE(ImageTokenizer[DVAEConfig]):
     def statistics(self, codes: Tensor, *, wraps: bool = False) -> Tensor:
         """Map i64[N,h,w] to f[N,6,H,W]: the logits of the colours, and how sure each is."""
         first = self.decoder.input
+        assert first.bias is not None
         vectors = F.embedding(codes, self.code_vectors) + first.bias
         made: Tensor = self.decoder(vectors.permute(0, 3, 1, 2), wraps=wraps)
         return made
@@ -226,7 +228,7 @@ class ResBlock(nn.Module):
         self.net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
-class DiscreteVAE(ImageTokenizer[DiscreteVAEConfig]):
+class DiscreteVAE(ImageTokenizer):
     """The tokenizer of DALLE-pytorch, for pictures in RGB; its RGBA form is refused when loaded.
 
     Example:
@@ -237,6 +239,7 @@ class DiscreteVAE(ImageTokenizer[DiscreteVAEConfig]):
         torch.Size([2, 4])
     """
 
+    config: DiscreteVAEConfig
     config_class: ClassVar[type[Config]] = DiscreteVAEConfig
     component: ClassVar[Literal["discrete_vae"]] = "discrete_vae"
 

@@ -21,13 +21,13 @@ from .. import checkpoints, hub
 from ..errors import InputError, InputTypeError, MissingFileError
 from ._checks import check_ids, check_range, without_autocast
 from .precision import Quantization
-from .pretrained import ConfigT, PretrainedModule
+from .pretrained import PretrainedModule
 
 OVERSHOOT = 0.01  # beyond [0, 1], as resizing leaves behind
 _DIGITS = 32
 
 
-class ImageTokenizer(PretrainedModule[ConfigT]):
+class ImageTokenizer(PretrainedModule[Any]):
     """Turns pictures into codes and codes into pictures; the base of all classes that do.
 
     `ImageTokenizer.from_pretrained(source)` finds the class of what lies there: a `VQGAN`, OpenAI's
@@ -44,7 +44,7 @@ class ImageTokenizer(PretrainedModule[ConfigT]):
         ('VQGAN', 64, (4, 4), (16, 16))
     """
 
-    _kinds: ClassVar[tuple[type[ImageTokenizer[Any]], ...]] = ()  # filled by `tokenizers`
+    _kinds: ClassVar[tuple[type[ImageTokenizer], ...]] = ()  # filled by `tokenizers`
     _cuts_off = False  # whether pixels that make no whole token are left out, or refused
 
     @property
@@ -227,4 +227,5 @@ class ImageTokenizer(PretrainedModule[ConfigT]):
             )
         hint = f"this codebook has {self.codebook_size} codes"
         check_range("Image tokens", image_tokens, limit=self.codebook_size, hint=hint)
-        return image_tokens.unflatten(1, shape)
+        codes: Tensor = image_tokens.unflatten(1, shape)
+        return codes

@@ -6,12 +6,10 @@ among the components there.
 
 from __future__ import annotations
 
-from typing import Any
-
 from .dvae import DVAE, DiscreteVAE
 from .image_tokenizer import ImageTokenizer
 from .vqgan import VQGAN
 
-IMAGE_TOKENIZERS: tuple[type[ImageTokenizer[Any]], ...] = (VQGAN, DVAE, DiscreteVAE)
+IMAGE_TOKENIZERS: tuple[type[ImageTokenizer], ...] = (VQGAN, DVAE, DiscreteVAE)
 
 ImageTokenizer._kinds = IMAGE_TOKENIZERS  # here, since a base cannot import what is made of it

@@ -207,7 +207,7 @@ class Codebook(nn.Module):
         return distances.argmin(dim=1)
 
 
-class VQGAN(ImageTokenizer[VQGANConfig]):
+class VQGAN(ImageTokenizer):
     """Pictures to codes and codes to pictures.
 
     Constructing it describes the structure on the `meta` device; use `from_pretrained` for stored
@@ -220,6 +220,7 @@ class VQGAN(ImageTokenizer[VQGANConfig]):
         76073859
     """
 
+    config: VQGANConfig
     config_class: ClassVar[type[Config]] = VQGANConfig
     component: ClassVar[Literal["vqgan"]] = "vqgan"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ..models.image_tokenizer import ImageTokenizer
 from .enlarging import ImageUpscaler, enlarge, enlarge_file
 from .outputs import GenerationOutput, GenerationStep
 from .pipeline import Pipeline
-from .pixels import ImageTokenizer, ImageTokenizerLike
+from .pixels import ImageTokenizerLike
 
 __all__ = [
     "GenerationOutput",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -115,7 +115,7 @@ def _is_one(images: object) -> bool:
 def look_for(
     pictures: Sequence[Tensor],
     watermark: Watermark,
-    vqgan: ImageTokenizer[Any],
+    vqgan: ImageTokenizer,
     *,
     search: bool = True,
 ) -> Detection:
@@ -195,7 +195,7 @@ def _ways(pictures: Sequence[Tensor], own: int, unit: int, search: bool) -> Iter
         ]
 
 
-def _encode(vqgan: ImageTokenizer[Any], pixels: Tensor) -> Tensor:
+def _encode(vqgan: ImageTokenizer, pixels: Tensor) -> Tensor:
     """Return i64[h,w] of f[1,3,H,W]."""
     rows = pixels.shape[2] // vqgan.downsample_factor
     with without_autocast(vqgan.device):
@@ -223,7 +223,7 @@ def mark_request(
     return replace(request, sampler=watermark.lean(request.sampler, groups, side=columns))
 
 
-def known_groups(vqgan: ImageTokenizer[Any]) -> CodeGroups:
+def known_groups(vqgan: ImageTokenizer) -> CodeGroups:
     """Return the groups of a codebook; those of the last few are kept, for they take a while."""
     vectors = vqgan.code_vectors.detach().float().cpu().contiguous()
     digest = hashlib.sha256(vectors.numpy().tobytes()).digest()
@@ -246,7 +246,7 @@ def check_watermark(watermark: object) -> None:
         )
 
 
-def codebook_of(vqgan: ImageTokenizerLike) -> ImageTokenizer[Any]:
+def codebook_of(vqgan: ImageTokenizerLike) -> ImageTokenizer:
     """Return an image tokenizer that has a codebook.
 
     Raises:

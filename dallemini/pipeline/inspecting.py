@@ -64,7 +64,7 @@ def inspect_picture(
     picture: str | os.PathLike[str] | bytes,
     *,
     watermark: Watermark | None = None,
-    vqgan: ImageTokenizer[Any] | None = None,
+    vqgan: ImageTokenizer | None = None,
 ) -> Inspection:
     """Say what a picture's file tells of where it comes from.
 

@@ -243,7 +243,7 @@ class PartsLoader:
         source = self.parts.find("transformer") or self.parts.source
         return Transformer.from_pretrained(source, **self.precision("transformer"))
 
-    def vqgan(self) -> ImageTokenizer[Any]:
+    def vqgan(self) -> ImageTokenizer:
         """Load the image tokenizer, that of the released models where the source has none."""
         source = self._beside("vqgan") or hub.open(DEFAULT_VQGAN, self._elsewhere)
         return ImageTokenizer.from_pretrained(source, **self.precision("vqgan"))

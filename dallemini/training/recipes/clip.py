@@ -63,7 +63,7 @@ def train_clip(config: CLIPTrainingConfig, *, seconds: float | None = None) -> C
     with opened(config):
         scorer = _start(config)
         own_weights(scorer.clip)
-        data = config.data_for(scorer.clip.config.image_size, multiple=1)
+        data = config.data_for(scorer.clip.config.size, multiple=1)
         batches = config.batches(open_images(config.train_data, data))
         evaluation = {}
         if config.eval_data:

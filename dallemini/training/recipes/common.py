@@ -84,7 +84,8 @@ class RunConfig(TrainingConfig):
             ConfigError: the model cannot take the size that is asked for.
         """
         if self.data.image_size is None:
-            return replace(self.data, image_size=size)
+            square = size[0] if isinstance(size, tuple) and size[0] == size[1] else None
+            return replace(self.data, image_size=square or size)
         units = multiple if isinstance(multiple, tuple) else (multiple, multiple)
         if any(asked % unit for asked, unit in zip(self.data.size, units, strict=True)):
             raise ConfigError(
@@ -161,7 +162,7 @@ def load_part(kind: type[Part], source: str, part: str) -> Part:
     return kind.from_pretrained(Parts(opened).find(part) or opened)
 
 
-def load_image_tokenizer(source: str) -> ImageTokenizer[Any]:
+def load_image_tokenizer(source: str) -> ImageTokenizer:
     """Load the image tokenizer, of whatever class, as `load_part` does.
 
     Raises:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -227,7 +226,7 @@ def _from_scratch(config: TransformerTrainingConfig) -> Pipeline:
     return Pipeline(tokenizer=tokenizer, transformer=transformer, vqgan=vqgan)
 
 
-def _grid(config: TransformerTrainingConfig, vqgan: ImageTokenizer[Any]) -> tuple[int, int]:
+def _grid(config: TransformerTrainingConfig, vqgan: ImageTokenizer) -> tuple[int, int]:
     """Return the rows and columns of tokens that the data have, or those of the tokenizer."""
     grid: tuple[int, int] | None = None
     if _is_encoded(config.train_data):

@@ -24,7 +24,7 @@ from image_tokenizers import pictures, tiny_image_tokenizer
 SIDES = ("encoder", "decoder")
 
 
-def load(source: Path, tmp_path: Path) -> ImageTokenizer[Any]:
+def load(source: Path, tmp_path: Path) -> ImageTokenizer:
     return ImageTokenizer.from_pretrained(source, cache_dir=tmp_path / "cache")
 
 
@@ -138,7 +138,7 @@ def test_sides_of_two_models_are_refused(tmp_path: Path, fixtures: Path) -> None
 # DALLE-pytorch
 
 
-def save_vae(path: Path, model: ImageTokenizer[Any], **hparams: Any) -> Path:
+def save_vae(path: Path, model: ImageTokenizer, **hparams: Any) -> Path:
     known = {**model.config.to_dict(), **hparams}
     torch.save({"hparams": known, "weights": model.state_dict()}, path)
     return path

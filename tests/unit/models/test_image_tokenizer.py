@@ -25,19 +25,19 @@ from image_tokenizers import KINDS, pictures, tiny_image_tokenizer
 
 
 @pytest.fixture(scope="module")
-def all_kinds() -> dict[str, ImageTokenizer[Any]]:
+def all_kinds() -> dict[str, ImageTokenizer]:
     return {kind: tiny_image_tokenizer(kind) for kind in KINDS}
 
 
 @pytest.fixture(params=KINDS)
 def tokenizer(
-    request: pytest.FixtureRequest, all_kinds: dict[str, ImageTokenizer[Any]]
-) -> ImageTokenizer[Any]:
+    request: pytest.FixtureRequest, all_kinds: dict[str, ImageTokenizer]
+) -> ImageTokenizer:
     return all_kinds[request.param]
 
 
 def test_codes_and_pictures_have_the_shapes_that_grid_and_size_say(
-    tokenizer: ImageTokenizer[Any],
+    tokenizer: ImageTokenizer,
 ) -> None:
     assert isinstance(tokenizer, ImageTokenizer)
     assert (tokenizer.codebook_size, tokenizer.image_size) == (64, (16, 16))
@@ -51,7 +51,7 @@ def test_codes_and_pictures_have_the_shapes_that_grid_and_size_say(
     assert 0 <= float(decoded.min()) < float(decoded.max()) <= 1
 
 
-def test_grids_need_not_be_square(tokenizer: ImageTokenizer[Any]) -> None:
+def test_grids_need_not_be_square(tokenizer: ImageTokenizer) -> None:
     factor = tokenizer.downsample_factor
     codes = tokenizer.encode(pictures(2, 2 * factor, 5 * factor))
     assert codes.shape == (2, 10)
@@ -62,7 +62,7 @@ def test_grids_need_not_be_square(tokenizer: ImageTokenizer[Any]) -> None:
         tokenizer.decode(codes)
 
 
-def test_a_wrapping_picture_goes_on_at_its_opposite_edges(tokenizer: ImageTokenizer[Any]) -> None:
+def test_a_wrapping_picture_goes_on_at_its_opposite_edges(tokenizer: ImageTokenizer) -> None:
     """Shifted codes make shifted pictures; the tiny VQGANs see all of a picture by their norms."""
     codes = torch.randint(0, 64, (1, 4, 4), generator=torch.Generator().manual_seed(0))
     unit = tokenizer.token_size
@@ -74,7 +74,7 @@ def test_a_wrapping_picture_goes_on_at_its_opposite_edges(tokenizer: ImageTokeni
 
 
 def test_the_class_is_found_and_everything_comes_back(
-    tokenizer: ImageTokenizer[Any], tmp_path: Path
+    tokenizer: ImageTokenizer, tmp_path: Path
 ) -> None:
     tokenizer.save_pretrained(tmp_path)
     loaded = ImageTokenizer.from_pretrained(tmp_path)
@@ -90,7 +90,7 @@ def test_the_class_is_found_and_everything_comes_back(
     assert half.decode(codes).dtype == torch.bfloat16
 
 
-def test_fingerprints_tell_codes_apart(all_kinds: dict[str, ImageTokenizer[Any]]) -> None:
+def test_fingerprints_tell_codes_apart(all_kinds: dict[str, ImageTokenizer]) -> None:
     prints = {kind: one.fingerprint for kind, one in all_kinds.items()}
     others = {kind: tiny_image_tokenizer(kind, seed=1).fingerprint for kind in KINDS}
     assert all(len(mark) == 32 for mark in prints.values())
@@ -102,7 +102,7 @@ def test_fingerprints_tell_codes_apart(all_kinds: dict[str, ImageTokenizer[Any]]
     assert decoder.fingerprint == full.fingerprint, "the same codes, without an encoder"
 
 
-def test_wrong_codes_and_pictures_are_refused(tokenizer: ImageTokenizer[Any]) -> None:
+def test_wrong_codes_and_pictures_are_refused(tokenizer: ImageTokenizer) -> None:
     factor = tokenizer.downsample_factor
     with pytest.raises(InputError, match="Image tokens 0 to 64 are outside 0 to 63"):
         tokenizer.decode(torch.tensor([[0, 1, 2, 64]]))

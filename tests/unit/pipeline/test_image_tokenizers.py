@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dallemini import Pipeline, Watermark
+from dallemini import ImageTokenizer, Pipeline, Watermark
 from dallemini.errors import CheckpointError, ConfigError, InputError
 from dallemini.generation import Canvas
 from dallemini.images import tensor_to_images
@@ -41,6 +41,11 @@ def wide_pipeline(kind: str = "nearest") -> Pipeline:
     return pipeline(kind, image_length=12, image_grid=(2, 6))
 
 
+def tokenizer_of(pipe: Pipeline) -> ImageTokenizer:
+    assert isinstance(pipe.vqgan, ImageTokenizer)
+    return pipe.vqgan
+
+
 def picture(width: int, height: int) -> Image.Image:
     return tensor_to_images(pictures(1, height, width))[0]
 
@@ -55,8 +60,8 @@ def test_every_tokenizer_draws_edits_and_comes_back(
     pipes: dict[str, Pipeline], kind: str, tmp_path: Path
 ) -> None:
     pipe = pipes[kind]
-    rows, columns = pipe.vqgan.grid
-    unit = pipe.vqgan.token_size
+    vqgan = tokenizer_of(pipe)
+    (rows, columns), unit = vqgan.grid, vqgan.token_size
     own = columns * unit, rows * unit
     drawn = pipe("a cat", **QUIET)
     assert drawn.images[0].size == own
@@ -124,7 +129,7 @@ def test_the_mark_of_a_key_needs_no_vqgan(pipes: dict[str, Pipeline]) -> None:
 @pytest.mark.parametrize("kind", ["nearest", "DVAE"])
 def test_a_grid_need_not_be_square(kind: str) -> None:
     pipe = wide_pipeline(kind)
-    unit = pipe.vqgan.token_size
+    unit = tokenizer_of(pipe).token_size
     drawn = pipe("a cat", num_images_per_prompt=2, **QUIET)
     assert drawn.images[0].size == (6 * unit, 2 * unit)
     steps = list(pipe.stream("a cat", every=4, **QUIET))

@@ -84,7 +84,7 @@ def test_pictures_need_not_be_square(pictures: Path, tmp_path: Path) -> None:
     )
     assert report.likelihood is not None
     encoded = EncodedImages.open(tmp_path / "model-run/tokens-train")
-    assert (encoded.grid, encoded.fingerprint) == ((2, 6), pipe.vqgan.fingerprint)
+    assert (encoded.grid, encoded.fingerprint) == ((2, 6), pipe.transformer.config.image_tokenizer)
     encoded_run = {"train_data": (str(tmp_path / "model-run/tokens-train"),)}
     again = train(pictures, "nearest", tmp_path / "again", **encoded_run)
     assert again.transformer.config.image_grid == (2, 6), "told by the shards"
