@@ -69,7 +69,7 @@ WAVELET = Family(
 
 def llamagen(levels: int) -> Family:
     """Return how to read a checkpoint of LlamaGen; its decoder counts levels from the coarsest."""
-    rules: list[Rule | Ignore] = []
+    rules: list[Rule] = []
     for side, ours, size in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
         for level in range(levels):
             place = f"{ours}.{level if side == 'encoder' else levels - 1 - level}"

@@ -6,20 +6,20 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..data import CaptionedImages, DataConfig
-from ..data.download import download_images
-from ..data.report import look_at
-from ..errors import InputError
+from ..data.config import DataConfig
 from ..files import as_path, replacing
 from ..hub.source import BUNDLED_MODEL
-from ..pipeline.parts import Parts
-from ..text.tokenizer import Tokenizer
 from .encode import Settings
 from .options import OptionalPath, Where
+from .words import UsageError
+
+if TYPE_CHECKING:
+    from ..data.dataset import CaptionedImages
+    from ..text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,10 @@ class Data:
             DalleMiniError: there is nothing to read, or the sheet cannot be written.
         """
         if not self.source:
-            raise InputError("There is nothing to look at; try: dallemini data pictures.")
+            raise UsageError("There is nothing to look at; try: dallemini data pictures.")
+        from ..data.dataset import CaptionedImages  # here, because torch takes seconds
+        from ..data.report import look_at
+
         settings: dict[str, Any] = dict(self.settings)
         config = DataConfig(where=self.filters, **settings)
         with _told_below():
@@ -78,6 +81,8 @@ class Data:
             print(f"  {'sheet':<9} {self.sheet}")
 
     def _download(self, dataset: CaptionedImages) -> None:
+        from ..data.download import download_images
+
         done = download_images(dataset, progress=self.progress)
         failed = "; ".join(f"{count} {reason}" for reason, count in done.failed.items())
         print(
@@ -86,6 +91,9 @@ class Data:
         )
 
     def _tokenizer(self) -> Tokenizer | None:
+        from ..pipeline.parts import Parts
+        from ..text.tokenizer import Tokenizer
+
         place = Parts(self.where.open(self.model)).all().get("tokenizer")
         return None if place is None else Tokenizer.from_pretrained(place)
 
