@@ -104,7 +104,7 @@ def test_empty_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None
 def test_empty_watermark_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DALLEMINI_WATERMARK_KEY", " ")
     result = run("serve", "--safety", "off")
-    assert (result.code, "The key of a watermark is empty" in result.err) == (1, True)
+    assert (result.code, "The key of a watermark is empty" in result.err) == (2, True)
 
 
 def test_limits_are_checked(run: Any) -> None:
