@@ -142,8 +142,7 @@ class Encode:
         from ..models.pretrained import check_device
         from ..pipeline.parts import Parts
 
-        with checking_usage():
-            device = check_device(own_device(self.device))
+        device = check_device(own_device(self.device))
         place = Parts(self.where.open(self.model)).all().get("vqgan")
         if place is None:
             raise InputError(

@@ -160,7 +160,8 @@ def _compare(pictures: dict[int, bytes]) -> str:
     checked = sorted(pictures)[:: max(1, len(pictures) // 8)]
     for number in checked:
         prompt = PROMPTS[number % len(PROMPTS)]
-        mine = pipe(prompt, seed=number, progress=False).images[0]
+        # candidates play no part in a service
+        mine = pipe(prompt, seed=number, candidates=1, progress=False).images[0]
         same += mine.tobytes() == Image.open(io.BytesIO(pictures[number])).tobytes()
     return f"{same} of {len(checked)}"
 
