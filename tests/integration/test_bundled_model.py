@@ -51,7 +51,7 @@ def test_picture_of_a_batch_equals_its_seed_drawn_alone(bundled: Pipeline) -> No
     assert alone.images[0].tobytes() == together.images[4].tobytes()
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("guidance_scale", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
 def test_kernels_draw_the_tokens_of_torch_s_own_functions(
     bundled: Pipeline, monkeypatch: pytest.MonkeyPatch, guidance_scale: float
 ) -> None:

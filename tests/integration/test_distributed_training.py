@@ -154,18 +154,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     constant: dict[str, Any] = {"schedule": "constant"}
     one += [("transformer", place / "constant", constant)]
     one += [("transformer", place / "half", HALF)]
-    source = make_source(place / "source")
-    train(one + whole_runs(FILES, place, source, processes=1), processes=1)
+    train(one, processes=1)
     two: list[Run] = [
         (kind, place / "two" / name, changes) for name, (_, kind, changes) in TWO.items()
     ]
     shutil.copytree(place / "half", place / "from one")
     two += [("transformer", place / "from one", {**constant, "strategy": "fsdp"})]
-    two += whole_runs(FILES, place / "two", source, processes=2)
     train([*two, ("transformer", place / "fails", {})], processes=2, fails=True)
     shutil.copytree(place / "two" / "first half", place / "from two")
     go_on = kill_while_training("transformer", place, seed=0)
     train([("transformer", place / "from two", constant), *go_on], processes=1)
+    return place
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs from pictures to a saved model, on one process and on two."""
+    place = tmp_path_factory.mktemp("files")
+    source = make_source(place / "source")
+    for processes, folder in ((1, place), (2, place / "two")):
+        train(whole_runs(FILES, folder, source, processes=processes), processes=processes)
     return place
 
 
@@ -200,10 +208,11 @@ def test_another_number_of_processes_goes_on(folder: Path, name: str) -> None:
     assert_alike(folder / name, folder / "constant")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(FILES))
-def test_whole_runs_on_two_processes_stop_and_go_on_as_on_one(folder: Path, name: str) -> None:
-    assert_alike(folder / "two" / name, folder / name, atol=3e-5)  # the gap is a difference
-    assert_same_weights(folder / "two" / name, folder / name)
+def test_whole_runs_on_two_processes_stop_and_go_on_as_on_one(files: Path, name: str) -> None:
+    assert_alike(files / "two" / name, files / name, atol=3e-5)  # the gap is a difference
+    assert_same_weights(files / "two" / name, files / name)
 
 
 @pytest.mark.slow
@@ -217,18 +226,19 @@ def test_whole_runs_of_the_small_networks_learn_as_on_one(tmp_path: Path) -> Non
         assert_same_weights(tmp_path / "two" / name, tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["from files", "adapters"])
-def test_split_weights_draw_and_are_saved_whole(folder: Path, name: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(FILES))
+def test_split_weights_draw_and_are_saved_whole(files: Path, name: str) -> None:
     for step in (2, 4):
         one, two = (
             (place / name / "images" / f"samples-{step:07}.png").read_bytes()
-            for place in (folder, folder / "two")
+            for place in (files, files / "two")
         )
         assert one == two
-    saved = Pipeline.from_pretrained(folder / "two" / name / "model").transformer.state_dict()
-    for key, value in weights(folder / "two" / name).items():
+    saved = Pipeline.from_pretrained(files / "two" / name / "model").transformer.state_dict()
+    for key, value in weights(files / "two" / name).items():
         assert torch.equal(saved[key], value)
-    assert (folder / "two" / name / "model" / "adapter").exists() == (name == "adapters")
+    assert (files / "two" / name / "model" / "adapter").exists() == (name == "adapters")
 
 
 def test_a_process_that_fails_ends_the_run(folder: Path) -> None:

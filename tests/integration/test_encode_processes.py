@@ -99,6 +99,7 @@ def kill_when(process: subprocess.Popen[bytes], folder: Path, shards: int) -> No
     assert process.wait(timeout=patience(30)) == -signal.SIGKILL
 
 
+@pytest.mark.slow  # tests/unit/data/test_encode.py has runs that end early, in one process
 def test_killed_runs_go_on_and_end_with_the_same_files(place: Path) -> None:
     """Killed from outside while it works, then in the middle of writing a file."""
     output = place / "killed"

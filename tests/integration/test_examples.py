@@ -80,7 +80,7 @@ def test_script_writes_its_pictures(
 @pytest.mark.parametrize(
     ("name", "pictures"),
     [
-        ("quickstart", 6),
+        pytest.param("quickstart", 6, marks=pytest.mark.slow),
         pytest.param("editing", 7, marks=pytest.mark.slow),
         pytest.param("train_your_own", 4, marks=pytest.mark.slow),
     ],

@@ -97,7 +97,7 @@ CASES: list[dict[str, Any]] = [
 
 
 @LINUX
-@pytest.mark.parametrize("cases", [CASES[:1], pytest.param(CASES[1:], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [CASES[3:], pytest.param(CASES[:3], marks=pytest.mark.slow)])
 def test_prediction_covers_what_a_process_takes(cases: list[dict[str, Any]]) -> None:
     arguments = json.dumps([MIDDLE, [MIDDLE_IMAGES, SMALL_IMAGES], cases])
     command = [sys.executable, "-c", DRAW, arguments]

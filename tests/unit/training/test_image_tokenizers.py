@@ -54,7 +54,13 @@ def train(pictures: Path, kind: str, folder: Path, **changes: Any) -> Pipeline:
 
 
 @pytest.mark.usefixtures("plotting")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("DVAE", "gumbel") else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in KINDS
+    ],
+)
 def test_a_pipeline_on_every_tokenizer(pictures: Path, kind: str, tmp_path: Path) -> None:
     vqgan = tiny_image_tokenizer(kind)
     train(pictures, kind, tmp_path)

@@ -232,7 +232,9 @@ def test_tokens_of_another_vqgan_are_refused(pictures: str, model: str, tmp_path
 RELEASED = Path(__file__).parents[2] / "fixtures"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float16]
+)
 def test_released_weights_are_fine_tuned_in_float32(
     pictures: str, tmp_path: Path, dtype: torch.dtype
 ) -> None:

@@ -64,5 +64,5 @@ def test_the_package_is_named_where_it_is_missing(
 ) -> None:
     make().save_to_disk(tmp_path / "saved")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "dallemini\[datasets\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "\.\[datasets\]"'):
         CaptionedImages.open(tmp_path / "saved", config=CONFIG)
