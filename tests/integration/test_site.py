@@ -182,7 +182,7 @@ def test_links_from_source_pages_lead_to_the_shown_names(extensions: None) -> No
         assert mend(link.format(wrong), "_modules/sign", places) == link.format(right)
 
 
-@pytest.mark.slow  # most of the time goes into the colours of the code; the checks run it
+@pytest.mark.slow  # most of the time goes into the colours of the code
 def test_the_site_is_built_without_warnings_and_no_link_is_dead(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="needs the extra docs")
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "docs", str(tmp_path)]
