@@ -96,8 +96,8 @@ class QuestionFigures:
         question: its name.
         answers: that it has.
         probe: how far it can be trusted.
-        asked: the pictures of all attributes together; its deviation is HEIM's `abs(share - 0.5)` for
-            two answers.
+        asked: the pictures of all attributes together; its deviation is HEIM's `abs(share - 0.5)`
+            for two answers.
         neutral: the pictures of the neutral prompts.
         mean_deviation: DALL-Eval's mean absolute deviation, averaged over the attributes of
             which anything was certain; None where nothing was.
