@@ -246,6 +246,7 @@ def test_a_process_that_fails_ends_the_run(folder: Path) -> None:
     assert not (folder / "fails" / "final.pt").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_are_told_to_end_leave_a_checkpoint(tmp_path: Path) -> None:
     """Slurm and Kubernetes send SIGTERM to torchrun, and torchrun to its processes."""
     process = subprocess.Popen(

@@ -79,6 +79,7 @@ def test_recorded_queries_are_kept_and_named_as_the_teacher_was_trained(
     assert named(emojis, (2, 0, 0, 0)) == "a rocket and a pizza"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*tokens, but the model reads")  # of so small a vocabulary
 def test_lessons_lower_the_error_and_go_on_where_they_stopped(
     teacher: Pipeline, emojis: Emojis, tokenizer: Tokenizer, tmp_path: Path
