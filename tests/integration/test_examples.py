@@ -51,7 +51,10 @@ def quick_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",  # what editing.py draws, the page about editing draws as well
+    [pytest.param(n, marks=pytest.mark.slow) if n == "editing.py" else n for n in FILES],
+)
 def test_script_writes_its_pictures(
     name: str,
     quick: bool,
