@@ -80,13 +80,8 @@ def train_clip(
             evaluation["held_out"] = _read(scorer, *first_images(held_out, HELD_OUT))
         task = CLIPTask(scorer.clip, batches=_Reader(scorer, batches), evaluation=evaluation)
         task.epoch_images = None if images.is_stream else len(images)
-        run(
-            task,
-            config,
-            folder=config.run_folder,
-            seconds=seconds,
-            callbacks=[*begun.callbacks, *callbacks],
-        )
+        folder, callbacks = config.run_folder, begun.callbacks
+        run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)
         save_result(config, lambda: _save(config, scorer))
     return scorer
 

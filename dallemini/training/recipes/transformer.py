@@ -159,13 +159,8 @@ def train_transformer(
         if config.lora is not None:
             add_lora(pipe.transformer, config.lora, seed=config.seed)
         task = _task(config, pipe)
-        run(
-            task,
-            config,
-            folder=config.run_folder,
-            seconds=seconds,
-            callbacks=[*begun.callbacks, *callbacks],
-        )
+        folder, callbacks = config.run_folder, begun.callbacks
+        run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)
         _restore(config, pipe)
         save_result(config, lambda: _save(config, pipe))
     return pipe

@@ -92,13 +92,8 @@ def train_vqgan(
         if config.eval_data:
             pixels, _ = first_images(open_images(config.eval_data, data), HELD_OUT)
             task.held_out = torch.stack(pixels)
-        run(
-            task,
-            config,
-            folder=config.run_folder,
-            seconds=seconds,
-            callbacks=[*begun.callbacks, *callbacks],
-        )
+        folder, callbacks = config.run_folder, begun.callbacks
+        run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)
         save_result(config, lambda: vqgan.save_pretrained(config.output))
     return vqgan
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dallemini.errors import (
 )
 from dallemini.models.lora import load_lora
 from dallemini.testing import TINY_CLIP, TINY_TRANSFORMER, TINY_VQGAN, tiny_pipeline, tiny_vqgan
+from dallemini.training import Callback
 from dallemini.training.log import read_log
 from dallemini.training.recipes import (
     CLIPTrainingConfig,
@@ -72,10 +74,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+class Heard(Callback):
+    """Notes the steps that it is told of."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_step(self, step: int, values: Mapping[str, float]) -> None:
+        self.steps.append(step)
+
+
 def transformer_run(pictures: str, model: str, output: Path, **changes: Any) -> Pipeline:
+    callbacks = changes.pop("callbacks", ())
     files = {"train_data": (pictures,), "eval_data": (pictures,), "output": str(output)}
     settings: dict[str, Any] = {"init_from": model, "data": SMALL, **files, **LOOP, **changes}
-    return train_transformer(TransformerTrainingConfig(**settings))
+    return train_transformer(TransformerTrainingConfig(**settings), callbacks=callbacks)
 
 
 @pytest.mark.usefixtures("plotting")
@@ -89,7 +102,9 @@ def test_a_vqgan_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path
         loss=VQGANLossConfig(kmeans_batches=2),
         **LOOP,
     )
-    trained = train_vqgan(config)
+    heard = Heard()
+    trained = train_vqgan(config, callbacks=(heard,))
+    assert heard.steps == [*range(1, LOOP["steps"] + 1)], "each once"
     loaded = VQGAN.from_pretrained(tmp_path / "vqgan")
     codes = torch.arange(16)[None]
     assert torch.equal(loaded.decode(codes), trained.decode(codes))
@@ -124,7 +139,11 @@ def test_a_transformer_is_fine_tuned_from_a_pipeline(
     before = Pipeline.from_pretrained(model).transformer.lm_head.weight.clone()
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red square\na blue one\n")
-    trained = transformer_run(pictures, model, tmp_path / "tuned", prompts=(str(prompts),))
+    heard = Heard()
+    trained = transformer_run(
+        pictures, model, tmp_path / "tuned", callbacks=(heard,), prompts=(str(prompts),)
+    )
+    assert heard.steps == [*range(1, LOOP["steps"] + 1)], "each once"
     loaded = Pipeline.from_pretrained(tmp_path / "tuned")
     assert torch.equal(loaded.transformer.lm_head.weight, trained.transformer.lm_head.weight)
     assert not torch.equal(loaded.transformer.lm_head.weight, before)
@@ -200,7 +219,9 @@ def test_clip_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path) -
         model=dataclasses.replace(TINY_CLIP, vocab_size=600),
         **LOOP,
     )
-    trained = train_clip(config)
+    heard = Heard()
+    trained = train_clip(config, callbacks=(heard,))
+    assert heard.steps == [*range(1, LOOP["steps"] + 1)], "each once"
     loaded = CLIPScorer.from_pretrained(tmp_path / "clip")
     images, prompts = torch.rand(2, 3, 16, 16), ["a red square", "a blue square"]
     torch.testing.assert_close(loaded.score(images, prompts), trained.score(images, prompts))
