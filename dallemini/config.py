@@ -198,6 +198,17 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def both_sides(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """Return height and width, which one number stands for where they are equal.
+
+    Example:
+        >>> from dallemini.config import both_sides
+        >>> both_sides(16), both_sides((16, 24))
+        ((16, 16), (16, 24))
+    """
+    return (size[0], size[1]) if isinstance(size, tuple) else (size, size)
+
+
 def suggest(name: str, known: typing.Iterable[str]) -> str:
     """Return ' Did you mean ...?' with the nearest known name, or the list of known names."""
     names = sorted(known)

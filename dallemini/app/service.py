@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,6 +29,7 @@ from ..generation.watermark import SCHEME, Watermark
 from ..images import open_image
 from ..pipeline.guarding import guarded
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.pixels import token_size
 from ..safety.checker import SafetyChecker, describe_checker
 from . import openapi
 from .api import (
@@ -412,14 +412,13 @@ def _client(request: Request) -> str:
 def find_sizes(pipe: Pipeline) -> list[int]:
     """Return what the sides of pictures may be in pixels, the model's own first, up to its double.
 
-    It draws one from nothing; an image tokenizer that decodes one size only has one.
+    An image tokenizer that decodes one size only has one.
     """
-    length = pipe.transformer.config.image_length
+    grid = pipe.transformer.config.grid
     with torch.no_grad():
-        tokens = torch.zeros(1, length, dtype=torch.int64, device=pipe.vqgan.device)
-        own = pipe.vqgan.decode(tokens).shape[-1]
-    side = math.isqrt(length)
-    sizes = range(own, 2 * own + 1, own // side)
+        unit = token_size(pipe.vqgan, grid)
+    own = unit * grid[1]
+    sizes = range(own, 2 * own + 1, unit)
     with contextlib.suppress(InputError):
         pipe._sketcher(pipe.config.override(width=sizes[-1])).begin(None, None)
         return list(sizes)

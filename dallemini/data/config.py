@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..config import Config
+from ..config import Config, both_sides
 from ..errors import ConfigError
 
 DEFAULT_SIZE = 256
@@ -107,5 +107,4 @@ class DataConfig(Config):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width that pictures get."""
-        size = self.image_size or DEFAULT_SIZE
-        return (size[0], size[1]) if isinstance(size, tuple) else (size, size)
+        return both_sides(self.image_size or DEFAULT_SIZE)

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from .._version import __version__
+from ..config import both_sides
 from ..files import as_path, replacing_folder, write_text
 from .audit_figures import ArmFigures, QuestionFigures
 from .audit_prompts import AuditPrompts
@@ -149,8 +150,7 @@ def _head(report: AuditReport) -> str:
     values = ", ".join(f"{name} {report.settings.get(name)}" for name in named)
     templates = ", ".join(f"“{escape(text)}”" for text in report.prompts.templates)
     neutral = ", ".join(f"“{escape(text)}”" for text in report.prompts.neutral)
-    size = report.picture_size
-    height, width = size if isinstance(size, tuple) else (size, size)
+    height, width = both_sides(report.picture_size)
     return (
         f"The set {escape(report.prompts.name)}: {report.config['count']} pictures of each prompt, "
         f"seeds from {report.config['seed']} on, one candidate each, {values}; "

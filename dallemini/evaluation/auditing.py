@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import Config
+from ..config import Config, both_sides
 from ..errors import ConfigError, InputError, InputTypeError, UnsupportedOperationError
 from ..files import PICTURE_ENDINGS, as_path, make_folder
 from ..generation import GenerationConfig
@@ -229,7 +229,7 @@ class _Run:
 
     def _as_drawn(self, pictures: Sequence[Picture]) -> Tensor:
         """Return f[n,3,H,W] of pictures as the pipeline's VQGAN would give them back."""
-        height, width = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        height, width = both_sides(self.size)
         images = torch.stack(
             [
                 image_to_tensor(fit_image(open_image(picture), (width, height)))

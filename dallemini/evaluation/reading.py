@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import both_sides
 from ..data import BadRecordError
 from ..errors import InputError, InputTypeError, MissingFileError
 
@@ -81,7 +82,7 @@ class Reader:
         seed: int = 0,
         column: str | None = None,
     ) -> None:
-        self.size = size if isinstance(size, tuple) else (size, size)
+        self.size = both_sides(size)
         self.source, self.seed, self.column = source, seed, column
         self._bad, self._bad_before = 0, _count_bad(source)
 

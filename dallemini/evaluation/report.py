@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from .._version import __version__
+from ..config import both_sides
 from ..files import as_path, replacing_folder, write_text
 from ..sheets import make_grid
 from .metrics import CodebookUse, Interval, Retrieval
@@ -322,8 +323,7 @@ def escape(text: str) -> str:
 
 def _head(report: EvaluationReport) -> str:
     settings, config = report.settings, report.config
-    size = report.picture_size
-    height, width = size if isinstance(size, tuple) else (size, size)
+    height, width = both_sides(report.picture_size)
     lines = [
         f"{report.captions:,} captions of {escape(report.data)} ({report.choice}), pictures of "
         f"{width}x{height}."

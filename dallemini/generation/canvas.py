@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..config import both_sides
 from ..errors import InputError
 from ..models.transformer import Transformer
 from .drawing import FREE, Drawing
@@ -93,7 +94,7 @@ class Canvas:
     @property
     def own(self) -> tuple[int, int]:
         """Rows and columns of the model's own grid."""
-        return self.side if isinstance(self.side, tuple) else (self.side, self.side)
+        return both_sides(self.side)
 
     @property
     def is_plain(self) -> bool:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LARGEST_SIZE, MOST_LAYERS, Config
+from ..config import LARGEST_SIZE, MOST_LAYERS, Config, both_sides
 from ..errors import ConfigError, InputError, InputTypeError
 from ..foreign import show
 from .pretrained import PretrainedModule, empty_embedding
@@ -123,8 +123,7 @@ class CLIPConfig(Config):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures."""
-        size = self.image_size
-        return (size[0], size[1]) if isinstance(size, tuple) else (size, size)
+        return both_sides(self.image_size)
 
     @property
     def num_patches(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ... import hub
+from ...config import both_sides
 from ...data import Batches, CaptionedImages, DataConfig
 from ...errors import ConfigError, InputError
 from ...files import as_path, make_folder
@@ -96,7 +97,7 @@ class RunConfig(TrainingConfig):
         if self.data.image_size is None:
             square = size[0] if isinstance(size, tuple) and size[0] == size[1] else None
             return replace(self.data, image_size=square or size)
-        units = multiple if isinstance(multiple, tuple) else (multiple, multiple)
+        units = both_sides(multiple)
         if any(asked % unit for asked, unit in zip(self.data.size, units, strict=True)):
             raise ConfigError(
                 f"data.image_size {self.data.image_size} does not fit the model, whose pictures "
