@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -39,6 +40,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end, too, that the cores are busy, beside what failed for it."""
     if note := busy_note():
         terminalreporter.write_line(note, yellow=True)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the rest of a family: those whose id begins as nothing that `..._except` names."""
+    for name in ("slow", "thorough"):
+        kept = item.get_closest_marker(f"{name}_except")
+        if kept:
+            found = f"{item.callspec.id}-"  # type: ignore[attr-defined]
+            if not any(found.startswith(f"{begin}-") for begin in kept.args):
+                item.add_marker(name)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there now out of every later garbage collection: it stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

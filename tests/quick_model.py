@@ -25,7 +25,7 @@ def save_quick_model(folder: Path, *, side: int = 5) -> Path:
         image_length=side * side,
         d_model=32,
         encoder_layers=1,
-        decoder_layers=2,
+        decoder_layers=1,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
         encoder_ffn_dim=32,
@@ -42,7 +42,10 @@ def save_quick_model(folder: Path, *, side: int = 5) -> Path:
         text_heads=2,
         text_mlp_dim=32,
     )
-    thin = dataclasses.replace(vqgan.config, ch_mult=(1,) * {5: 4, 10: 3}[side], z_channels=8)
+    levels = (1,) * {5: 4, 10: 3}[side]
+    thin = dataclasses.replace(
+        vqgan.config, ch=32, ch_mult=levels, num_res_blocks=1, attn_resolutions=(), z_channels=8
+    )
     Pipeline(
         tokenizer=real.tokenizer,
         transformer=Transformer.from_config(narrow).eval(),

@@ -93,9 +93,11 @@ def read_notebook(path: Path) -> Any:
     return read(path, as_version=4)
 
 
-def run_notebook(path: Path, folder: Path, *, timeout: float = 600) -> Any:
-    """Run a notebook from top to bottom in a folder, and return it with its outputs."""
+def run_notebook(path: Path, folder: Path, *, timeout: float = 600, first: str = "") -> Any:
+    """Run a notebook from top to bottom in a folder, after some code, and return its outputs."""
     notebook = read_notebook(path)
+    if first:
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
     resources = {"metadata": {"path": str(folder)}}
     client = NotebookClient(
         notebook, timeout=int(timeout), kernel_name="python3", resources=resources

@@ -138,8 +138,9 @@ def test_damaged_files_give_records_or_our_errors(kind: str, data: st.DataObject
 
 
 @fuzz
-@given(content=damages(example("tokens")))
-def test_damaged_tokens_give_pictures_or_our_errors(content: bytes) -> None:
+@given(data=st.data())
+def test_damaged_tokens_give_pictures_or_our_errors(data: st.DataObject) -> None:
+    content = data.draw(damages(example("tokens")))
     with bounded() as folder:
         (folder / "tokens-00000.parquet").write_bytes(content)
         for item in EncodedImages.open(folder):

@@ -46,17 +46,19 @@ def test_same_seed_draws_the_same_picture(bundled: Pipeline) -> None:
 
 
 def test_picture_of_a_batch_equals_its_seed_drawn_alone(bundled: Pipeline) -> None:
-    together = bundled(["red apple", "rocket"], num_images_per_prompt=3, seed=0)
-    alone = bundled("rocket", seed=together.seeds[4])
+    settings: dict[str, Any] = {"candidates": 1, "progress": False}
+    together = bundled(["red apple", "rocket"], num_images_per_prompt=3, seed=0, **settings)
+    alone = bundled("rocket", seed=together.seeds[4], **settings)
     assert alone.images[0].tobytes() == together.images[4].tobytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("guidance_scale", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
 def test_kernels_draw_the_tokens_of_torch_s_own_functions(
     bundled: Pipeline, monkeypatch: pytest.MonkeyPatch, guidance_scale: float
 ) -> None:
     prompts = ["red apple", "rocket, 3d emoji, on a blue background"]
-    settings: dict[str, Any] = {"num_images_per_prompt": 2, "guidance_scale": guidance_scale}
+    settings: dict[str, Any] = {"candidates": 1, "guidance_scale": guidance_scale}
     drawn = bundled(prompts, seed=0, **settings)
     monkeypatch.setattr(kernels, "_library", lambda: None)
     assert not kernels.has_kernels()
@@ -67,8 +69,8 @@ def test_kernels_draw_the_tokens_of_torch_s_own_functions(
 @pytest.mark.parametrize(
     "color",
     [
-        *("blue", "black"),
-        *(pytest.param(color, marks=pytest.mark.slow) for color in ("red", "green")),
+        "blue",
+        *(pytest.param(color, marks=pytest.mark.slow) for color in ("black", "red", "green")),
     ],
 )
 def test_background_asked_for_is_drawn(bundled: Pipeline, color: str) -> None:
@@ -80,6 +82,7 @@ def test_background_asked_for_is_drawn(bundled: Pipeline, color: str) -> None:
     assert nearest.count(list(GROUNDS).index(color)) >= 6
 
 
+@pytest.mark.slow
 def test_best_of_eight_is_nearer_to_its_prompt_than_to_others(bundled: Pipeline) -> None:
     prompts = ["red apple, noto emoji", "rocket, noto emoji", "cat face, noto emoji"]
     best = bundled(prompts, num_images_per_prompt=8, candidates=1, seed=0, rank=True).best()

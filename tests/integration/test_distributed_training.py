@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from dallemini.testing import tiny_pipeline
 from dallemini.training.checkpoint import newest, read_progress
 from dallemini.training.log import read_log
 from patience import patience
+from training_worker import fork
+
+pytestmark = pytest.mark.thorough
 
 WORKER = Path(__file__).parents[1] / "training_worker.py"
 HALF: dict[str, Any] = {"steps": 4, "schedule": "constant"}
@@ -36,8 +39,11 @@ Run = tuple[str, Path, dict[str, Any]]  # the task's name, the folder, changes t
 
 def command(runs: Sequence[Run], *, processes: int) -> list[str]:
     start = [sys.executable] if processes == 1 else [sys.executable, *TORCHRUN, str(processes)]
-    told = json.dumps([(kind, str(folder), changes) for kind, folder, changes in runs])
-    return [*start, str(WORKER), told]
+    return [*start, str(WORKER), told(runs)]
+
+
+def told(runs: Sequence[Run]) -> str:
+    return json.dumps([(kind, str(folder), changes) for kind, folder, changes in runs])
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -45,8 +51,21 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, **extra}
 
 
+def train_forked(runs: Sequence[Run], *, processes: int, fails: bool = False) -> None:
+    """Do some runs in processes that a server forks, to the end or until the last fails."""
+    errors = Path(runs[0][1]).parent / "errors.txt"
+    errors.parent.mkdir(parents=True, exist_ok=True)
+    started = fork(told(runs), processes=processes, errors=errors)
+    for process in started:
+        process.join(patience(280))
+        process.kill()  # nothing, where it has ended
+    said = errors.read_text(encoding="utf-8")
+    assert [bool(process.exitcode) for process in started] == [fails] * processes, said[-3000:]
+    assert ("this process fails" in said) == fails, said[-3000:]
+
+
 def train(runs: Sequence[Run], *, processes: int, fails: bool = False) -> None:
-    """Do some runs in processes that are started for them, to the end or until the last fails."""
+    """Do some runs in processes that torchrun starts, to the end or until the last fails."""
     done = subprocess.run(
         command(runs, processes=processes),
         env=environment(),
@@ -147,6 +166,15 @@ def make_source(place: Path) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every run on one process, and on two; the last of these fails, and one is killed."""
     place = tmp_path_factory.mktemp("runs")
+    runs_of_one_and_two(place, train_forked)
+    go_on = kill_while_training("transformer", place, seed=0)
+    constant: Run = ("transformer", place / "from two", {"schedule": "constant"})
+    train_forked([constant, *go_on], processes=1)
+    return place
+
+
+def runs_of_one_and_two(place: Path, train: Callable[..., None]) -> None:
+    """Every run on one process, and on two; the last of these fails."""
     kinds = {"accumulated": "transformer"}
     one: list[Run] = [
         (kinds.get(name, name), place / name, changes) for name, changes in ONE.items()
@@ -162,9 +190,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     two += [("transformer", place / "from one", {**constant, "strategy": "fsdp"})]
     train([*two, ("transformer", place / "fails", {})], processes=2, fails=True)
     shutil.copytree(place / "two" / "first half", place / "from two")
-    go_on = kill_while_training("transformer", place, seed=0)
-    train([("transformer", place / "from two", constant), *go_on], processes=1)
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +207,15 @@ def test_two_processes_learn_as_one(folder: Path, name: str) -> None:
     expected = TWO[name][0]
     assert_alike(folder / "two" / name, folder / expected)
     assert_same_weights(folder / "two" / name, folder / expected)
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_learn_as_one(tmp_path: Path) -> None:
+    """As users start them; the tests beside this one fork the same processes."""
+    runs_of_one_and_two(tmp_path, train)
+    for name in [name for name in TWO if name != "first half"]:
+        test_two_processes_learn_as_one(tmp_path, name)
+    test_a_process_that_fails_ends_the_run(tmp_path)
 
 
 @pytest.mark.slow
@@ -270,19 +304,17 @@ def kill_while_training(kind: str, place: Path, *, seed: int) -> list[Run]:
     """Kill a run with SIGKILL after its first checkpoint; return it, and what it is like."""
     changes = {"steps": 20, "optimizer": "muon"}
     killed = place / "killed"
-    process = subprocess.Popen(
-        command([(kind, killed, {**changes, "save_minutes": 0.003})], processes=1),
-        env=environment(PAUSE="0.1"),
-        stderr=subprocess.DEVNULL,
-    )
+    run = told([(kind, killed, {**changes, "save_minutes": 0.003})])
+    (process,) = fork(run, processes=1, errors=place / "errors.txt", PAUSE="0.1")
     deadline = time.monotonic() + patience(120)
     while newest(killed) is None:
-        assert process.poll() is None, "the run ended before it was killed"
+        assert process.is_alive(), "the run ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(random.Random(seed).uniform(0, 0.5))
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     path = newest(killed)
     assert path is not None
     assert 0 < int(path.name.rpartition("-")[2]) < 20

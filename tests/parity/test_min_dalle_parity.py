@@ -96,6 +96,7 @@ def detokenizer_state(manifest: dict[str, Any], scale: float) -> dict[str, torch
     return state
 
 
+@pytest.mark.thorough
 def test_detokenizer(fixtures: Path, tmp_path: Path) -> None:
     folder = fixtures / "min-dalle-detoker"
     manifest = json.loads((folder / "manifest.json").read_text())

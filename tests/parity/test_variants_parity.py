@@ -181,6 +181,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow_except("swinv2", "cogview", "postln, rmsnorm")
 @torch.no_grad()
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_combinations_stacked_and_layer_by_layer(tmp_path: Path, combination: str) -> None:

@@ -323,6 +323,7 @@ def test_a_save_that_cannot_be_finished_is_told(tmp_path: Path) -> None:
         finish_folder(tmp_path)
 
 
+@pytest.mark.thorough
 def test_savers_at_once_leave_one_of_their_saves(tmp_path: Path) -> None:
     code = """
 for _ in range(10):

@@ -116,6 +116,7 @@ def usual() -> dict[str, Any]:
         return everything()
 
 
+@pytest.mark.slow_except("float64", "meta", "inference mode", "autocast", "two threads")
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_seed_means_one_picture(usual: dict[str, Any], world: str) -> None:
     with threads(1), WORLDS[world]():
@@ -138,17 +139,20 @@ def bundled() -> Any:
     return draw_bundled()
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("autocast")
 @pytest.mark.parametrize("world", ["float64", "meta", "autocast"])
 def test_the_bundled_model_draws_the_same(bundled: Any, world: str) -> None:
     with WORLDS[world]():
         assert draw_bundled() == bundled
 
 
+@pytest.mark.thorough
 def test_int8_draws_seeds_alone_as_in_a_batch_of_nine() -> None:
     pipe = Pipeline.from_pretrained(quantization="int8")
     pipe.config = pipe.config.override(candidates=1)
     together = pipe("a red apple", num_images_per_prompt=9, seed=0, progress=False).image_tokens
-    for image in (0, 4, 8):
+    for image in (0, 8):
         alone = pipe("a red apple", seed=image, progress=False).image_tokens[0]
         assert torch.equal(alone, together[image])
 

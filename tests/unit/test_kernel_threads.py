@@ -57,6 +57,7 @@ def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
+@pytest.mark.slow_except("7")
 @pytest.mark.parametrize("count", [2, 7, 64])
 def test_any_number_of_threads_gives_the_same_bits(
     count: int, monkeypatch: pytest.MonkeyPatch
@@ -85,14 +86,16 @@ def test_threads_round_tiny_numbers_as_their_caller_does(monkeypatch: pytest.Mon
         assert (kernels.linear(tiny, weight) > 0).all()
 
 
+@pytest.mark.thorough
 def test_several_threads_of_python_may_call_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, numbers = compute(), itertools.count()
     monkeypatch.setattr(kernels, "count_threads", lambda: 1 + next(numbers) % 7)
     with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(compute) for _ in range(12)]:
+        for future in [pool.submit(compute) for _ in range(8)]:
             assert_equal(future.result(timeout=120), expected)
 
 
+@pytest.mark.thorough
 def test_a_machine_that_is_more_than_busy_only_takes_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -130,6 +133,7 @@ assert count() == before + 2, (before, count())
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_threads_are_made_when_they_are_needed_and_by_each_fork_for_itself() -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROCESS]

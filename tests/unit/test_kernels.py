@@ -200,6 +200,7 @@ def test_autocast_has_the_say_over_the_dtype() -> None:
         assert layer(hidden_states).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_compiled_code_holds_torch_operators() -> None:
     layer = Linear(32, 8).requires_grad_(False)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
@@ -574,6 +575,8 @@ def test_a_library_without_a_version_is_not_used(tmp_path: Path) -> None:
         assert not kernels._is_current(ctypes.CDLL(None), tmp_path)
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("_cpu_avx2-_cpu_avx2")
 @pytest.mark.parametrize("name", kernels._NAMES)
 def test_source_compiles_without_warnings(name: str, tmp_path: Path) -> None:
     compiler = find_compiler()

@@ -36,6 +36,7 @@ def texts(path: Path) -> dict[str, str]:
         return dict(found.text)
 
 
+@pytest.mark.thorough
 def test_looks_come_before_the_pictures_that_are_saved(studio: Studio) -> None:
     *looks, last = studio.draw(WISH)
     looks = [look for look in looks if look.previews]

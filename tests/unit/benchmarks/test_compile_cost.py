@@ -10,6 +10,7 @@ import torch
 from benchmarks.compile_cost import main
 
 
+@pytest.mark.slow
 def test_cost_of_compiling_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--model", "tiny", "--backend", "eager", "--images", "1", "2", "--rounds", "2"])
     torch._dynamo.reset()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pytest
+
 from benchmarks.guessing import Case, Timed, chances, measure, table
 from dallemini.testing import TINY_TRANSFORMER, tiny_pipeline, tiny_transformer
 
 SIZES = dataclasses.replace(TINY_TRANSFORMER, d_model=64, encoder_ffn_dim=64, decoder_ffn_dim=64)
 
 
+@pytest.mark.slow
 def test_models_are_measured_with_and_without_guesses() -> None:
     pipe = tiny_pipeline()
     pipe.transformer = tiny_transformer(SIZES)

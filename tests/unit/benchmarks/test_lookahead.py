@@ -25,6 +25,7 @@ class Pixels:
         return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
 
 
+@pytest.mark.slow
 def test_holes_are_measured_once_with_each_number_of_continuations(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     pictures = [

@@ -68,6 +68,7 @@ def as_module(side: str, model: DVAE) -> nn.Module:
     return whole
 
 
+@pytest.mark.slow_except("stream", "safetensors", "state dict")
 @pytest.mark.usefixtures("dall_e")
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 @pytest.mark.parametrize("form", ["zip", "stream", "state dict", "safetensors"])

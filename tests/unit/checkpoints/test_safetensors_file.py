@@ -169,6 +169,7 @@ def test_other_file_says_what_it_is(tmp_path: Path, content: bytes, message: str
         read_safetensors(tmp_path / "a.safetensors")
 
 
+@pytest.mark.thorough
 def test_file_of_more_tensors_than_a_model_has_is_refused(tmp_path: Path) -> None:
     state = {f"a{number}": torch.zeros(0) for number in range(20_001)}
     with pytest.raises(CheckpointError, match="holds more than 20000 tensors"):

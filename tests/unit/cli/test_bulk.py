@@ -72,6 +72,7 @@ def test_pictures_are_numbered_and_listed(draw: Any, tiny: Path) -> None:
         assert picture.info["prompt"] == "rot/grün?"
 
 
+@pytest.mark.thorough
 def test_the_same_command_again_draws_nothing(draw: Any, drawn_now: list[Any]) -> None:
     draw("out")
     before = pictures("out")
@@ -106,6 +107,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert listed("part") == listed("whole")
 
 
+@pytest.mark.thorough
 def test_half_a_line_and_an_unlisted_file_of_a_killed_process_are_mended(
     draw: Any, drawn_now: list[Any]
 ) -> None:
@@ -120,6 +122,7 @@ def test_half_a_line_and_an_unlisted_file_of_a_killed_process_are_mended(
     assert [json.loads(line) for line in (*lines[:4], lines[5])] == whole
 
 
+@pytest.mark.thorough
 def test_a_picture_that_was_deleted_is_drawn_again(draw: Any, drawn_now: list[Any]) -> None:
     draw("out")
     before = pictures("out")
@@ -129,6 +132,7 @@ def test_a_picture_that_was_deleted_is_drawn_again(draw: Any, drawn_now: list[An
     assert (drawn_now, pictures("out")) == ([1], before)
 
 
+@pytest.mark.thorough
 def test_other_settings_are_other_pictures(draw: Any) -> None:
     draw("out")
     before = pictures("out")
@@ -143,6 +147,7 @@ def test_other_settings_are_other_pictures(draw: Any) -> None:
     assert listed("fresh")[0]["settings"] == records[5]["settings"]
 
 
+@pytest.mark.thorough
 def test_prompts_that_are_added_are_drawn_alone(draw: Any, drawn_now: list[Any]) -> None:
     draw("out", "-n", 2)
     with Path("prompts.txt").open("a") as file:
@@ -152,6 +157,7 @@ def test_prompts_that_are_added_are_drawn_alone(draw: Any, drawn_now: list[Any])
     assert drawn_now == [10, 11]
 
 
+@pytest.mark.slow
 def test_ranked_pictures_stay_together(draw: Any, drawn_now: list[Any]) -> None:
     draw("out", "-n", 3, "--rank")
     for start in range(0, 15, 3):
@@ -228,6 +234,7 @@ def test_lines_of_others_are_no_pictures() -> None:
     assert Manifest("out").known() == set()
 
 
+@pytest.mark.slow
 def test_a_thousand_files_make_a_folder(draw: Any, tiny: Path, drawn_now: list[Any]) -> None:
     Path("prompts.txt").write_text("a cat\n" * 1001)
     digest = settings_digest(Pipeline.from_pretrained(tiny), GenerationConfig())

@@ -51,6 +51,7 @@ def test_transformer_and_tokenizer_get_a_folder_each(run: Any, flax: Path, outpu
     assert torch.equal(ids, Tokenizer.from_pretrained(flax)(prompt).input_ids)
 
 
+@pytest.mark.thorough
 def test_with_a_vqgan_it_becomes_a_pipeline(
     run: Any, flax: Path, fixtures: Path, output: Path
 ) -> None:
@@ -66,12 +67,13 @@ def test_with_a_vqgan_it_becomes_a_pipeline(
     assert same_weights(pipe.transformer, Transformer.from_pretrained(flax))
     assert isinstance(pipe.vqgan, VQGAN)
     assert same_weights(pipe.vqgan, VQGAN.from_pretrained(vqgan))
-    assert pipe("a red apple", seed=0, top_k=1).image_tokens.shape == (1, 256)
+    assert next(iter(pipe.stream("a red apple", seed=0, every=8))).images[0].size == (256, 256)
     assert same_weights(
         CLIP.from_pretrained(output, subfolder="scorer"), CLIP.from_pretrained(scorer)
     )
 
 
+@pytest.mark.thorough
 def test_other_image_tokenizers_are_told_and_converted(
     run: Any, fixtures: Path, output: Path
 ) -> None:
@@ -119,6 +121,7 @@ def test_subfolder_is_converted_alone(run: Any, tiny: Path, output: Path) -> Non
     assert VQGAN.from_pretrained(output).codebook_size == 64
 
 
+@pytest.mark.thorough
 def test_pipeline_in_a_folder_of_the_source_is_converted(
     run: Any, tiny: Path, output: Path
 ) -> None:
@@ -130,6 +133,8 @@ def test_pipeline_in_a_folder_of_the_source_is_converted(
     assert (output / "README.md").read_text() == (tiny / "README.md").read_text()
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("dtype0")
 @pytest.mark.parametrize("dtype", [[], ["--dtype", "float16"]])
 def test_transformer_is_quantised_on_the_way(
     run: Any, tiny: Path, output: Path, dtype: list[str]
@@ -142,6 +147,7 @@ def test_transformer_is_quantised_on_the_way(
         assert same_weights(converted.transformer, loaded.transformer)
 
 
+@pytest.mark.slow
 def test_foreign_transformer_is_quantised_on_the_way(run: Any, flax: Path, output: Path) -> None:
     assert run("convert", flax, output, "--quantization", "int8").code == 0
     converted = Transformer.from_pretrained(output, subfolder="transformer")

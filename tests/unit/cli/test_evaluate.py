@@ -28,6 +28,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_a_folder_of_pictures_gives_a_report(
     run: Any, tiny: Path, data: Path, tmp_path: Path
 ) -> None:

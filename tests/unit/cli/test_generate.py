@@ -108,6 +108,8 @@ def test_quantization_is_used(run: Any, tiny: Path) -> None:
         assert image.tobytes() != drawn.tobytes()
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("auto", "1")
 @pytest.mark.parametrize("batch_size", [1, 2, "auto", "None"])
 def test_batch_size_changes_no_picture(run: Any, tiny: Path, batch_size: object) -> None:
     words = ["generate", "a cat", "--model", tiny, "--seed", 3, "--num-images", 3]
@@ -255,6 +257,7 @@ def test_json_tells_scripts_what_was_drawn(run: Any, tiny: Path) -> None:
     assert grid == {"path": "all.png", "grid": True}
 
 
+@pytest.mark.thorough
 def test_pictures_are_saved_while_the_next_are_drawn(
     run: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +297,7 @@ def test_candidates_are_chosen_by_likelihood_and_pruned(run: Any, tiny: Path) ->
     assert path == f"a-cat-{drawn.seeds[0]}.png"
 
 
+@pytest.mark.thorough
 def test_grids_are_numbered_on_and_hold_what_draws_them_again(run: Any, tiny: Path) -> None:
     words = ["generate", "a cat", "a dog", "-n", 2, "--model", tiny, "--grid", "all.png"]
     assert [run(*words).lines for _ in range(2)] == [["all.png"], ["all-2.png"]]

@@ -43,6 +43,7 @@ def test_missing_extra_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert 'pip install ".[app]"' in result.err
 
 
+@pytest.mark.thorough
 def test_address_that_cannot_be_used_is_told(run: Any) -> None:
     pytest.importorskip("gradio", reason="needs the extra app")
     with socket.create_server(("127.0.0.1", 0)) as taken:

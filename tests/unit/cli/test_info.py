@@ -71,6 +71,7 @@ def test_flax_file_without_config_is_told_by_its_tensors(
     assert "\nvqgan\n" not in result.out
 
 
+@pytest.mark.thorough
 def test_damaged_file_without_config_is_an_error(run: Any, fixtures: Path, tmp_path: Path) -> None:
     whole = (fixtures / "e2e-tiny" / "model" / "flax_model.msgpack").read_bytes()
     (tmp_path / "flax_model.msgpack").write_bytes(whole[: len(whole) // 2])

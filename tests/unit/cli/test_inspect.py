@@ -27,6 +27,7 @@ def test_the_key_of_a_file_marks_what_is_drawn(run: Any, tiny: Path) -> None:
         assert image.info["watermark"]
 
 
+@pytest.mark.thorough
 def test_detect_prints_each_picture_and_all_together(run: Any, tiny: Path) -> None:
     words = ["generate", "a cat", "--model", tiny, "--seed", 3, "--num-images", 2]
     paths = run(*words).lines

@@ -35,6 +35,7 @@ def test_pictures_are_drawn_again_with_the_model_and_dtype_that_they_name(
     assert all(same(*pair) for pair in zip(paths, again.lines, strict=True))
 
 
+@pytest.mark.thorough
 def test_another_model_or_dtype_is_warned_about(run: Any, tiny: Path) -> None:
     tiny_pipeline(seed=1).save_pretrained("other")
     (path,) = run("generate", "a cat", "--model", tiny, "--seed", 3).lines
@@ -44,6 +45,7 @@ def test_another_model_or_dtype_is_warned_about(run: Any, tiny: Path) -> None:
         assert f"dallemini: warning: {path} was drawn with other {told}" in result.err
 
 
+@pytest.mark.thorough
 def test_marked_edits_are_drawn_again(run: Any, tiny: Path) -> None:
     Image.effect_noise((16, 16), 90).convert("RGB").save("picture.png")
     mask = Image.new("L", (16, 16))

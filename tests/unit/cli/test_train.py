@@ -149,6 +149,7 @@ def test_words_that_name_nothing_are_refused() -> None:
         train.run(["clip", "--config=nowhere.yaml"])
 
 
+@pytest.mark.thorough
 def test_a_whole_run_from_a_file_and_flags(
     run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_what_cannot_be_enlarged_is_one_sentence(
         assert message in result.err
 
 
+@pytest.mark.thorough
 def test_generate_enlarges_and_convert_adds_the_part(
     run: Any, model: Path, tiny: Path, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def test_the_same_record_looks_different_in_the_next_epoch(rows: CaptionedImages
     assert any(len({epoch[key] for epoch in captions}) > 1 for key in captions[0])
 
 
+@pytest.mark.thorough
 def test_workers_draw_the_same_batches(rows: CaptionedImages) -> None:
     alone, helped = Batches(rows, batch_size=4), Batches(rows, batch_size=4, workers=2)
     for index in (0, 1, 2, 7, 8, 1):
@@ -106,6 +107,7 @@ def test_workers_draw_the_same_batches(rows: CaptionedImages) -> None:
     helped.close()
 
 
+@pytest.mark.thorough_except("0")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_generator_of_the_caller_is_left_alone(
     rows: CaptionedImages, stream: CaptionedImages, workers: int
@@ -127,6 +129,7 @@ def test_captions_are_dropped_in_their_share(tmp_path: Path) -> None:
     assert 115 < captions.count("") < 185
 
 
+@pytest.mark.thorough_except("0")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_records_are_replaced_and_counted(
     tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
@@ -144,6 +147,7 @@ def test_bad_records_are_replaced_and_counted(
     assert len(caplog.messages) == 2
 
 
+@pytest.mark.slow_except("0")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_records_that_are_all_bad_end_in_one_sentence(tmp_path: Path, workers: int) -> None:
     write_folder(tmp_path, 3)
@@ -200,6 +204,7 @@ def test_a_stream_shows_every_record_once_an_epoch(stream: CaptionedImages) -> N
     assert keys[:20] != keys[20:] != sorted(keys[20:])
 
 
+@pytest.mark.slow_except("2-2", "4-0")
 @pytest.mark.parametrize(("world_size", "workers"), [(2, 0), (4, 0), (1, 2), (2, 2), (1, 4)])
 def test_readers_of_a_stream_do_not_overlap(
     stream: CaptionedImages, world_size: int, workers: int
@@ -282,6 +287,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("curl") is None, reason="addresses are fetched by curl")
 def test_a_stream_from_a_server_equals_its_files(address: str, tmp_path: Path) -> None:
     over_http = CaptionedImages.open(f"{address}/{{00000..00003}}.tar", config=SMALL)

@@ -157,6 +157,7 @@ def test_footer_says_what_made_the_shard(vqgan: VQGAN, pictures: Path, tmp_path:
     assert metadata["bad"] == {"broken image": 1}
 
 
+@pytest.mark.slow_except("settings0")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(
     "settings",
@@ -238,6 +239,7 @@ def test_tars_that_the_filters_leave_empty_leave_no_file(
         assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow_except("0")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_tar_of_a_stream_is_a_shard(vqgan: VQGAN, tmp_path: Path, workers: int) -> None:
@@ -254,6 +256,7 @@ def test_every_tar_of_a_stream_is_a_shard(vqgan: VQGAN, tmp_path: Path, workers:
     assert codes == [r["image_tokens"] for r in rows_of(tmp_path / "folder")[shard_name(0)]]
 
 
+@pytest.mark.thorough
 def test_codes_of_a_trained_vqgan_are_those_of_any_batch_size() -> None:
     vqgan = VQGAN.from_pretrained("dallemini/emoji", subfolder="vqgan")
     noise = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -271,6 +271,7 @@ def test_rows_of_another_kind_are_refused(path: Path, name: str) -> None:
         list(read_arrays(TokenShard.read(path)))
 
 
+@pytest.mark.thorough
 def test_tokens_that_unpack_to_gigabytes_are_refused(path: Path) -> None:
     write_strange(
         path,

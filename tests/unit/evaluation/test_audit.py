@@ -145,6 +145,7 @@ def test_the_neutral_prompt_and_the_intervention_are_compared(report: AuditRepor
     assert change.low < -0.4 / 3 < change.high
 
 
+@pytest.mark.thorough
 def test_an_even_model_has_no_lean(model: Pipeline) -> None:
     with torch.no_grad():
         even = planted(dict.fromkeys(PLANTED, 0.5))
@@ -173,6 +174,7 @@ def test_the_report_is_written_with_pictures_and_a_section_for_the_card(
     assert report.table.startswith("| asked for | woman | man | uncertain |")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_figures(model: Pipeline) -> None:
     small = dataclasses.replace(CONFIG, count=4)
     first, again, batched = (

@@ -72,6 +72,7 @@ def test_the_best_of_several_has_the_higher_score(report: EvaluationReport) -> N
     assert best.value > first.value
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_figures(
     pipe: Pipeline,
     pictures: list[CaptionedImage],

@@ -71,6 +71,7 @@ def parts(image: Tensor) -> int:
     return count
 
 
+@pytest.mark.slow_except("stone-red", "leaf-black")
 @pytest.mark.parametrize("color", COLORED)
 @pytest.mark.parametrize("index", [0, 1, 2], ids=list(PAINT))
 def test_painting_makes_most_of_the_object_that_colour(
@@ -175,6 +176,7 @@ def test_choosing_knows_every_kind(emojis: Emojis) -> None:
     assert sum(SHARES.values()) == 100
 
 
+@pytest.mark.thorough
 def test_scenes_are_kept_with_their_codes_and_go_on(
     emojis: Emojis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

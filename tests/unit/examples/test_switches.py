@@ -44,6 +44,7 @@ def test_every_switch_makes_another_model(sweep: Sweep) -> None:
         assert 0.9 < size / released < 1.3
 
 
+@pytest.mark.thorough
 def test_a_run_gives_its_losses(sweep: Sweep, tmp_path: Path) -> None:
     changes = SWITCHES["ln_positions: swinv2"]
     losses = sweep.losses(changes, seed=1, folder=tmp_path)

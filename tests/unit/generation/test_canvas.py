@@ -108,6 +108,7 @@ def test_a_canvas_of_the_models_size_is_drawn_as_without_one() -> None:
     assert torch.equal(draw(Canvas(height=4, width=4, side=4), drawing(3))[0], slot.tokens)
 
 
+@pytest.mark.thorough
 def test_a_seed_draws_one_picture_in_any_batch() -> None:
     canvas = Canvas(height=4, width=7, side=4, wraps=True)
     hole = torch.arange(28).view(4, 7).clone()

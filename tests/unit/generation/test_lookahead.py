@@ -74,6 +74,7 @@ def test_nothing_is_weighed_where_nothing_is_kept_ahead() -> None:
         assert len(Particles(slots, drawing(fixed=fixed), count=8).slots) == 1
 
 
+@pytest.mark.thorough
 def test_looking_ahead_makes_what_is_kept_likelier() -> None:
     given = hole(4, 5, 6, 7)
     kept = slice(8, LENGTH)

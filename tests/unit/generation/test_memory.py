@@ -97,7 +97,8 @@ CASES: list[dict[str, Any]] = [
 
 
 @LINUX
-@pytest.mark.parametrize("cases", [CASES[3:], pytest.param(CASES[:3], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [CASES[3:], CASES[:3]])
 def test_prediction_covers_what_a_process_takes(cases: list[dict[str, Any]]) -> None:
     arguments = json.dumps([MIDDLE, [MIDDLE_IMAGES, SMALL_IMAGES], cases])
     command = [sys.executable, "-c", DRAW, arguments]
@@ -191,6 +192,7 @@ def test_prediction_without_image_tokenizer_counts_no_pixels() -> None:
     assert predict_memory(MINI).weights == 4 * 437_833_712
 
 
+@pytest.mark.thorough
 def test_table_of_the_documentation_is_what_its_code_prints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -271,6 +273,7 @@ def test_an_image_tokenizer_of_ones_own_is_not_counted() -> None:
     assert choose_batch_size(config, tiny_transformer(), object(), images=9) == 9
 
 
+@pytest.mark.slow_except("1", "auto")
 @pytest.mark.parametrize("batch_size", [1, 2, "auto", None])
 def test_what_is_drawn_does_not_depend_on_the_batch(batch_size: Any) -> None:
     pipe = tiny_pipeline()

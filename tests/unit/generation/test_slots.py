@@ -261,6 +261,7 @@ def test_what_is_drawn_so_far_can_be_seen(transformer: Transformer) -> None:
     assert (slots.tokens[0] == -1).tolist() == [False] * 3 + [True] * 13
 
 
+@pytest.mark.thorough
 def test_no_cache_stays_when_all_are_gone(transformer: Transformer) -> None:
     def caches() -> int:
         return sum(type(thing) is DecoderCache for thing in gc.get_objects())
@@ -277,6 +278,7 @@ def test_no_cache_stays_when_all_are_gone(transformer: Transformer) -> None:
     assert slots.step() == []
 
 
+@pytest.mark.slow
 def test_rows_of_a_compiled_model_leave_but_do_not_join_in_the_middle() -> None:
     transformer = tiny_transformer().compile_decoding(backend="eager")
     slots = Slots(transformer, TopSampler(), num_codes=64)

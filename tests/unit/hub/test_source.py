@@ -323,6 +323,7 @@ def test_cache_folder_follows_the_variables(
     assert conversion_cache_dir("~/mine") == Path.home() / "mine" / ours
 
 
+@pytest.mark.thorough
 def test_variables_set_before_import_are_followed_in_a_fresh_process(
     hub: HubServer, model_folder: Path
 ) -> None:

@@ -110,6 +110,7 @@ class Recorder:
 # the same as the plain path
 
 
+@pytest.mark.slow_except("10.0-4", "1.0-1")
 @pytest.mark.usefixtures("_uncompiled")
 @pytest.mark.parametrize("images", [1, 4])
 @pytest.mark.parametrize("guidance_scale", [1.0, 10.0])
@@ -141,6 +142,8 @@ def test_half_precision_stays_near_the_plain_path() -> None:
     assert error < 0.02
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("eager")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_tokens_equal_the_plain_ones(backend: str) -> None:
     transformer = compiled(backend=backend, layers=1)
@@ -161,6 +164,7 @@ def test_inductor_draws_the_plain_tokens(images: int, guidance_scale: float) -> 
 # compiled once
 
 
+@pytest.mark.thorough
 def test_one_number_of_rows_is_compiled_once_for_all_positions_prompts_and_drawings() -> None:
     counters = torch._dynamo.utils.counters
     counters.clear()
@@ -176,6 +180,7 @@ def test_one_number_of_rows_is_compiled_once_for_all_positions_prompts_and_drawi
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_more_numbers_of_rows_than_torch_keeps_versions_of_one_function() -> None:
     counters = torch._dynamo.utils.counters
     counters.clear()
@@ -239,6 +244,7 @@ def test_shapes_and_strides_do_not_depend_on_the_prompt() -> None:
     assert layouts[0] == layouts[1] == layouts[2]
 
 
+@pytest.mark.slow_except("10.0")
 @pytest.mark.usefixtures("_uncompiled", "_graphs")
 @pytest.mark.parametrize("guidance_scale", [1.0, 10.0])
 def test_a_recorded_step_draws_the_plain_tokens(guidance_scale: float) -> None:
@@ -322,6 +328,7 @@ def test_a_cuda_graph_draws_the_plain_tokens(backend: str) -> None:
 # memory
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("_uncompiled")
 @pytest.mark.parametrize("graphs", [False, True])
 def test_dropping_the_iterator_frees_its_cache(
@@ -343,6 +350,7 @@ def test_dropping_the_iterator_frees_its_cache(
     assert caches() == before
 
 
+@pytest.mark.slow
 def test_dropping_a_compiled_model_frees_its_weights() -> None:
     transformer = compiled(layers=1)
     draw(transformer)
@@ -380,6 +388,7 @@ def test_a_compiled_pipeline_draws_the_same_pictures() -> None:
     assert [i.tobytes() for i in drawn[0].images] == [i.tobytes() for i in drawn[1].images]
 
 
+@pytest.mark.slow
 def test_copies_and_pickles_are_not_compiled() -> None:
     transformer = compiled(layers=1)
     expected = draw(transformer)
@@ -389,6 +398,7 @@ def test_copies_and_pickles_are_not_compiled() -> None:
     assert is_compiled(transformer)
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_the_plain_one(tmp_path: Path) -> None:
     transformer = compiled(layers=1)
     draw(transformer)
@@ -400,6 +410,7 @@ def test_a_saved_model_is_the_plain_one(tmp_path: Path) -> None:
     assert not is_compiled(Transformer.from_pretrained(tmp_path / "compiled"))
 
 
+@pytest.mark.slow
 def test_a_moved_model_is_compiled_anew() -> None:
     transformer = compiled(layers=1)
     draw(transformer)
@@ -463,6 +474,7 @@ def test_a_step_that_cannot_be_compiled_is_told() -> None:
         compiled.run(step, torch.arange(2), cache)
 
 
+@pytest.mark.slow
 @INDUCTOR
 def test_drawing_tells_that_there_is_no_compiler(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

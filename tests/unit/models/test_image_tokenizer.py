@@ -73,6 +73,7 @@ def test_a_wrapping_picture_goes_on_at_its_opposite_edges(tokenizer: ImageTokeni
     assert not torch.allclose(tokenizer.decode(codes), picture, atol=1e-4)
 
 
+@pytest.mark.slow_except("nearest", "gumbel", "DVAE")
 def test_the_class_is_found_and_everything_comes_back(
     tokenizer: ImageTokenizer, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_adapters_come_from_their_seed_alone() -> None:
     assert not torch.equal(made[0][name], made[2][name])
 
 
+@pytest.mark.slow_except("dtype0")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_lowers_the_loss_and_leaves_the_weights_bit_identical(dtype: torch.dtype) -> None:
     model = tiny_transformer().to(dtype)
@@ -252,6 +253,8 @@ def process_group(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("dtype0")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.usefixtures("process_group")
 def test_a_split_model_trains_and_gives_whole_adapters(dtype: torch.dtype, tmp_path: Path) -> None:
@@ -288,6 +291,7 @@ def test_a_split_model_trains_and_gives_whole_adapters(dtype: torch.dtype, tmp_p
     assert all(torch.equal(merged[name], value) for name, value in one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_compiler_takes_a_layer_with_an_adapter_whole() -> None:
     model = trained()
     layer = model.encoder.layers[0]

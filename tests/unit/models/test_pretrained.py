@@ -320,6 +320,7 @@ def to_whole_numbers(model: Transformer) -> None:
     model.lm_head.weight.requires_grad_(False).data = torch.zeros(65, 16, dtype=torch.int64)
 
 
+@pytest.mark.slow_except("narrow", "add_lora", "to_float8")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -139,6 +139,7 @@ def test_a_saved_model_comes_back(
     assert torch.equal(again(tokens, image_tokens), transformer(tokens, image_tokens))
 
 
+@pytest.mark.slow_except("swinv2", "preln")
 @torch.no_grad()
 def test_an_int8_model_is_near_and_comes_back(
     transformer: Transformer, tokens: TextTokens, image_tokens: Tensor, tmp_path: Path
@@ -155,6 +156,7 @@ def test_an_int8_model_is_near_and_comes_back(
     assert torch.equal(again(tokens, image_tokens), found)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_steps_know_positions(tokens: TextTokens, image_tokens: Tensor) -> None:
     config = configured(use_swin_position_embeddings=True, use_cosine_attention=True)

@@ -65,6 +65,7 @@ def test_released_sizes_have_their_number_of_parameters(
     assert sum(weight.numel() for weight in Transformer(config).parameters()) == parameters
 
 
+@pytest.mark.thorough
 def test_full_size_shapes_follow_from_the_configuration() -> None:
     model = Transformer(TransformerConfig())
     ids = torch.zeros(2, 64, dtype=torch.int64, device="meta")

@@ -91,6 +91,7 @@ def plainly_decoded(vqgan: VQGAN, codes: Tensor) -> Tensor:
     return vqgan.decode_features(vectors.permute(0, 3, 1, 2)).clamp(0, 1)
 
 
+@pytest.mark.slow_except("0")
 @pytest.mark.parametrize("large_bytes", [0, vqgan_cpu.LARGE_BYTES])
 def test_large_pictures_are_the_plain_ones_up_to_rounding(
     large: VQGAN, large_codes: Tensor, large_bytes: int, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +108,7 @@ def test_large_pictures_are_the_plain_ones_up_to_rounding(
     assert (different > 0).float().mean() < 1e-3
 
 
+@pytest.mark.thorough
 def test_a_large_picture_is_the_same_alone_and_in_a_batch(
     large: VQGAN, large_codes: Tensor
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_large_picture_is_the_same_alone_and_in_a_batch(
     assert torch.equal(large.decode(large_codes), together)
 
 
+@pytest.mark.thorough
 def test_large_pictures_in_half_precision(large: VQGAN, large_codes: Tensor) -> None:
     half = copy.deepcopy(large).to(torch.bfloat16)
     pixels = half.decode(large_codes[:1])

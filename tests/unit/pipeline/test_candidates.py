@@ -118,6 +118,7 @@ def test_a_list_of_seeds_has_one_for_each_candidate(plain: Pipeline) -> None:
         plain("a red apple", candidates=3, seed=[9, 4], progress=False)
 
 
+@pytest.mark.thorough
 def test_the_last_step_of_a_stream_has_what_a_call_returns() -> None:
     pipe, _ = with_scorer()
     for settings in ({"rank": True}, {"candidates": 3}, {"rank": "likelihood", "batch_size": 2}):

@@ -67,6 +67,7 @@ def test_without_paste_the_decoded_picture_is_shown(pipe: Pipeline) -> None:
     assert levels(out.images[0]).tolist() == decoded.tolist()
 
 
+@pytest.mark.slow_except("tensor", "bytes")
 @pytest.mark.parametrize("kind", ["path", "array", "floats", "tensor", "bytes"])
 def test_a_picture_is_given_in_any_form(pipe: Pipeline, tmp_path: Path, kind: str) -> None:
     picture, mask = noise(), white((4, 4, 8, 8))
@@ -95,6 +96,7 @@ def test_a_photograph_is_turned_upright_with_its_mask_as_it_is_seen(pipe: Pipeli
     assert (levels(out.images[0])[8:] == levels(turned)[8:]).all()
 
 
+@pytest.mark.thorough
 def test_a_large_picture_is_fitted_and_its_mask_with_it(pipe: Pipeline) -> None:
     picture, mask = (
         Image.new("RGB", (4000, 2500), "red"),
@@ -197,6 +199,7 @@ def edits(pipe: Pipeline, **settings: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.thorough
 def test_a_seed_draws_the_same_picture_in_any_batch(pipe: Pipeline) -> None:
     together = edits(pipe, seed=5, num_images_per_prompt=3, batch_size=3)
     for name, one in edits(pipe, seed=6).items():
@@ -204,6 +207,7 @@ def test_a_seed_draws_the_same_picture_in_any_batch(pipe: Pipeline) -> None:
         assert one.images[0].tobytes() == together[name].images[1].tobytes(), name
 
 
+@pytest.mark.thorough
 def test_settings_of_a_call_hold_for_edits(pipe: Pipeline) -> None:
     out = pipe.vary(
         noise(), ["a bird", "a tree"], num_images_per_prompt=2, candidates=2, rank=True, seed=0

@@ -201,6 +201,8 @@ class Blurring(Repeating):
         return torch.nn.functional.avg_pool2d(super().upscale(images), 5, stride=1, padding=2)
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("2")
 @pytest.mark.parametrize("factor", [4, 2])
 def test_a_tile_repeats_when_it_is_larger_too(factor: int, tmp_path: Path) -> None:
     loud = Upscaler.from_config(CONFIG)

@@ -79,6 +79,8 @@ def test_what_changes_nothing_draws_todays_picture(pipe: Pipeline) -> None:
     assert tokens(pipe, APPLE, guidance_scale=(1, 1), negative_prompt="") == unguided
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("float32")
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_all_of_them_draw_the_same_in_any_batch_and_alone(
     pipe: Pipeline, quantized: Pipeline, kind: str

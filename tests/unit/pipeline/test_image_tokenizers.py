@@ -55,6 +55,7 @@ def pipes() -> dict[str, Pipeline]:
     return {kind: pipeline(kind) for kind in KINDS}
 
 
+@pytest.mark.slow_except("nearest", "DVAE")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_tokenizer_draws_edits_and_comes_back(
     pipes: dict[str, Pipeline], kind: str, tmp_path: Path
@@ -126,6 +127,7 @@ def test_the_mark_of_a_key_needs_no_vqgan(pipes: dict[str, Pipeline]) -> None:
     assert found.tokens == 4 * pipe.vqgan.image_length
 
 
+@pytest.mark.slow_except("DVAE")
 @pytest.mark.parametrize("kind", ["nearest", "DVAE"])
 def test_a_grid_need_not_be_square(kind: str) -> None:
     pipe = wide_pipeline(kind)

@@ -40,6 +40,7 @@ def weights(pipe: Pipeline) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.thorough
 def test_nothing_is_moved_where_your_own_part_refuses() -> None:
     pipe = pipeline(Stubborn())
     before = weights(pipe)

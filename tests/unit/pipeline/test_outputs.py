@@ -184,6 +184,7 @@ def test_file_tells_how_it_was_drawn(tmp_path: Path) -> None:
     assert GenerationConfig.from_dict(json.loads(config)) == GenerationConfig(seed=14)
 
 
+@pytest.mark.thorough
 def test_file_draws_itself_again(pipe: Pipeline, tmp_path: Path) -> None:
     out = pipe(
         ["a red apple", "a blue bird"],

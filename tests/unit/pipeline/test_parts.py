@@ -121,6 +121,7 @@ def test_training_finds_a_part_alone_or_in_a_pipeline(saved: Path, alone: bool) 
 # min-dalle's folder
 
 
+@pytest.mark.thorough_except("_mini")
 def test_min_dalle_folder_is_a_pipeline_offline(
     min_dalle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_min_dalle_folder_is_a_pipeline_offline(
     assert len(out.images) == 1
 
 
+@pytest.mark.slow_except("_mini")
 def test_min_dalle_transformer_that_was_named_is_completed_by_its_folder(
     min_dalle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +150,7 @@ def test_min_dalle_transformer_that_was_named_is_completed_by_its_folder(
 # One commit
 
 
+@pytest.mark.slow_except("None")
 @pytest.mark.parametrize("subfolder", [None, "models/tiny"])
 def test_parts_of_two_commits_never_mix(
     hub: HubServer, saved: Path, tmp_path: Path, subfolder: str | None
@@ -280,6 +283,7 @@ class Blanks:
         text.split(lambda number, piece: [piece])
 
 
+@pytest.mark.slow_except("tokenizer")
 @pytest.mark.parametrize("name", ["tokenizer", "scorer"])
 def test_vocabulary_of_ones_own_code_is_not_saved(tmp_path: Path, name: str) -> None:
     pipe = tiny_pipeline()
@@ -292,6 +296,7 @@ def test_vocabulary_of_ones_own_code_is_not_saved(tmp_path: Path, name: str) -> 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.thorough
 def test_nothing_of_other_weights_stays(saved: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(saved, tmp_path / "copy"))
     for name in ("README.md", "NOTICE", "LICENSE"):

@@ -147,6 +147,7 @@ def test_fresh_seeds_are_returned_and_draw_the_same_again(pipe: Pipeline) -> Non
     assert same(draw(pipe, num_images_per_prompt=2, seed=first.seeds), first)
 
 
+@pytest.mark.thorough
 def test_image_is_drawn_by_its_seed_alone(pipe: Pipeline) -> None:
     out = draw(pipe, PROMPTS, num_images_per_prompt=3, seed=100)
     for index, seed in enumerate(out.seeds):
@@ -155,12 +156,14 @@ def test_image_is_drawn_by_its_seed_alone(pipe: Pipeline) -> None:
         assert pixels(alone.images) == pixels(out.images[index : index + 1])
 
 
+@pytest.mark.slow_except("4")
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_batch_size_changes_nothing(pipe: Pipeline, batch_size: int) -> None:
     whole = draw(pipe, PROMPTS, num_images_per_prompt=3)
     assert same(draw(pipe, PROMPTS, num_images_per_prompt=3, batch_size=batch_size), whole)
 
 
+@pytest.mark.thorough
 def test_order_of_prompts_changes_nothing(pipe: Pipeline) -> None:
     out = draw(pipe, PROMPTS, seed=[5, 6, 7])
     turned = draw(pipe, PROMPTS[::-1], seed=[7, 6, 5])
@@ -214,6 +217,8 @@ def test_an_image_tokenizer_of_ones_own_draws(pipe: Pipeline) -> None:
     assert np.array_equal(found, (out.image_tokens[4] / 63 * 255).byte().numpy())
 
 
+@pytest.mark.thorough
+@pytest.mark.slow_except("dtype1")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_draws(dtype: torch.dtype) -> None:
     out = draw(tiny_pipeline().to(dtype=dtype), num_images_per_prompt=2, rank=True)
@@ -251,6 +256,7 @@ def test_a_scorer_of_ones_own_ranks(pipe: Pipeline) -> None:
     assert light == sorted(light, reverse=True)
 
 
+@pytest.mark.slow_except("5")
 @pytest.mark.parametrize("every", [1, 5, 32])
 def test_last_step_of_a_stream_equals_the_call(pipe: Pipeline, every: int) -> None:
     out = draw(pipe, PROMPTS, num_images_per_prompt=2)
@@ -414,6 +420,7 @@ class WrongScores:
         return self.scores
 
 
+@pytest.mark.slow_except("None")
 @pytest.mark.parametrize("scores", [[1.0, 2.0], None, torch.zeros(3), torch.zeros(2, 1)])
 def test_a_scorer_that_returns_another_shape_is_refused(pipe: Pipeline, scores: Any) -> None:
     own = Pipeline(**parts(pipe), scorer=WrongScores(scores))
@@ -537,6 +544,7 @@ def test_saving_and_loading_is_identity(pipe: Pipeline, tmp_path: Path) -> None:
     assert (tmp_path / "model" / "README.md").read_text().startswith("---\n")
 
 
+@pytest.mark.slow
 def test_saving_twice_replaces(pipe: Pipeline, tmp_path: Path) -> None:
     tiny_pipeline(seed=5).save_pretrained(tmp_path)
     pipe.save_pretrained(tmp_path)
@@ -568,6 +576,7 @@ def test_parts_can_be_loaded_alone(pipe: Pipeline, tmp_path: Path) -> None:
     assert alike(draw(whole, rank=True), draw(pipe, rank=True))
 
 
+@pytest.mark.slow_except("dtype0")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_loading_casts_every_part(pipe: Pipeline, tmp_path: Path, dtype: torch.dtype) -> None:
     pipe.save_pretrained(tmp_path)
@@ -578,6 +587,7 @@ def test_loading_casts_every_part(pipe: Pipeline, tmp_path: Path, dtype: torch.d
     assert len(draw(loaded, rank=True).images) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the Hub's client
 def test_publishing_and_loading_is_identity(pipe: Pipeline, hub: HubServer) -> None:
     url = pipe.push_to_hub("someone/tiny", token=TOKEN)
@@ -598,6 +608,7 @@ def test_pipeline_is_found_in_a_folder_of_the_source(pipe: Pipeline, tmp_path: P
     assert str(tmp_path) not in (tmp_path / "copy" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_pipeline_is_found_in_a_deep_folder_on_the_hub(
     pipe: Pipeline, hub: HubServer, tmp_path: Path
 ) -> None:
@@ -653,6 +664,7 @@ def test_saving_refuses_what_names_no_folder(pipe: Pipeline, directory: Any) -> 
         pipe.save_pretrained(directory)
 
 
+@pytest.mark.slow_except("os.system")
 @pytest.mark.parametrize("found", ["os.system", None])
 def test_class_names_outside_the_table_are_refused(
     pipe: Pipeline, tmp_path: Path, found: Any
@@ -731,6 +743,7 @@ def test_a_part_that_cannot_be_moved_is_named(pipe: Pipeline) -> None:
     assert pipe.transformer.dtype == torch.float32
 
 
+@pytest.mark.slow_except("dtype1")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_batch_size_changes_no_token_in_half_precision(dtype: torch.dtype) -> None:
     pipe = tiny_pipeline().to(dtype=dtype)
@@ -741,6 +754,7 @@ def test_batch_size_changes_no_token_in_half_precision(dtype: torch.dtype) -> No
         assert torch.equal(parts, whole)
 
 
+@pytest.mark.thorough
 def test_scorer_follows_a_move_made_before_it_was_loaded(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path)
     scorer = Pipeline.from_pretrained(tmp_path).to(dtype=torch.float64).scorer
@@ -771,6 +785,7 @@ def test_nothing_that_told_of_older_weights_stays_beside_new_ones(tmp_path: Path
 WHOLE = ("config.json", "model.safetensors")
 
 
+@pytest.mark.thorough
 def test_saving_keeps_card_and_notice_of_the_source(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path / "first")
     for name in ("README.md", "NOTICE"):
@@ -788,6 +803,7 @@ def test_class_in_place_of_a_part_is_refused(name: str, part: Any) -> None:
         Pipeline(tokenizer=pipe.tokenizer, transformer=pipe.transformer, **parts)
 
 
+@pytest.mark.thorough
 def test_own_sampler_is_named_in_the_file(tmp_path: Path) -> None:
     def greedy(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return logits.argmax(dim=-1)

@@ -48,6 +48,7 @@ def draw(pipe: Pipeline, **settings: Any) -> GenerationOutput:
     return pipe(PROMPTS, **{"candidates": 6, "seed": 1, "progress": False, **settings})
 
 
+@pytest.mark.slow_except("False", "likelihood")
 @pytest.mark.parametrize("rank", [False, True, "likelihood"])
 def test_the_weaker_half_leaves_half_way(pipe: Pipeline, scorer: Darkness, rank: Any) -> None:
     whole = pipe(PROMPTS, num_images_per_prompt=6, seed=1, progress=False)
@@ -88,9 +89,10 @@ def halves(pipe: Pipeline, prompt: Any, half: Tensor, *, by_likelihood: bool) ->
     return found
 
 
-def test_no_batch_changes_what_pruning_chooses(pipe: Pipeline) -> None:
+@pytest.mark.parametrize("sizes", [(5, None), pytest.param((1, 7, 13), marks=pytest.mark.slow)])
+def test_no_batch_changes_what_pruning_chooses(pipe: Pipeline, sizes: tuple[int | None]) -> None:
     whole = draw(pipe, prune=True, num_images_per_prompt=2)
-    for size in (1, 5, 7, 13, None):
+    for size in sizes:
         other = draw(pipe, prune=True, num_images_per_prompt=2, batch_size=size)
         assert other.seeds == whole.seeds
         assert other.scores == whole.scores

@@ -106,6 +106,7 @@ def test_a_label_of_any_length_and_script_fits() -> None:
     assert (sheet[CAPTION_HEIGHT:, :40] == (255, 0, 0)).all()
 
 
+@pytest.mark.thorough
 def test_a_jpeg_without_room_for_everything_says_so(pipe: Pipeline, tmp_path: Path) -> None:
     out = pipe("a red apple", seed=0, progress=False)
     long = GenerationOutput(
@@ -167,6 +168,7 @@ PICTURE, MASK = Image.effect_noise((16, 16), 90).convert("RGB"), Image.new("L", 
 MASK.paste(255, (4, 4, 12, 8))
 
 
+@pytest.mark.thorough
 def test_edits_are_drawn_again_with_their_pictures(pipe: Pipeline, tmp_path: Path) -> None:
     mark: Any = {"watermark": Watermark("mine"), "progress": False}
     rest: Any = {**mark, "seed": 5, "lookahead": 3, "candidates": 2}
@@ -212,6 +214,7 @@ def test_the_pictures_of_an_edit_must_be_the_same_ones(pipe: Pipeline, tmp_path:
         pipe.redraw(saved(varied, operation="start"), image=PICTURE)
 
 
+@pytest.mark.slow_except("changes0", "changes3", "changes6")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

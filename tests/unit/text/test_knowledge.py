@@ -65,6 +65,7 @@ def test_what_is_no_list_of_words_is_refused(text: str, tmp_path: Path) -> None:
         Tokenizer.from_pretrained(tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_long_strange_prompt_is_answered_at_once() -> None:
     many = Knowledge(words=tuple(f"word{number}" for number in range(5000)))
     assert many.near("z" * 100_000) == []

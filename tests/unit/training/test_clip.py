@@ -75,6 +75,7 @@ def test_a_caption_that_fits_too_counts_as_no_rival(batch: CLIPBatch) -> None:
         assert task.evaluate(0) == {"all_top1": 1.0, "all_top5": 1.0}
 
 
+@pytest.mark.thorough
 def test_a_toy_set_is_learned(batch: CLIPBatch, tmp_path: Path) -> None:
     clip = CLIP.from_config(TINY_CLIP)
     task = CLIPTask(clip, batches=toy_batch, evaluation={"toy": toy_batch(10**6)})

@@ -6,16 +6,18 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 
 from dallemini.errors import InputError, MissingDependencyError, MissingFileError, StorageError
 from dallemini.images import read_image
 from dallemini.training import curves
 from dallemini.training.curves import plot_curves, read_curves, smooth
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 pytestmark = pytest.mark.usefixtures("plotting")
 
@@ -112,6 +114,7 @@ def test_missing_and_broken_values_are_left_out(tmp_path: Path) -> None:
     plot_curves(tmp_path)
 
 
+@pytest.mark.slow_except("rows2")
 @pytest.mark.parametrize(
     "rows",
     [

@@ -53,6 +53,7 @@ def train(pictures: Path, kind: str, folder: Path, **changes: Any) -> Pipeline:
     return train_transformer(TransformerTrainingConfig(**settings))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("plotting")
 @pytest.mark.parametrize(
     "kind",
@@ -78,6 +79,7 @@ def test_a_pipeline_on_every_tokenizer(pictures: Path, kind: str, tmp_path: Path
     assert report.likelihood is not None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plotting")
 def test_pictures_need_not_be_square(pictures: Path, tmp_path: Path) -> None:
     wide = DataConfig(image_size=(8, 24), min_side=8)
@@ -96,6 +98,7 @@ def test_pictures_need_not_be_square(pictures: Path, tmp_path: Path) -> None:
     assert again.transformer.config.image_grid == (2, 6), "told by the shards"
 
 
+@pytest.mark.thorough
 def test_tokens_of_another_tokenizer_or_grid_are_refused(pictures: Path, tmp_path: Path) -> None:
     data = CaptionedImages.open(pictures, config=DataConfig(image_size=16, min_side=8))
     other = tiny_image_tokenizer("nearest", seed=1)

@@ -114,6 +114,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow_except("changes1")
 @pytest.mark.parametrize("changes", [{}, {"precision": "float16", "accumulation": 2}])
 def test_a_resumed_run_is_exactly_an_uninterrupted_one(tmp_path: Path, changes: Any) -> None:
     whole, config = Regression(), changed(**changes)
@@ -443,6 +444,7 @@ def test_the_blocks_are_as_before_when_a_run_cannot_begin(tmp_path: Path) -> Non
     assert "forward" not in vars(task.net)
 
 
+@pytest.mark.slow_except("adamw")
 @pytest.mark.parametrize("optimizer", ["adamw", "soap"])
 def test_other_optimizers_learn_and_resume_exactly(tmp_path: Path, optimizer: str) -> None:
     config = changed(optimizer=optimizer, matrix_learning_rate=0.003, steps=24)
@@ -499,6 +501,7 @@ def test_gradients_are_computed_whatever_the_process_has_switched_off(tmp_path: 
         run(Regression(), CONFIG, folder=tmp_path / "inference")
 
 
+@pytest.mark.slow_except("muon")
 @pytest.mark.parametrize("optimizer", ["muon", "soap"])
 def test_the_default_dtype_changes_no_loss(tmp_path: Path, optimizer: str) -> None:
     config = changed(optimizer=optimizer, matrix_learning_rate=0.003, log_every=1)
@@ -532,6 +535,7 @@ def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoint-*"))
 
 
+@pytest.mark.slow_except("2")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_exactly(
     tmp_path: Path, number: int
@@ -579,6 +583,7 @@ def test_a_run_in_another_thread_hears_no_signals(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == ["checkpoint-00000010"]
 
 
+@pytest.mark.slow_except("100000000.0")
 @pytest.mark.parametrize("rate", [1e30, 1e8])
 def test_a_rate_that_ruins_the_weights_leaves_a_folder_to_go_on_from(
     tmp_path: Path, rate: float
@@ -696,6 +701,7 @@ class Judged(Regression):
 EACH_STEP = {"save_minutes": 0.0, "evaluate_every": 2}
 
 
+@pytest.mark.thorough
 def test_the_last_checkpoints_stay_and_the_best_besides(tmp_path: Path) -> None:
     run(Judged(), changed(**EACH_STEP, keep_last=3), folder=tmp_path)
     assert checkpoints(tmp_path) == [f"checkpoint-{n:08}" for n in (4, 8, 9, 10)]
@@ -703,6 +709,7 @@ def test_the_last_checkpoints_stay_and_the_best_besides(tmp_path: Path) -> None:
     assert best == (tmp_path / "checkpoint-00000004", 1.0)
 
 
+@pytest.mark.thorough
 def test_the_best_survives_an_interruption(tmp_path: Path) -> None:
     for _ in range(10):
         run(Judged(), changed(evaluate_every=2), folder=tmp_path, seconds=0)
@@ -721,12 +728,14 @@ def test_a_run_ends_early_where_held_out_data_get_no_better(tmp_path: Path) -> N
     assert rows(tmp_path)[-1]["step"] == 10
 
 
+@pytest.mark.thorough
 def test_patience_counts_evaluations_before_an_interruption(tmp_path: Path) -> None:
     for _ in range(10):
         run(Judged(), changed(evaluate_every=2, patience=2), folder=tmp_path, seconds=0)
     assert rows(tmp_path)[-1] == {"step": 8, "held_out_loss": 1.5}
 
 
+@pytest.mark.thorough
 def test_a_run_goes_back_to_an_earlier_checkpoint_of_its_own(tmp_path: Path) -> None:
     whole = Regression()
     run(whole, changed(save_minutes=0.0, keep_last=9), folder=tmp_path)
@@ -741,6 +750,7 @@ def test_a_run_goes_back_to_an_earlier_checkpoint_of_its_own(tmp_path: Path) -> 
     assert [row["step"] for row in rows(tmp_path)] == [3, 4, 6, 8, 9, 10]
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_from_the_checkpoint_of_another(tmp_path: Path) -> None:
     whole = Regression()
     run(whole, changed(save_minutes=0.0, keep_last=9), folder=tmp_path / "first")

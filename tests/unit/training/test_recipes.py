@@ -91,6 +91,7 @@ def transformer_run(pictures: str, model: str, output: Path, **changes: Any) -> 
     return train_transformer(TransformerTrainingConfig(**settings), callbacks=callbacks)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("plotting")
 def test_a_vqgan_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path) -> None:
     config = VQGANTrainingConfig(
@@ -158,6 +159,7 @@ def test_a_transformer_is_fine_tuned_from_a_pipeline(
     assert f"fine-tuned from `{Path(model).name}`" in card
 
 
+@pytest.mark.thorough
 def test_a_transformer_is_trained_from_scratch_on_tokens(
     pictures: str, model: str, tmp_path: Path
 ) -> None:
@@ -188,6 +190,7 @@ def adapted(
     return transformer_run(pictures, model, output, lora_rank=2), output
 
 
+@pytest.mark.thorough
 def test_lora_gives_a_merged_model_and_an_adapter(
     model: str, adapted: tuple[Pipeline, Path]
 ) -> None:
@@ -201,6 +204,7 @@ def test_lora_gives_a_merged_model_and_an_adapter(
     torch.testing.assert_close(start.transformer.state_dict()[weight], merged)
 
 
+@pytest.mark.slow
 def test_a_finished_run_only_writes_its_result_again(
     pictures: str, model: str, adapted: tuple[Pipeline, Path]
 ) -> None:
@@ -228,6 +232,7 @@ def test_clip_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path) -
     assert any("held_out_top1" in row for row in read_log(tmp_path / "clip-run"))
 
 
+@pytest.mark.thorough
 def test_a_scorer_is_fine_tuned(pictures: str, model: str, tmp_path: Path) -> None:
     scorer = Pipeline.from_pretrained(model).scorer
     assert isinstance(scorer, CLIPScorer)
@@ -253,6 +258,7 @@ def test_tokens_of_another_vqgan_are_refused(pictures: str, model: str, tmp_path
 RELEASED = Path(__file__).parents[2] / "fixtures"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float16]
 )
@@ -273,6 +279,7 @@ def test_released_weights_are_fine_tuned_in_float32(
     assert torch.equal(saved.lm_head.weight, tuned.transformer.lm_head.weight)
 
 
+@pytest.mark.slow
 def test_every_part_starts_from_a_pipeline(pictures: str, model: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {**LOOP, "steps": 1, "train_data": (pictures,), "data": ANY_SIZE}
     vqgan = VQGANTrainingConfig(init_from=model, output=str(tmp_path / "vqgan"), **settings)
@@ -350,6 +357,7 @@ def test_recipes_say_that_inference_mode_rules_gradients_out(model: str, tmp_pat
         transformer_run("nowhere", model, tmp_path / "tuned")
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_refuses_what_stays_and_takes_what_may_change(
     pictures: str, model: str, tmp_path: Path
 ) -> None:
@@ -373,6 +381,7 @@ def vqgan_run(pictures: str, output: Path, **changes: Any) -> VQGAN:
     return train_vqgan(VQGANTrainingConfig(**settings))
 
 
+@pytest.mark.slow
 def test_more_steps_start_neither_the_codes_nor_the_discriminator_again(
     pictures: str, tmp_path: Path
 ) -> None:
@@ -449,6 +458,7 @@ def test_settings_survive_a_file(tmp_path: Path) -> None:
     assert TransformerTrainingConfig.from_file(tmp_path / "run.json") == config
 
 
+@pytest.mark.thorough
 def test_any_checkpoint_makes_the_model_that_the_run_would_have_returned(
     pictures: str, model: str, tmp_path: Path
 ) -> None:
@@ -463,6 +473,7 @@ def test_any_checkpoint_makes_the_model_that_the_run_would_have_returned(
     assert (tmp_path / "earlier" / "adapter").is_dir()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_a_vqgan_or_a_scorer_makes_one(pictures: str, tmp_path: Path) -> None:
     vqgan = vqgan_run(pictures, tmp_path / "vqgan")
     assert main(["convert", str(tmp_path / "vqgan-run"), str(tmp_path / "again")]) == 0
@@ -472,6 +483,7 @@ def test_the_checkpoint_of_a_vqgan_or_a_scorer_makes_one(pictures: str, tmp_path
         write_model(tmp_path / "vqgan", tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_another_takes_its_tokenizer(
     pictures: str, model: str, tmp_path: Path
 ) -> None:
@@ -491,6 +503,7 @@ def test_a_run_that_goes_on_from_another_takes_its_tokenizer(
     assert torch.equal(second.tokenizer(texts).input_ids, first.tokenizer(texts).input_ids)
 
 
+@pytest.mark.slow
 def test_pictures_and_tokens_are_mixed_by_weight(
     pictures: str, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from dallemini.data import DataConfig, EncodedImages
@@ -36,6 +37,7 @@ def train(tmp_path: Path, data: str, steps: int = 1) -> EncodedImages:
     return EncodedImages.open(tmp_path / "tuned-run" / "tokens-train")
 
 
+@pytest.mark.thorough
 def test_a_run_trains_on_the_pictures_and_captions_that_there_are(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path / "model")
     first = write(tmp_path / "first", "red", "green", "blue")

@@ -84,7 +84,7 @@ def test_a_toy_set_is_learned_and_drawn_from_its_captions(
 ) -> None:
     task = make_task(batch, tokenizer)
     config = TrainingConfig(
-        steps=120, warmup_steps=10, learning_rate=0.02, ema_decay=0.9, evaluate_every=60
+        steps=80, warmup_steps=10, learning_rate=0.02, ema_decay=0.9, evaluate_every=40
     )
     run(task, config, folder=tmp_path)
     measured = [row for row in read_log(tmp_path) if "text_gap" in row]

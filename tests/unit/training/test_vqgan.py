@@ -73,6 +73,7 @@ def test_the_discriminator_learns_from_the_loss() -> None:
     assert all(head.grad is not None and bool(head.grad.any()) for head in heads)
 
 
+@pytest.mark.slow_except("0-1")
 @pytest.mark.parametrize(("quantize_from", "seed"), [(-1, 0), (0, 1), (9, 0)])
 def test_a_black_picture_leaves_the_gradients_of_the_others_as_they_are(
     quantize_from: int, seed: int
@@ -118,6 +119,7 @@ def test_the_default_dtype_changes_nothing_in_a_new_task() -> None:
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.thorough
 def test_other_starts_of_the_losses_are_refused_when_a_run_goes_on(tmp_path: Path) -> None:
     config = TrainingConfig(steps=2, batch_size=4, device="cpu", progress=False)
     run(make_task(), config, folder=tmp_path, seconds=0.0)
@@ -190,6 +192,7 @@ def test_only_the_decoder_learns_when_asked_for(tmp_path: Path) -> None:
     assert "decoder" in changed
 
 
+@pytest.mark.slow
 def test_pictures_are_learned_and_the_measures_say_so(tmp_path: Path) -> None:
     task = make_task(quantize_from=15, adversarial_from=1000)
     config = TrainingConfig(
@@ -207,6 +210,7 @@ def test_pictures_are_learned_and_the_measures_say_so(tmp_path: Path) -> None:
     assert rows[-1]["psnr"] > rows[0]["psnr"] + 1
 
 
+@pytest.mark.slow
 def test_codes_are_measured_from_when_they_are_set_also_with_accumulation(tmp_path: Path) -> None:
     task = make_task(quantize_from=3, adversarial_from=100)
     config = TrainingConfig(

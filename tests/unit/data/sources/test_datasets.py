@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from dallemini.data import BadRecordError, CaptionedImages, DataConfig
@@ -23,6 +22,8 @@ def make(count: int = 3) -> Any:
         "width": [100 * n for n in range(count)],
     }
     rows["image"][1] = {"bytes": b"<html>", "path": "1.png"}
+    import datasets  # now, not for whom these tests do not concern: it takes a second
+
     return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
 
 
@@ -40,6 +41,8 @@ def test_a_saved_set_is_read_and_broken_pictures_are_counted(tmp_path: Path) -> 
 
 
 def test_of_several_splits_train_is_read_or_one_is_named(tmp_path: Path) -> None:
+    import datasets
+
     datasets.DatasetDict({"train": make(3), "test": make(2)}).save_to_disk(tmp_path / "two")
     assert len(CaptionedImages.open(tmp_path / "two", config=CONFIG)) == 3
     assert len(CaptionedImages.open(tmp_path / "two" / "test", config=CONFIG)) == 2

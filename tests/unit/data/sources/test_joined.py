@@ -48,6 +48,7 @@ def test_folders_and_tables_are_read_as_one(tmp_path: Path) -> None:
     assert len(keys) == 5
 
 
+@pytest.mark.thorough
 def test_weights_decide_what_batches_show(tmp_path: Path) -> None:
     names = [f"{write_folder(tmp_path / 'a', 2)}:9", f"{write_folder(tmp_path / 'b', 5)}:1"]
     batches = Batches(CaptionedImages.open(names, config=CONFIG), batch_size=100, seed=3)

@@ -399,6 +399,7 @@ def test_text_in_parquet_that_is_not_utf8_is_one_bad_record(tmp_path: Path, kind
     assert len(CaptionedImages.open(tmp_path / "a.parquet", config=chosen)) == 1
 
 
+@pytest.mark.slow_except("one cell-image", "many cells-caption", "nulls-other")
 @pytest.mark.parametrize("column", ["image", "caption", "other"])
 @pytest.mark.parametrize("shape", ["one cell", "many cells", "nulls"])
 def test_parquet_that_unpacks_to_gigabytes_is_refused(
