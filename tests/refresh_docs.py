@@ -97,7 +97,8 @@ def run_notebook(path: Path, folder: Path, *, timeout: float = 600, first: str =
     """Run a notebook from top to bottom in a folder, after some code, and return its outputs."""
     notebook = read_notebook(path)
     if first:
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
+        make: Any = nbformat.v4.new_code_cell  # not annotated
+        notebook.cells.insert(0, make(first))
     resources = {"metadata": {"path": str(folder)}}
     client = NotebookClient(
         notebook, timeout=int(timeout), kernel_name="python3", resources=resources

