@@ -281,7 +281,7 @@ class Batcher:
         self._lose_all(ClosedError("The service has ended before these pictures were drawn."))
 
     def _step(self) -> None:
-        """Draw one token of every picture, and count those of finished windows."""
+        """Draw one token of every picture, and count those that were free."""
         pictures = [drawn.picture for drawn in self._drawn]
         step_canvases(self._slots, pictures, told=self._count)
 

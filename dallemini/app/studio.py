@@ -20,6 +20,8 @@ from ..generation.watermark import Watermark
 from ..pipeline.outputs import GenerationOutput, GenerationStep
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.pixels import token_size
+from ..pipeline.progress import Callback, Meter
+from ..pipeline.sketch import Sketch, Sketcher
 from .limits import AppLimits
 from .sessions import Drawn
 from .watching import watch
@@ -97,7 +99,11 @@ class Studio:
         """
         wish = wish.check(self.limits)
         settings: Any = {**wish.overrides(self.size), "every": self._every(wish)}
-        return self._run(wish, lambda told: self.pipe.stream(wish.prompt, **settings, **told))
+        shared: Any = {"progress": False, "watermark": self.watermark}
+        return self._run(
+            wish,
+            lambda tell: self.pipe.stream(wish.prompt, callback=tell, **settings, **shared),
+        )
 
     def _every(self, wish: Wish) -> int:
         """Return after how many tokens there is a look."""
@@ -110,9 +116,7 @@ class Studio:
         Raises:
             DalleMiniError: the wish is beyond the limits, or the picture or the mask no good.
         """
-        return self._edit(
-            wish, lambda more: self.pipe.inpaint(wish.prompt, image, mask_image, **more)
-        )
+        return self._edit(wish, lambda sketcher: sketcher.inpaint(image, mask_image, paste=True))
 
     def vary(self, wish: Wish, image: Any, strength: float) -> Iterator[Look]:
         """Redraw a share of a picture; drop the iterator to cancel.
@@ -120,9 +124,7 @@ class Studio:
         Raises:
             DalleMiniError: the wish is beyond the limits, or the picture or the share no good.
         """
-        return self._edit(
-            wish, lambda more: self.pipe.vary(image, wish.prompt, strength=strength, **more)
-        )
+        return self._edit(wish, lambda sketcher: sketcher.vary(image, strength, paste=True))
 
     def extend(self, wish: Wish, image: Any, around: Mapping[str, int]) -> Iterator[Look]:
         """Go on beyond the edges of a picture; drop the iterator to cancel.
@@ -138,39 +140,36 @@ class Studio:
         most = max(self.size)
         if not all(0 <= pixels <= most for pixels in around.values()):
             raise InputError(f"A side grows by 0 to {most} pixels in one go.")
-        edges: dict[str, Any] = dict(around)
-        return self._edit(
-            wish, lambda more: self.pipe.outpaint(image, wish.prompt, **edges, **more)
-        )
+        return self._edit(wish, lambda sketcher: sketcher.outpaint(image, around, paste=True))
 
-    def _edit(self, wish: Wish, call: Callable[[Any], GenerationOutput]) -> Iterator[Look]:
+    def _edit(self, wish: Wish, sketch: Callable[[Sketcher], Sketch]) -> Iterator[Look]:
         wish = replace(wish, shape="square").check(self.limits)
         settings = wish.overrides(self.size)
-        return self._run(wish, lambda told: [call({**settings, **told})])
+
+        def work(tell: Callback) -> Iterator[GenerationStep]:
+            meter = Meter(False, tell)
+            call = self.pipe._edit(
+                wish.prompt, sketch, settings, watermark=self.watermark, meter=meter
+            )
+            return call.steps(self._every(wish))
+
+        return self._run(wish, work)
 
     def _run(
-        self,
-        wish: Wish,
-        work: Callable[[Any], Iterable[GenerationStep | GenerationOutput]],
+        self, wish: Wish, work: Callable[[Callback], Iterable[GenerationStep]]
     ) -> Iterator[Look]:
-        """Look at some work, which is told its other keywords."""
+        """Look at some work, which tells how far it is."""
         start, previews = time.monotonic(), dict[int, Any]()
-        notes = self._warnings(wish)
-        about: Any = {"wish": wish, "notes": notes}
-        shared: Any = {"progress": False, "watermark": self.watermark}
-        for news in watch(lambda tell: work({"callback": tell, **shared})):
-            seconds = time.monotonic() - start
-            output = news.output if isinstance(news, GenerationStep) else news
-            if isinstance(output, GenerationOutput):
-                drawn = self._save(output, wish)
-                yield Look(share=1.0, drawn=drawn, seconds=seconds, **about)
-            elif isinstance(news, GenerationStep):
-                previews |= dict(zip(news.seeds, news.images, strict=True))
-                done = news.first_image + len(news.seeds) * news.position / news.length
-                share = done / (wish.number * wish.candidates)
-                yield Look(share=share, previews=dict(previews), seconds=seconds, **about)
-            elif isinstance(news, float):
-                yield Look(share=news, seconds=seconds, **about)
+        about: Any = {"wish": wish, "notes": self._warnings(wish)}
+        for share, step in watch(work):
+            about["seconds"] = time.monotonic() - start
+            if step is None:
+                yield Look(share=share, **about)
+            elif step.output is not None:
+                yield Look(share=1.0, drawn=self._save(step.output, wish), **about)
+            else:
+                previews |= dict(zip(step.seeds, step.images, strict=True))
+                yield Look(share=share, previews=dict(previews), **about)
 
     def _warnings(self, wish: Wish) -> tuple[str, ...]:
         """Return what the tokenizer warns of; collecting it is, as `warnings` work, global."""

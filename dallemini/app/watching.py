@@ -16,8 +16,10 @@ _PATIENCE = 0.3  # seconds in which a watcher always hears something, so that it
 T = TypeVar("T")
 
 
-def watch(work: Callable[[Callback], Iterable[T]]) -> Generator[T | float, None, None]:
-    """Yield what work yields, and in between which share of its tokens is drawn.
+def watch(
+    work: Callable[[Callback], Iterable[T]],
+) -> Generator[tuple[float, T | None], None, None]:
+    """Yield which share of the tokens is drawn, with what work yields, or None in between.
 
     Dropped, it cancels the work, which then ends at its next token.
 
@@ -47,12 +49,12 @@ def watch(work: Callable[[Callback], Iterable[T]]) -> Generator[T | float, None,
             try:
                 came = news.get(timeout=_PATIENCE)
             except queue.Empty:
-                yield share
+                yield share, None
                 continue
             if came is None:
                 return
             if isinstance(came, BaseException):
                 raise came
-            yield came
+            yield share, came
     finally:
         dropped.set()

@@ -189,7 +189,7 @@ class CanvasPicture:
         self._width = canvas.width
         self.windows = canvas.plan((given == FREE).view(canvas.height, canvas.width))
         self._drawing, self._lookahead = drawing, lookahead
-        self._number = 0
+        self._number = self._drawn = 0  # windows that are finished, tokens of the next one
         self._particles: Particles | None = None
 
     @property
@@ -227,18 +227,21 @@ class CanvasPicture:
         )
         self._particles = Particles(slots, drawing, count=self._lookahead)
 
-    def look(self, slots: Slots, log_likelihoods: Tensor | None) -> int:
-        """Take note of a step; return how many tokens it drew that are finished."""
+    def look(self, log_likelihoods: Tensor | None) -> int:
+        """Take note of a step; return how many tokens it drew of those that were free."""
         particles = self._particles
         assert particles is not None
         particles.look(log_likelihoods)
-        if particles.tokens is None:
-            return 0
         window = self.windows[self._number]
+        if particles.tokens is None:
+            drawn = int(window.free[: particles.position].sum())
+            news, self._drawn = drawn - self._drawn, drawn
+            return news
+        news, self._drawn = int(window.free.sum()) - self._drawn, 0
         self.tokens[window.index] = particles.tokens.cpu()
         self._particles = None
         self._number += 1
-        return int(window.free.sum())
+        return news
 
     def seen(self, slots: Slots) -> Tensor:
         """Return i64[P]: the tokens, with those of the unfinished window."""
@@ -265,17 +268,18 @@ def step_canvases(
     Args:
         slots: where they are drawn.
         pictures: those that have begun.
-        told: called with the number of tokens of each window that is finished.
+        told: called with the number of tokens that were drawn.
     """
     slots.step()
     unfinished = [picture for picture in pictures if not picture.is_drawn]
     weighed = any(picture.weighs for picture in unfinished)
     likely = slots.log_likelihoods() if weighed else None
+    drawn = 0
     for picture in unfinished:
-        if count := picture.look(slots, likely):
-            told(count)
-            if not picture.is_drawn:
-                picture.start(slots)
+        drawn += picture.look(likely)
+        if not picture.slots and not picture.is_drawn:
+            picture.start(slots)
+    told(drawn)
 
 
 @torch.no_grad()
@@ -303,7 +307,7 @@ def draw_canvases(
         lookahead: candidates in each window that has given tokens behind free ones.
         num_codes: ids from here up are never drawn.
         every: yield unfinished pictures every so many steps; None yields finished ones only.
-        told: called with the number of tokens of each window that is finished.
+        told: called after each step with the number of tokens that it drew.
         tally: counts the passes over the weights.
 
     Yields:

@@ -7,7 +7,7 @@ says which are, and `generation.canvas` draws the others.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Unpack
 
 from ..generation import GenerationConfig, GenerationOverrides, Sampler
@@ -39,6 +39,17 @@ class _Artist(Protocol):
 
     def _call(
         self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
+    ) -> Call: ...
+
+    def _edit(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sketch: Callable[[Sketcher], Sketch | None],
+        overrides: GenerationOverrides,
+        *,
+        sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
+        meter: Meter,
     ) -> Call: ...
 
 
@@ -99,9 +110,14 @@ class Editing:
             >>> out.images[0].getpixel((0, 0)), out.edit["operation"]
             ((255, 0, 0), 'inpaint')
         """
-        request = self._request(prompts, sampler, overrides, watermark)
-        sketch = self._sketcher(request.config).inpaint(image, mask_image, paste=paste)
-        return self._call(request, sketch, sampler, Meter(progress, callback)).output()
+        return self._edit(
+            prompts,
+            lambda sketcher: sketcher.inpaint(image, mask_image, paste=paste),
+            overrides,
+            sampler=sampler,
+            watermark=watermark,
+            meter=Meter(progress, callback),
+        ).output()
 
     def vary(
         self: _Artist,
@@ -135,9 +151,14 @@ class Editing:
             InputTypeError: as in a call; or what is given as a picture is none.
             UnsupportedOperationError: the VQGAN has no encoder.
         """
-        request = self._request(prompts, sampler, overrides, watermark)
-        sketch = self._sketcher(request.config).vary(image, strength, paste=paste)
-        return self._call(request, sketch, sampler, Meter(progress, callback)).output()
+        return self._edit(
+            prompts,
+            lambda sketcher: sketcher.vary(image, strength, paste=paste),
+            overrides,
+            sampler=sampler,
+            watermark=watermark,
+            meter=Meter(progress, callback),
+        ).output()
 
     def outpaint(
         self: _Artist,
@@ -182,10 +203,15 @@ class Editing:
             InputTypeError: as in a call; or what is given as a picture is none.
             UnsupportedOperationError: the VQGAN has no encoder.
         """
-        request = self._request(prompts, sampler, overrides, watermark)
         around = {"left": left, "right": right, "top": top, "bottom": bottom}
-        sketch = self._sketcher(request.config).outpaint(image, around, paste=paste)
-        return self._call(request, sketch, sampler, Meter(progress, callback)).output()
+        return self._edit(
+            prompts,
+            lambda sketcher: sketcher.outpaint(image, around, paste=paste),
+            overrides,
+            sampler=sampler,
+            watermark=watermark,
+            meter=Meter(progress, callback),
+        ).output()
 
     def redraw(
         self: _Artist,
@@ -228,6 +254,25 @@ class Editing:
         check_redrawing(told, name, {**given, "watermark": watermark, "guidance_scale": guidance})
         warn_of_differences(told, self._about(sampler), name=name)
         settings: Any = {**told.config.to_dict(), **overrides}
-        request = self._request(told.prompts, sampler, settings, watermark)
-        sketch = self._sketcher(request.config).repeat(told.edit, image, mask_image)
-        return self._call(request, sketch, sampler, Meter(progress, callback)).output()
+        return self._edit(
+            told.prompts,
+            lambda sketcher: sketcher.repeat(told.edit, image, mask_image),
+            settings,
+            sampler=sampler,
+            watermark=watermark,
+            meter=Meter(progress, callback),
+        ).output()
+
+    def _edit(
+        self: _Artist,
+        prompts: Prompt | Sequence[Prompt],
+        sketch: Callable[[Sketcher], Sketch | None],
+        overrides: GenerationOverrides,
+        *,
+        sampler: Sampler | None = None,
+        watermark: Watermark | None = None,
+        meter: Meter,
+    ) -> Call:
+        """Return an edit that is checked and not yet drawn; `sketch` says what is kept."""
+        request = self._request(prompts, sampler, overrides, watermark)
+        return self._call(request, sketch(self._sketcher(request.config)), sampler, meter)

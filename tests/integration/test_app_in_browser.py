@@ -225,10 +225,24 @@ def test_painted_part_is_redrawn(page: Any) -> None:
     page.mouse.down()
     page.mouse.move(x + 20, y, steps=8)
     page.mouse.up()
+    page.evaluate(WATCH.replace("#pictures", "#redraw-pictures"))
     page.locator("#redraw-draw").click()
     status(page, "Done", of="redraw-pictures")
+    seen = page.evaluate("window.seen")
+    assert any(line.startswith("Drawing") and count == 4 for line, count in seen)
     told = json.loads(download(page, of="redraw-pictures").text["edit"])
     assert told["operation"] == "inpaint"
+
+
+def test_edit_is_cancelled_before_it_is_finished(page: Any) -> None:
+    draw(page, "a red apple", 450, Pictures=1, Candidates=1)
+    status(page, r"Done in .*, seed 450\.")
+    page.get_by_role("button", name="Extend").first.click()
+    page.locator("#extend-picture img").wait_for()
+    page.locator("#extend-draw").click()
+    status(page, "Drawing", of="extend-pictures")
+    page.get_by_role("tabpanel", name="Extend").get_by_role("button", name="Cancel").click()
+    status(page, r"Cancelled\.", of="extend-pictures")
 
 
 def test_wrong_input_is_told_and_harmless(page: Any) -> None:

@@ -104,13 +104,14 @@ def test_dropped_drawing_is_cancelled(studio: Studio) -> None:
     assert len([*studio._folder.iterdir()]) == before
 
 
-def last_of(looks: Any) -> Look:
-    *_, last = looks
+def last_of(looks: Any, *, shows: bool = False) -> Look:
+    *before, last = looks
+    assert any(look.previews for look in before) or not shows
     assert isinstance(last, Look)
     return last
 
 
-def test_edits_are_saved_with_what_they_were(studio: Studio) -> None:
+def test_edits_are_seen_on_the_way_and_saved_with_what_they_were(studio: Studio) -> None:
     picture, mask = PIL.Image.new("RGB", (16, 16), "red"), PIL.Image.new("L", (16, 16))
     mask.paste(255, (4, 4, 12, 12))
     around = {"left": 0, "right": 8, "top": 0, "bottom": 0}
@@ -119,7 +120,7 @@ def test_edits_are_saved_with_what_they_were(studio: Studio) -> None:
         (studio.vary(WISH, picture, 0.5), "vary", (16, 16)),
         (studio.extend(WISH, picture, around), "outpaint", (24, 16)),
     ):
-        last = last_of(looks)
+        last = last_of(looks, shows=True)
         assert [drawn.wish.seed for drawn in last.drawn] == [5, 6, 7]
         assert json.loads(texts(last.drawn[0].path)["edit"])["operation"] == operation
         with PIL.Image.open(last.drawn[0].path) as image:

@@ -143,4 +143,4 @@ def test_unfinished_pictures_are_seen_on_the_way() -> None:
     assert drawn[0] == 7
     assert drawn == sorted(drawn)
     assert drawn[-2] < 24 == drawn[-1]
-    assert told == [16, 8]
+    assert (sum(told), max(told)) == (24, 1)  # after each token, not only after each window
