@@ -1,30 +1,23 @@
-"""What an audit returns: figures, pictures, and both as files.
-
-`report.json` holds every figure, `report.md` the same for people, with pictures in `images/`, and
-`card.md` a section for a model card. Knows no model.
-"""
+"""What an audit returns: figures, pictures, and a section for a model card. Knows no model."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from .._version import __version__
 from ..config import both_sides
-from ..files import as_path, replacing_folder, write_text
 from .audit_figures import ArmFigures, QuestionFigures
 from .audit_prompts import AuditPrompts
 from .leaning import Deviation, Effect
 from .metrics import Interval
 from .pictures import SMALLEST, PictureRow, strip
-from .report import JSON_NAME, PAGE_NAME, PICTURE_FOLDER, escape, plain
+from .report import escape
+from .saved_report import PICTURE_FOLDER, SavedReport
 
 CARD_NAME = "card.md"
 
@@ -47,7 +40,7 @@ class ShownPictures:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AuditReport:
+class AuditReport(SavedReport):
     """Everything that an audit found.
 
     Attributes:
@@ -70,10 +63,7 @@ class AuditReport:
     seconds: float
     shown: tuple[ShownPictures, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return every figure as plain JSON values; pictures are left out."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "shown"]
-        return {"version": __version__} | {name: plain(getattr(self, name)) for name in names}
+    _seen = "shown"
 
     @property
     def table(self) -> str:
@@ -105,26 +95,13 @@ class AuditReport:
         parts += [f"**{escape(one.question)}.** {_summary(one)}" for one in self.questions]
         return "\n\n".join(parts) + "\n"
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write report, page, card section and pictures into a folder, over those there.
+    def _texts(self) -> dict[str, str]:
+        return {CARD_NAME: self.card_section}
 
-        Returns:
-            The path of the page.
-
-        Raises:
-            StorageError: the folder cannot be made or written.
-        """
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        with replacing_folder(directory) as folder:
-            write_text(folder / JSON_NAME, text + "\n")
-            write_text(folder / PAGE_NAME, self.markdown)
-            write_text(folder / CARD_NAME, self.card_section)
-            (folder / PICTURE_FOLDER).mkdir()
-            for number, shown in enumerate(self.shown):
-                row = PictureRow(caption=shown.prompt, drawn=shown.pixels)
-                small = strip(row, largest=SMALLEST).quantize(COLORS)
-                small.save(folder / _strip_path(number), optimize=True)
-        return as_path(directory) / PAGE_NAME
+    def _pictures(self) -> Iterator[tuple[str, Image.Image]]:
+        for number, shown in enumerate(self.shown):
+            row = PictureRow(caption=shown.prompt, drawn=shown.pixels)
+            yield _strip_path(number), strip(row, largest=SMALLEST).quantize(COLORS)
 
 
 _NOTES = (

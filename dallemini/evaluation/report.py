@@ -1,32 +1,21 @@
-"""What an evaluation returns: figures, the pictures they were seen in, and both as files.
-
-`report.json` holds every figure, `report.md` the same for people, with pictures in `images/`.
-Knows no model.
-"""
+"""What an evaluation returns: figures, and the pictures they were seen in. Knows no model."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from .._version import __version__
 from ..config import both_sides
-from ..files import as_path, replacing_folder, write_text
 from ..sheets import make_grid
 from .metrics import CodebookUse, Interval, Retrieval
 from .pictures import PictureRow, show, strip
-
-JSON_NAME, PAGE_NAME, PICTURE_FOLDER = "report.json", "report.md", "images"
+from .saved_report import PICTURE_FOLDER, SavedReport
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~&$!])")
 
@@ -83,7 +72,7 @@ class LikelihoodFigures:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EvaluationReport:
+class EvaluationReport(SavedReport):
     """Everything that an evaluation found.
 
     Attributes:
@@ -132,13 +121,7 @@ class EvaluationReport:
     seconds: float
     rows: tuple[PictureRow, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return every figure as plain JSON values; pictures are left out."""
-        values: dict[str, Any] = {"version": __version__}
-        for field in dataclasses.fields(self):
-            if field.name != "rows":
-                values[field.name] = plain(getattr(self, field.name))
-        return values
+    _seen = "rows"
 
     @property
     def table(self) -> str:
@@ -150,35 +133,15 @@ class EvaluationReport:
         """The whole page in Markdown; its links lead to what `save` writes beside it."""
         return _page(self, self.table, _links(self))
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write `report.json`, `report.md` and the pictures into a folder, over those there.
-
-        Returns:
-            The path of the page.
-
-        Raises:
-            StorageError: the folder cannot be made or written.
-        """
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        with replacing_folder(directory) as folder:
-            write_text(folder / JSON_NAME, text + "\n")
-            write_text(folder / PAGE_NAME, self.markdown)
-            (folder / PICTURE_FOLDER).mkdir()
-            for path, picture in _pictures(self):
-                picture.save(folder / path)
-        return as_path(directory) / PAGE_NAME
-
-
-def _pictures(report: EvaluationReport) -> Iterator[tuple[str, Image.Image]]:
-    """Yield every picture of the page with its path."""
-    pairs: list[Image.Image] = []
-    for number, row in enumerate(report.rows):
-        if row.drawn is not None:
-            yield _strip_path(number), strip(row)
-        if row.own is not None and row.reconstruction is not None:
-            pairs += [show(row.own), show(row.reconstruction)]
-    if pairs:
-        yield f"{PICTURE_FOLDER}/reconstructions.png", make_grid(pairs, columns=8)
+    def _pictures(self) -> Iterator[tuple[str, Image.Image]]:
+        pairs: list[Image.Image] = []
+        for number, row in enumerate(self.rows):
+            if row.drawn is not None:
+                yield _strip_path(number), strip(row)
+            if row.own is not None and row.reconstruction is not None:
+                pairs += [show(row.own), show(row.reconstruction)]
+        if pairs:
+            yield f"{PICTURE_FOLDER}/reconstructions.png", make_grid(pairs, columns=8)
 
 
 def _links(report: EvaluationReport) -> list[str]:
@@ -256,19 +219,6 @@ def _frechet_line(what: str, distance: float, count: int) -> _Line:
 def _mean_line(what: str, name: str, mean: Interval, *, digits: int = 2) -> _Line:
     bounds = f"{mean.low:.{digits}f} to {mean.high:.{digits}f}"
     return _Line(what, name, f"{mean.value:.{digits}f}", bounds, f"{mean.count:,}")
-
-
-def plain(value: Any) -> Any:
-    """Turn figures into JSON values, with six significant digits."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float) and math.isfinite(value):
-        return float(f"{value:.6g}")
-    return value
 
 
 class _Line(NamedTuple):
