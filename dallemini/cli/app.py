@@ -1,10 +1,8 @@
-"""From words to a command: the only place where the command line is parsed."""
+"""From words to a command."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +11,8 @@ import tyro
 
 from .._version import __version__
 from ..config import suggest
-from .words import UsageError, checking_usage, sentence_of_box
+from .parsing import parse
+from .words import UsageError
 
 # The class of each command, imported when it is called.
 _COMMANDS = {
@@ -66,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
 
         return train.run(words[1:])
     try:
-        command = _parse(_load(name), words[1:], prog=f"dallemini {name}")
+        command = parse(_load(name), words[1:], prog=f"dallemini {name}")
     except SystemExit as stopped:  # it has shown its help
         return stopped.code if isinstance(stopped.code, int) else 0
     command.run()
@@ -77,18 +76,6 @@ def _load(name: str) -> Any:
     place = {"extend": "edit", "detect": "inspect", "app": "gui"}.get(name, name)
     module = importlib.import_module(f".{place}", package=__package__)
     return getattr(module, _COMMANDS[name][0])
-
-
-def _parse(kind: Any, words: list[str], *, prog: str) -> Any:
-    """Return the command, or tell in one sentence why the words are none."""
-    shown = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(shown), checking_usage():
-            return tyro.cli(kind, prog=prog, args=words)
-    except SystemExit as stopped:
-        if stopped.code in (0, None):
-            raise
-        raise UsageError(sentence_of_box(shown.getvalue(), prog)) from None
 
 
 def _help() -> str:

@@ -7,7 +7,7 @@ by `--config` gives the defaults of the flags.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,15 @@ import tyro
 
 from ..config import Config, read_json, read_yaml
 from ..errors import ConfigError
+from ..training import recipes
+from .parsing import parse
 from .words import UsageError
 
-_PARTS = ("vqgan", "transformer", "clip")
+_PARTS: dict[str, type[Config]] = {
+    "vqgan": recipes.VQGANTrainingConfig,
+    "transformer": recipes.TransformerTrainingConfig,
+    "clip": recipes.CLIPTrainingConfig,
+}
 _USAGE = f"usage: dallemini train {{{','.join(_PARTS)}}} [--config FILE] [OPTIONS]"
 
 
@@ -25,10 +31,11 @@ def run(argv: Sequence[str]) -> int:
     """Parse the words after `dallemini train` and run the training.
 
     Returns:
-        0, or the exit code of the parser where it showed its help or did not understand.
+        0, or the exit code of the parser where it showed its help.
 
     Raises:
-        DalleMiniError: the training failed, or the file of settings is wrong.
+        DalleMiniError: the training failed, or the file of settings is wrong; a UsageError where
+            the words were not understood.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{_USAGE}\n\nTrain or fine-tune one part; --help after its name lists its options.")
@@ -36,26 +43,14 @@ def run(argv: Sequence[str]) -> int:
     if argv[0] not in _PARTS:
         raise UsageError(f"There is no part {argv[0]!r} to train; name one of {', '.join(_PARTS)}.")
     path, flags = _take_config(argv[1:])
-    kind, train = _load(argv[0])
+    kind = _PARTS[argv[0]]
     try:
         config = _parse(kind, flags, path, prog=f"dallemini train {argv[0]}")
-    except SystemExit as stopped:
+    except SystemExit as stopped:  # it has shown its help
         return stopped.code if isinstance(stopped.code, int) else 0
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    train(config)
+    getattr(recipes, f"train_{argv[0]}")(config)  # imported now, since torch takes seconds
     return 0
-
-
-def _load(part: str) -> tuple[type[Config], Callable[[Any], object]]:
-    """Return the settings of a part's training, and what trains it."""
-    from ..training import recipes  # here, because torch takes seconds
-
-    known: dict[str, tuple[type[Config], Callable[[Any], object]]] = {
-        "vqgan": (recipes.VQGANTrainingConfig, recipes.train_vqgan),
-        "transformer": (recipes.TransformerTrainingConfig, recipes.train_transformer),
-        "clip": (recipes.CLIPTrainingConfig, recipes.train_clip),
-    }
-    return known[part]
 
 
 def _take_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -73,8 +68,7 @@ def _take_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _parse(kind: type[Config], flags: Sequence[str], path: Path | None, *, prog: str) -> Any:
-    default: dict[str, Any] = {} if path is None else {"default": _from_file(kind, path)}
-    return tyro.cli(kind, prog=prog, args=list(flags), **default)
+    return parse(kind, flags, prog=prog, default=None if path is None else _from_file(kind, path))
 
 
 def _from_file(kind: type[Config], path: Path) -> Config:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPS = 32
+from .vqgan_config import GROUPS
+
 GROUP_NORM_EPS = 1e-6
 
 

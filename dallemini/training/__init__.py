@@ -6,14 +6,19 @@ from the step number to a batch, so that a resumed run sees what an uninterrupte
 
 from __future__ import annotations
 
-from ..sheets import Sheet
-from .callbacks import Callback, EarlyStopping
-from .clip import CLIPBatch, CLIPTask
+from typing import TYPE_CHECKING
+
+from .._lazy import load_when_asked
 from .config import TrainingConfig
-from .loop import run
-from .task import Task
-from .transformer import TransformerBatch, TransformerTask
-from .vqgan import VQGANTask
+
+if TYPE_CHECKING:
+    from ..sheets import Sheet
+    from .callbacks import Callback, EarlyStopping
+    from .clip import CLIPBatch, CLIPTask
+    from .loop import run
+    from .task import Task
+    from .transformer import TransformerBatch, TransformerTask
+    from .vqgan import VQGANTask
 
 __all__ = [
     "CLIPBatch",
@@ -28,3 +33,23 @@ __all__ = [
     "VQGANTask",
     "run",
 ]
+
+_PLACES = {
+    "CLIPBatch": "clip",
+    "CLIPTask": "clip",
+    "Callback": "callbacks",
+    "EarlyStopping": "callbacks",
+    "Sheet": "task",
+    "Task": "task",
+    "TransformerBatch": "transformer",
+    "TransformerTask": "transformer",
+    "VQGANTask": "vqgan",
+    "run": "loop",
+}
+
+if not TYPE_CHECKING:
+    __getattr__ = load_when_asked(__name__, _PLACES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -31,7 +31,8 @@ import yaml
 
 import dallemini
 from dallemini.cli import main
-from dallemini.cli.app import _load, _parse
+from dallemini.cli.app import _load
+from dallemini.cli.parsing import parse
 from dallemini.hub import source
 from quick_model import save_quick_model
 
@@ -211,7 +212,7 @@ def test_commands_that_need_data_are_understood(capsys: pytest.CaptureFixture[st
             count += 1
             words = shlex.split(call)[1:]
             if words[0] in SERVERS:  # they need no data, and would not end
-                assert _parse(_load(words[0]), words[1:], prog="dallemini")
+                assert parse(_load(words[0]), words[1:], prog="dallemini")
             else:
                 # a machine without a GPU would find wrong use in the device
                 words = [word.replace("cuda", "cpu") for word in words]

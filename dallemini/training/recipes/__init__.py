@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from .clip import CLIPTrainingConfig, train_clip
-from .from_checkpoint import write_model
-from .transformer import TransformerTrainingConfig, train_transformer
-from .vqgan import VQGANTrainingConfig, train_vqgan
+from typing import TYPE_CHECKING
+
+from ..._lazy import load_when_asked
+from .config import CLIPTrainingConfig, TransformerTrainingConfig, VQGANTrainingConfig
+
+if TYPE_CHECKING:
+    from .clip import train_clip
+    from .from_checkpoint import write_model
+    from .transformer import train_transformer
+    from .vqgan import train_vqgan
 
 __all__ = [
     "CLIPTrainingConfig",
@@ -16,3 +22,17 @@ __all__ = [
     "train_vqgan",
     "write_model",
 ]
+
+_PLACES = {
+    "train_clip": "clip",
+    "train_transformer": "transformer",
+    "train_vqgan": "vqgan",
+    "write_model": "from_checkpoint",
+}
+
+if not TYPE_CHECKING:
+    __getattr__ = load_when_asked(__name__, _PLACES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...data import Batches
-from ...models.clip import CLIP, CLIPConfig
+from ...models.clip import CLIP
 from ...scorer import CLIPScorer, CLIPTokenizer, preprocess
 from ..callbacks import Callback
 from ..checkpoint import load_averages
@@ -19,7 +19,6 @@ from ..loop import run
 from .common import (
     HELD_OUT,
     MOST_CAPTIONS,
-    RunConfig,
     all_captions,
     first_images,
     learnt_once,
@@ -27,23 +26,10 @@ from .common import (
     open_images,
     opened,
     own_weights,
+    read_batches,
     save_result,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CLIPTrainingConfig(RunConfig):
-    """A training run of the scorer.
-
-    Attributes:
-        tokenizer: folder or Hub id of a CLIP tokenizer; learnt from the captions when there is
-            neither this nor `init_from`.
-        model: sizes of a network that starts from random weights; its vocabulary size is that of
-            the tokenizer.
-    """
-
-    tokenizer: str | None = None
-    model: CLIPConfig = field(default_factory=CLIPConfig)
+from .config import CLIPTrainingConfig
 
 
 def train_clip(
@@ -73,7 +59,7 @@ def train_clip(
         own_weights(scorer.clip)
         data = config.data_for(scorer.clip.config.size, multiple=1)
         images = open_images(config.train_data, data)
-        batches = config.batches(images)
+        batches = read_batches(config, images)
         evaluation = {}
         if config.eval_data:
             held_out = open_images(config.eval_data, data)

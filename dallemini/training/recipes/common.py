@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ... import hub
-from ...config import both_sides
 from ...data import Batches, CaptionedImages, DataConfig
-from ...errors import ConfigError, InputError
+from ...errors import InputError
 from ...files import as_path, make_folder
 from ...models.image_tokenizer import ImageTokenizer
 from ...models.transformer import Transformer
@@ -25,7 +24,6 @@ from ...scorer import CLIPScorer, CLIPTokenizer
 from ...text.tokenizer import Tokenizer
 from ...text.vocabulary import TOKENIZER_FILE
 from ..callbacks import Callback
-from ..config import TrainingConfig
 from ..distributed import check_splitting, connected, full, pick_device, rank, wait, world_size
 from ..lock import locked
 from ..loop import check_gradients_possible
@@ -33,93 +31,11 @@ from ..optimizer import find_soap
 from ..resuming import refuse_changes, stored_settings
 from ..trackers import find_tracker
 from ..uploads import PushToHub
+from .config import RunConfig
 
 Part = TypeVar("Part", Transformer, VQGAN, Tokenizer, CLIPScorer, CLIPTokenizer)
-Size: TypeAlias = "int | tuple[int, int]"
 HELD_OUT = 256  # pictures of the held-out data that an evaluation looks at
 MOST_CAPTIONS = 1_000_000  # from which a vocabulary is learnt
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig(TrainingConfig):
-    """A training run with its files.
-
-    Attributes:
-        train_data: folders, tables or tar shards, as `CaptionedImages.open` takes them.
-        eval_data: held-out data of the same kind; without them nothing is measured.
-        output: folder for the trained model.
-        run: folder for checkpoints, log and pictures; `output` with "-run" when None.
-        init_from: model to start from, by folder or Hub id; released checkpoints included.
-        push_to: model on the Hub, "owner/name", to which checkpoints, samples, log and in the end
-            the model are uploaded; private where it is made.
-        data: how pictures and captions are read. They get the size that the model has, unless
-            `image_size` names another.
-    """
-
-    may_change = TrainingConfig.may_change | {
-        *("train_data", "eval_data", "output", "run", "push_to", "data")
-    }
-
-    train_data: tuple[str, ...] = ()
-    eval_data: tuple[str, ...] = ()
-    output: str = ""
-    run: str | None = None
-    init_from: str | None = None
-    push_to: str | None = None
-    data: DataConfig = field(default_factory=DataConfig)
-
-    def check(self) -> None:
-        """Refuse a run without data or output; a file of settings may leave them to flags.
-
-        Raises:
-            ConfigError: something is missing, or does not fit the rest.
-        """
-        for name, what in (("train_data", "pictures with captions"), ("output", "a folder")):
-            if not getattr(self, name):
-                raise ConfigError(f"{type(self).__name__}.{name} must be given: {what}.")
-        if self.patience and not self.eval_data:
-            raise ConfigError("patience looks at held-out data: give eval_data, or leave it out.")
-        if self.init_from and as_path(self.init_from).resolve() == as_path(self.output).resolve():
-            raise ConfigError(
-                f"output {self.output!r} is the model to start from; name another folder."
-            )
-
-    def data_for(self, size: Size, *, multiple: Size) -> DataConfig:
-        """Return how pictures are read: in the model's size, where no other is asked for.
-
-        Args:
-            size: height and width of the model's pictures, one number for a square.
-            multiple: other heights and widths must be a multiple of these.
-
-        Raises:
-            ConfigError: the model cannot take the size that is asked for.
-        """
-        if self.data.image_size is None:
-            square = size[0] if isinstance(size, tuple) and size[0] == size[1] else None
-            return replace(self.data, image_size=square or size)
-        units = both_sides(multiple)
-        if any(asked % unit for asked, unit in zip(self.data.size, units, strict=True)):
-            raise ConfigError(
-                f"data.image_size {self.data.image_size} does not fit the model, whose pictures "
-                f"are {size} pixels wide; leave it out, or take a multiple of {multiple}."
-            )
-        return self.data
-
-    @property
-    def run_folder(self) -> Path:
-        """Where checkpoints, log and pictures go."""
-        return as_path(self.run or f"{self.output.rstrip('/')}-run")
-
-    def batches(self, images: CaptionedImages) -> Batches:
-        """Return this process's part of the batches of a data set."""
-        return Batches(
-            images,
-            batch_size=self.process_batch_size(world_size()),
-            seed=self.seed,
-            rank=rank(),
-            world_size=world_size(),
-            workers=self.workers,
-        )
 
 
 @dataclass(frozen=True)
@@ -206,6 +122,18 @@ def load_image_tokenizer(source: str) -> ImageTokenizer:
 def open_images(names: Sequence[str], data: DataConfig) -> CaptionedImages:
     """Open one or several sources of pictures."""
     return CaptionedImages.open(names[0] if len(names) == 1 else list(names), config=data)
+
+
+def read_batches(config: RunConfig, images: CaptionedImages) -> Batches:
+    """Return this process's part of the batches of a data set."""
+    return Batches(
+        images,
+        batch_size=config.process_batch_size(world_size()),
+        seed=config.seed,
+        rank=rank(),
+        world_size=world_size(),
+        workers=config.workers,
+    )
 
 
 def first_images(images: CaptionedImages, count: int) -> tuple[list[Tensor], list[str]]:

@@ -9,10 +9,15 @@ from typing import Any
 from ...errors import CheckpointError, ConfigError, MissingFileError
 from ...files import PathName, as_path
 from ..checkpoint import is_checkpoint, judged_best, newest, read_progress
-from .clip import CLIPTrainingConfig, write_clip
-from .common import RunConfig
-from .transformer import TransformerTrainingConfig, write_transformer
-from .vqgan import VQGANTrainingConfig, write_vqgan
+from .clip import write_clip
+from .config import (
+    CLIPTrainingConfig,
+    RunConfig,
+    TransformerTrainingConfig,
+    VQGANTrainingConfig,
+)
+from .transformer import write_transformer
+from .vqgan import write_vqgan
 
 _WRITERS: dict[type[RunConfig], Callable[[Any, Path], None]] = {
     TransformerTrainingConfig: write_transformer,

@@ -14,7 +14,8 @@ from ...models.image_tokenizer import ImageTokenizer
 from ...pipeline.pipeline import Pipeline
 from ...text.tokenizer import Tokenizer
 from ..distributed import rank, wait, world_size
-from .common import RunConfig, open_images
+from .common import open_images
+from .config import RunConfig
 
 _COUNTED = 100_000  # pictures whose captions are measured at the start
 _logger = logging.getLogger("dallemini.training")

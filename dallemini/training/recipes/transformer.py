@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..._version import __version__
-from ...data import DataConfig, EncodedImages, TokenBatches
+from ...data import EncodedImages, TokenBatches
 from ...data.prompts import read_prompts
 from ...data.sources import split_weights
 from ...data.token_shards import find_shards, is_encoded
-from ...errors import ConfigError, DalleMiniWarning
+from ...errors import DalleMiniWarning
 from ...files import as_path, write_text
 from ...hub import model_card, usual_sections
 from ...images import image_to_tensor
@@ -36,7 +36,6 @@ from ..transformer import TransformerBatch, TransformerTask
 from .common import (
     HELD_OUT,
     MOST_CAPTIONS,
-    RunConfig,
     all_captions,
     first_process_saves,
     learnt_once,
@@ -48,82 +47,11 @@ from .common import (
     save_result,
     whole_state,
 )
+from .config import TransformerTrainingConfig
 from .tokens import open_tokens, tell_long_captions
 
 _PROMPT_FILES = (".txt", ".csv", ".jsonl", ".parquet")
 _DRAWN = 4  # pictures of each prompt
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerTrainingConfig(RunConfig):
-    """A training run of the transformer; what is written is a whole pipeline.
-
-    `train_data` and `eval_data` are pictures with captions, which are encoded first, or folders
-    that `dallemini encode` wrote.
-
-    Attributes:
-        vqgan: image tokenizer, by folder or Hub id; `init_from`'s when None.
-        tokenizer: text tokenizer, by folder or Hub id; `init_from`'s when None, and learnt from
-            the captions when there is neither.
-        model: sizes of a network that starts from random weights; the sizes of both vocabularies
-            and of the picture are filled in.
-        corruption: highest share of random codes among the decoder's inputs; 0.8 where there are
-            few pictures, so that it does not merely recall them; 0 where there are millions.
-        lora_rank: width of adapters that are trained beside frozen weights; 0 trains all weights.
-        lora_alpha: the adapters count lora_alpha / lora_rank times.
-        lora_dropout: share of the adapters' inputs that is zeroed.
-        data: how pictures and captions are read, in the size of the VQGAN, and the share of
-            captions left out for guidance.
-        prompts: drawn at every evaluation; or one file of them, .txt, .csv, .jsonl or .parquet.
-    """
-
-    @property
-    def may_change(self) -> frozenset[str]:  # type: ignore[override]
-        """The optimiser too where it is AdamW by every name: for adapters."""
-        free = RunConfig.may_change | {"corruption", "lora_dropout", "prompts"}
-        return free | {"optimizer"} if self.lora_rank else free
-
-    vqgan: str | None = None
-    tokenizer: str | None = None
-    model: TransformerConfig = field(default_factory=TransformerConfig)
-    corruption: float = 0.8
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    data: DataConfig = field(default_factory=lambda: DataConfig(caption_dropout=0.1))
-    prompts: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.corruption <= 1:
-            raise ConfigError(f"corruption is a share from 0 to 1, not {self.corruption}.")
-        if self.lora_rank < 0:
-            raise ConfigError(f"lora_rank must be 0 (none) or more, not {self.lora_rank}.")
-        if not 0 < self.lora_alpha < math.inf:
-            raise ConfigError(f"lora_alpha must be a finite number above 0, not {self.lora_alpha}.")
-        if not 0 <= self.lora_dropout < 1:
-            raise ConfigError(f"lora_dropout must be from 0 up to 1, not {self.lora_dropout}.")
-
-    def check(self) -> None:
-        """Refuse a run that lacks something, or whose settings contradict each other.
-
-        Raises:
-            ConfigError: says which.
-        """
-        super().check()
-        if self.init_from is None and self.vqgan is None:
-            raise ConfigError("Give vqgan, or init_from with a model that has one.")
-        if self.init_from is None and self.lora_rank:
-            raise ConfigError("LoRA adapts a trained model: give init_from.")
-        if self.init_from is not None and self.model != TransformerConfig():
-            raise ConfigError("model describes a new network; leave it out beside init_from.")
-
-    @property
-    def lora(self) -> LoRAConfig | None:
-        """The adapters to train, if any."""
-        if not self.lora_rank:
-            return None
-        return LoRAConfig(rank=self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout)
 
 
 def train_transformer(
@@ -156,8 +84,8 @@ def train_transformer(
     """
     with opened(config, callbacks, can_split=True) as begun:
         pipe = _prepare(config).to(device=pick_device(config.device))
-        if config.lora is not None:
-            add_lora(pipe.transformer, config.lora, seed=config.seed)
+        if config.lora_rank:
+            add_lora(pipe.transformer, _lora(config), seed=config.seed)
         task = _task(config, pipe)
         folder, callbacks = config.run_folder, begun.callbacks
         run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)
@@ -169,8 +97,8 @@ def train_transformer(
 def write_transformer(config: TransformerTrainingConfig, checkpoint: Path) -> None:
     """Save the pipeline that a checkpoint of a run makes."""
     pipe = _prepare(config)
-    if config.lora is not None:
-        add_lora(pipe.transformer, config.lora, seed=config.seed)
+    if config.lora_rank:
+        add_lora(pipe.transformer, _lora(config), seed=config.seed)
     load_averages(checkpoint, pipe.transformer)
     _restore(replace(config, strategy="ddp"), pipe)
     _save(config, pipe)
@@ -182,6 +110,10 @@ def _prepare(config: TransformerTrainingConfig) -> Pipeline:
     own_weights(pipe.transformer)
     _note_tokenizer(pipe)
     return pipe
+
+
+def _lora(config: TransformerTrainingConfig) -> LoRAConfig:
+    return LoRAConfig(rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
 
 
 def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
@@ -206,7 +138,7 @@ def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
 
 def _restore(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
     """Fold adapters in, and put split weights together in a network of its own."""
-    if config.lora is not None:
+    if config.lora_rank:
         adapters = whole_state(pipe.transformer)  # by every process, for split weights
         first_process_saves(
             lambda: save_lora(

@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...models.vqgan import VQGAN, VQGANConfig
+from ...models.vqgan import VQGAN
 from ..callbacks import Callback
 from ..checkpoint import load_averages
 from ..loop import run
-from ..vqgan import VQGANLossConfig, VQGANTask
+from ..vqgan import VQGANTask
+from ..vqgan_config import VQGANLossConfig
 from .common import (
     HELD_OUT,
-    RunConfig,
     first_images,
     load_part,
     open_images,
     opened,
     own_weights,
+    read_batches,
     save_result,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VQGANTrainingConfig(RunConfig):
-    """A training run of the image tokenizer.
-
-    Attributes:
-        model: sizes of a network that starts from random weights.
-        loss: when each loss begins; from a trained model, codes are used from the start.
-    """
-
-    may_change = (RunConfig.may_change - {"accumulation"}) | {  # the losses begin at batches
-        f"loss.{name}"
-        for name in (
-            "perceptual_weight",
-            "adversarial_weight",
-            "commitment_weight",
-            "kmeans_batches",
-            "perceptual_size",
-        )
-    }
-
-    model: VQGANConfig = field(default_factory=VQGANConfig)
-    loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
+from .config import VQGANTrainingConfig
 
 
 def train_vqgan(
@@ -80,7 +58,7 @@ def train_vqgan(
         config = replace(config, loss=_loss(config, begun.before))
         data = config.data_for(vqgan.config.resolution, multiple=vqgan.downsample_factor)
         images = open_images(config.train_data, data)
-        batches = config.batches(images)
+        batches = read_batches(config, images)
         size = 0, 3, *data.size
         task = VQGANTask(
             vqgan,

@@ -108,7 +108,7 @@ wrong = {
     "encode": [["--data", "x"], ["--output", "y"], ["--data", "x", "--output", "y", "--crop", "z"]],
     "evaluate": [["--data", "x"], ["--data", "x", "--output", "y", "--top-k", "0"]],
     "audit": [["--nope"]],
-    "train": [["sampler"], ["clip", "--config"]],
+    "train": [["sampler"], ["clip", "--config"], ["vqgan"], ["clip", "--steps", "x"]],
     "release": [[]],
     "data": [[], ["a", "--nope"]],
 }
@@ -121,6 +121,12 @@ for name, several in wrong.items():
             code = main([name, *words])
         if code != 2 * (words != ["--help"]) or not told.getvalue().strip():
             found.append((name, words, code, told.getvalue()))
+for part in ("vqgan", "transformer", "clip"):
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        code = main(["train", part, "--help"])
+    if code or "--steps INT" not in told.getvalue():
+        found.append((part, code, told.getvalue()))
 print(json.dumps(found))
 """
 
