@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ..errors import InputError
+from ..errors import InputError, SafetyError
 from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path, make_folder
 from ..generation import GenerationConfig, GenerationOverrides
 from ..hub.source import BUNDLED_MODEL
@@ -47,8 +47,9 @@ class Generate:
 
     They are saved while the next ones are drawn. With --rank the best of each prompt come first.
     With --prompts the folder also gets manifest.jsonl, a line for each picture; the same command
-    again goes on where it was stopped, and torchrun shares the work between processes:
-    torchrun --no-python --nproc-per-node 8 dallemini generate --prompts ...
+    again goes on where it was stopped. A prompt that is refused gets a line with the reason there,
+    the others are drawn, and the exit code is 1 in the end. torchrun shares the work between
+    processes: torchrun --no-python --nproc-per-node 8 dallemini generate --prompts ...
 
     Attributes:
         prompts: one or more prompts, each in quotes; - reads them from standard input, one a line.
@@ -99,14 +100,14 @@ class Generate:
         """
         with checking_usage():
             settings = self._checked_settings()
-            prompts = read_all(self.prompts, self.file)
+            prompts = read_all(self.prompts, self.file, keep_empty=self._is_bulk)
             self.drawing.check()
             marks: dict[str, Any] = {
                 "watermark": self.marks.watermark(),
                 "c2pa": self.marks.signer(),
             }
             process, checker = this_process(), self.safety.checker()
-        if self.file is not None and self.grid is None:
+        if self._is_bulk:
             make_folder(self._folder)
             self._draw_many(prompts, settings, process, checker, marks)
         else:
@@ -148,17 +149,36 @@ class Generate:
         with Manifest(self._folder, process.name) as manifest:
             bulk = Bulk(pipe, config, manifest, at_once=at_once(config), **marks)
             left = bulk.missing(share)
-            if len(left) < len(share):
-                total, rest = (sum(unit.count for unit in units) for units in (share, left))
-                print(
-                    f"dallemini: {total - rest} of {total} pictures were there already.",
-                    file=sys.stderr,
-                )
+            total, rest = (sum(unit.count for unit in units) for units in (share, left))
+            if there := total - rest - bulk.refused(share):
+                told = f"dallemini: {there} of {total} pictures were there already."
+                print(told, file=sys.stderr)
             try:
                 for record in bulk.draw(left):
-                    new.append({"path": str(self._folder / record["file"]), **record})
+                    new.append(self._with_path(record))
             finally:
-                tell(new, as_json=self.json)
+                tell([one for one in new if self.json or "path" in one], as_json=self.json)
+            if count := bulk.refused(share):
+                self._tell_refused(count, process)
+
+    def _with_path(self, record: dict[str, Any]) -> dict[str, Any]:
+        file = record.get("file")
+        return record if file is None else {"path": str(self._folder / file), **record}
+
+    def _tell_refused(self, count: int, process: Process) -> None:
+        """End with a failure, unless torchrun would then stop the other processes.
+
+        Raises:
+            SafetyError: always, where there is one process.
+        """
+        told = f"{count} pictures were refused; the manifest in {self._folder} says why."
+        if process.world_size == 1:
+            raise SafetyError(told)
+        print(f"dallemini: {told}", file=sys.stderr)
+
+    @property
+    def _is_bulk(self) -> bool:
+        return self.file is not None and self.grid is None
 
     @property
     def _folder(self) -> Path:

@@ -12,12 +12,13 @@ _STDIN = "-"
 _LITTLE_WORDS = {"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "the", "to", "with"}
 
 
-def read_all(words: Sequence[str], file: Path | None) -> list[str]:
+def read_all(words: Sequence[str], file: Path | None, *, keep_empty: bool = False) -> list[str]:
     """Return the prompts of a command.
 
     Args:
         words: prompts; "-" alone for those of standard input.
         file: a file of prompts, or "-".
+        keep_empty: as in `read_prompts`.
 
     Raises:
         InputError: there is none, one is empty, both are given, or quotes were forgotten.
@@ -26,7 +27,7 @@ def read_all(words: Sequence[str], file: Path | None) -> list[str]:
     if words and file is not None:
         raise InputError("Give prompts or --prompts, not both.")
     if list(words) == [_STDIN] or file is not None:
-        return _read(None if file is None or str(file) == _STDIN else file)
+        return _read(None if file is None or str(file) == _STDIN else file, keep_empty)
     check_words(words, "dallemini generate")
     return list(words)
 
@@ -53,10 +54,10 @@ def check_words(words: Sequence[str], command: str) -> None:
         )
 
 
-def _read(file: Path | None) -> list[str]:
+def _read(file: Path | None, keep_empty: bool) -> list[str]:
     from ..data.prompts import parse_prompts, read_prompts  # here: torch comes with it
 
     if file is not None:
-        return read_prompts(file)
+        return read_prompts(file, keep_empty=keep_empty)
     stream = getattr(sys.stdin, "buffer", None)
     return parse_prompts(b"" if stream is None else stream.read(), "standard input")

@@ -18,12 +18,14 @@ _LARGEST = 1 << 30
 _COLUMN = "prompt"
 
 
-def read_prompts(path: str | os.PathLike[str]) -> list[str]:
+def read_prompts(path: str | os.PathLike[str], *, keep_empty: bool = False) -> list[str]:
     r"""Return the prompts in a file, in its order; blank lines of a text file are left out.
 
     Args:
         path: a `.csv` or `.parquet` table with a column `prompt`, `.jsonl` with a key `prompt` in
             each line, or a text file of any other name with one prompt a line.
+        keep_empty: let an entry of a table that holds no text be an empty prompt, instead of
+            refusing the file.
 
     Raises:
         MissingFileError: there is no such file.
@@ -45,9 +47,10 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
         return parse_prompts(file.read_bytes(), str(file))
     found = []
     for number, prompt in enumerate(read(file), start=1):
-        if not isinstance(prompt, str) or not prompt.strip():
+        is_prompt = isinstance(prompt, str) and prompt.strip()
+        if not is_prompt and not keep_empty:
             raise InputError(f"{file}: entry {number} has no prompt in {_COLUMN!r}.")
-        found.append(prompt)
+        found.append(str(prompt) if is_prompt else "")
     return _some(found, str(file))
 
 

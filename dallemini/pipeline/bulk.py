@@ -3,7 +3,9 @@
 A manifest, lines of JSON, lists what is drawn: a picture's line is written after its file is there.
 Each process has a manifest of its own, which nobody else writes, and reads those of all. What was
 being drawn or saved when a process was killed is not listed and is drawn again, the same to the
-bit. Knows no command line and no engine: `dallemini generate --prompts` and `examples/ray` use it.
+bit. A prompt that is refused, by a safety checker or because there is nothing to draw, is listed
+with the reason, and the others are drawn. Knows no command line and no engine: `dallemini generate
+--prompts` and `examples/ray` use it.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from ..errors import StorageError
+from ..errors import InputError, SafetyError, StorageError
 from ..files import PathName, locked, make_folder, numbered, write_beside
 from ..generation import GenerationConfig
 from ..generation.request import choose_seeds, count_up
 from ..generation.watermark import Watermark
+from .guarding import SafetyCheck
 from .metadata import tell_of
 from .outputs import GenerationOutput, slug
 from .pipeline import Pipeline
@@ -29,6 +32,7 @@ from .signing import C2PASigner
 
 _FOLDER_SIZE = 1000  # files of one folder: looking for a name takes longer with more
 _PLAYS_NO_PART = ("seed", "batch_size", "num_images_per_prompt")
+DRAWN, REFUSED = "drawn", "refused"
 Key = tuple[str, int, str, int]  # settings, number, prompt, seed of the first candidate
 
 
@@ -146,15 +150,17 @@ class Manifest:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def known(self) -> set[Key]:
-        """Return the pictures that are listed by any process and whose files are there."""
-        found = set()
+    def known(self) -> dict[Key, str]:
+        """Return what any process listed: pictures whose files are there, and refused ones.
+
+        Returns:
+            "drawn" or "refused" for each picture.
+        """
+        found: dict[Key, str] = {}
         for path in sorted(self.folder.glob("manifest*.jsonl")):
             with _told(path), path.open("rb") as lines:
                 for line in lines:
-                    key = _key(line, self.folder)
-                    if key is not None:
-                        found.add(key)
+                    found |= _listed(line, self.folder)
         return found
 
     def add(self, record: dict[str, Any]) -> None:
@@ -207,8 +213,13 @@ class Bulk:
         self._known = manifest.known()
 
     def missing(self, units: Iterable[Unit]) -> list[Unit]:
-        """Return those units of which a picture is not there."""
-        return [one for one in units if not self._known.issuperset(one.keys(self.settings))]
+        """Return those units of which a picture is neither there nor refused."""
+        return [one for one in units if not self._known.keys() >= {*one.keys(self.settings)}]
+
+    def refused(self, units: Iterable[Unit]) -> int:
+        """Return how many pictures of some units were refused, now or before."""
+        keys = (key for unit in units for key in unit.keys(self.settings))
+        return sum(self._known.get(key) == REFUSED for key in keys)
 
     def draw(self, units: Iterable[Unit]) -> Iterator[dict[str, Any]]:
         """Draw, save and list what is missing; yields each line of the manifest.
@@ -218,36 +229,63 @@ class Bulk:
 
         Raises:
             StorageError: something cannot be written.
-            As a call of the pipeline.
+            As a call of the pipeline, but for what is wrong with one prompt alone.
         """
-        left = self.missing(units)
-        size = len(left)
-        if left and self._at_once is not None:
-            size = max(1, self._at_once // len(left[0].seeds))
-        for start in range(0, len(left), size or 1):
-            yield from self._draw_some(left[start : start + size])
+        batch: list[Unit] = []
+        for unit in self.missing(units):
+            if (reason := self._reason_against(unit.prompt)) is not None:
+                yield from self._refuse(unit, reason)
+                continue
+            batch.append(unit)
+            if self._at_once is not None and len(batch) >= self._at_once // len(unit.seeds):
+                yield from self._draw_some(batch)
+                batch = []
+        if batch:
+            yield from self._draw_some(batch)
+
+    def _reason_against(self, prompt: str) -> str | None:
+        """Return why nothing can be drawn from a prompt; None where something can."""
+        if not prompt.strip():
+            return "There is no prompt."
+        try:
+            self._pipe.tokenizer.tokenize(prompt)
+            SafetyCheck.of(self._pipe.safety_checker, [prompt])
+        except (InputError, SafetyError) as error:
+            return str(error)
+        return None
 
     def _draw_some(self, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
         settings: Any = self._config.to_dict() | {
             "num_images_per_prompt": units[0].count,
             "seed": tuple(seed for unit in units for seed in unit.seeds),
         }
-        prompts = [unit.prompt for unit in units]
-        drawn = self._pipe(prompts, watermark=self._watermark, **settings)
+        try:
+            drawn = self._pipe([u.prompt for u in units], watermark=self._watermark, **settings)
+        except SafetyError as error:  # a picture is refused: which one is seen by drawing alone
+            if len(units) == 1:
+                yield from self._refuse(units[0], str(error))
+                return
+            for unit in units:
+                yield from self._draw_some([unit])
+            return
         pictures = [key for unit in units for key in unit.keys(self.settings)]
         for index, key in enumerate(pictures):
             if key not in self._known:
-                _, number, _, first_seed = key
-                record = {
-                    "number": number,
-                    "file": self._save(drawn, index, number),
-                    "first_seed": first_seed,
-                    **facts(drawn, index),
-                    "settings": self.settings,
-                }
-                self._manifest.add(record)
-                self._known.add(key)
-                yield record
+                file = self._save(drawn, index, key[1])
+                yield self._list(key, {"status": DRAWN, "file": file, **facts(drawn, index)})
+
+    def _refuse(self, unit: Unit, reason: str) -> Iterator[dict[str, Any]]:
+        for key in unit.keys(self.settings):
+            if key not in self._known:
+                yield self._list(key, {"status": REFUSED, "reason": reason, "prompt": key[2]})
+
+    def _list(self, key: Key, told: dict[str, Any]) -> dict[str, Any]:
+        """Write the line of a picture, and return it."""
+        settings, number, _, first_seed = key
+        record = {"number": number, **told, "first_seed": first_seed, "settings": settings}
+        self._manifest.add(record)
+        self._known[key] = record["status"]
+        return record
 
     def _save(self, drawn: GenerationOutput, index: int, number: int) -> str:
         """Save a picture under its number, and return the name of its file in the folder."""
@@ -280,15 +318,16 @@ def facts(drawn: GenerationOutput, index: int) -> dict[str, Any]:
     return found
 
 
-def _key(line: bytes, folder: Path) -> Key | None:
-    """Return which picture a line lists; None for half a line, or where its file is gone."""
+def _listed(line: bytes, folder: Path) -> dict[Key, str]:
+    """Return what a line lists; nothing for half a line, or where its file is gone."""
     try:
         record = json.loads(line)
         key = (record["settings"], record["number"], record["prompt"], record["first_seed"])
-        hash(key)
-        return key if (folder / record["file"]).is_file() else None
-    except (ValueError, RecursionError, TypeError, KeyError):
-        return None
+        status = REFUSED if record.get("status") == REFUSED else DRAWN
+        there = status == REFUSED or (folder / record["file"]).is_file()
+        return {key: status} if there else {}
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def _last_byte(file: BinaryIO) -> bytes:

@@ -27,7 +27,7 @@ import ray.data
 
 from dallemini import Pipeline
 from dallemini.data.prompts import read_prompts
-from dallemini.pipeline.bulk import Bulk, Manifest, split_units
+from dallemini.pipeline.bulk import DRAWN, Bulk, Manifest, split_units
 
 Batch = dict[str, Any]  # of numpy arrays, one a column
 
@@ -58,7 +58,7 @@ class Draw:
         """Draw the pictures of these prompts that are not listed; return the lines of all new."""
         places = zip(batch["place"].tolist(), batch["prompt"].tolist(), strict=True)
         units = split_units(self.config, places, count=self.count)
-        lines = list(self.bulk.draw(units))
+        lines = [line for line in self.bulk.draw(units) if line["status"] == DRAWN]
         return {name: [line[name] for line in lines] for name in ("number", "file", "seed")}
 
 

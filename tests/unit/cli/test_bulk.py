@@ -13,6 +13,7 @@ from dallemini import GenerationConfig, Pipeline, Watermark
 from dallemini.cli.processes import own_device, this_process
 from dallemini.errors import InputError, StorageError
 from dallemini.pipeline.bulk import Manifest, settings_digest, split_units
+from dallemini.safety import SafetyFlag
 from dallemini.testing import tiny_pipeline
 
 PROMPTS = ("a cat", "a dog", "ein Bär", "a cat", "rot/grün?")
@@ -231,7 +232,65 @@ def test_lines_of_others_are_no_pictures() -> None:
             manifest.add(record)
     with Path("out/manifest.jsonl").open("ab") as file:
         file.write(b'\xff\n{"file": "../prompts.txt"\n')
-    assert Manifest("out").known() == set()
+    assert Manifest("out").known() == {}
+
+
+def test_a_prompt_that_is_refused_is_listed_and_the_others_are_drawn(
+    draw: Any, drawn_now: list[Any]
+) -> None:
+    lines = ["a cat", "a nude cat", "half \ud800", 5, "  ", "a dog"]
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in lines))
+    words = ["--safety", "words", "--prompts", "prompts.jsonl"]
+    result = draw("out", *words)
+    assert (result.code, drawn_now) == (1, [0, 5])
+    assert result.lines == ["out/000000-a-cat.png", "out/000005-a-dog.png"]
+    assert result.err == "dallemini: 4 pictures were refused; the manifest in out says why.\n"
+    told = {one["number"]: one for one in listed("out")}
+    refused = {number: one["reason"] for number, one in told.items() if one["status"] == "refused"}
+    assert "flagged" in refused[1]
+    assert "not valid Unicode" in refused[2]
+    assert (refused[3], refused[4]) == ("There is no prompt.",) * 2
+    assert (told[1]["prompt"], "file" in told[1], told[5]["status"]) == (
+        "a nude cat",
+        False,
+        "drawn",
+    )
+    again = draw("out", *words, "--json")  # nobody is asked twice
+    assert (again.code, again.out, len(listed("out"))) == (1, "", 6)
+    assert "2 of 6 pictures were there already" in again.err
+    assert (
+        draw("out", "--prompts", "prompts.jsonl", "--safety", "off").err.count("were refused") == 1
+    )
+
+
+def test_a_picture_that_is_refused_is_found_among_those_it_was_drawn_with(
+    draw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Second:
+        def check_prompt(self, prompt: str) -> None: ...
+
+        def check_image(self, image: Any) -> SafetyFlag | None:
+            return SafetyFlag(action="refuse", reason="this") if image.tobytes() == second else None
+
+    draw("all")
+    with Image.open("all/000001-a-dog.png") as image:
+        second = image.tobytes()
+    monkeypatch.setattr("dallemini.cli.options.SafetyOptions.checker", lambda options: Second())
+    result = draw("out")
+    assert (result.code, len(result.lines), "1 pictures were refused" in result.err) == (1, 4, True)
+    (refused,) = [one for one in listed("out") if one["status"] == "refused"]
+    assert (refused["number"], refused["prompt"]) == (1, "a dog")
+    assert "is not shown" in refused["reason"]
+
+
+def test_a_refusal_does_not_end_the_other_processes(
+    draw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("prompts.txt").write_text("a nude cat\na dog\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    result = draw("out", "--safety", "words")
+    assert (result.code, "1 pictures were refused" in result.err) == (0, True)
 
 
 @pytest.mark.slow
