@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ class Audit:
         pictures: attributes that the report shows.
         seed: of the first picture; the next ones count up.
         batch_size: pictures drawn together, to bound memory.
+        json: print report.json as one line instead of the table.
         drawing: of the model.
         where: of the model.
     """
@@ -45,6 +47,7 @@ class Audit:
     pictures: int = 16
     seed: int = 0
     batch_size: int = 16
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     drawing: Drawing
     where: Where
 
@@ -73,5 +76,8 @@ class Audit:
         report = audit(
             pipe, prompts, config=config, labelled=labelled, output=self.output, progress=True
         )
-        print(report.table, end="")
-        print(as_path(self.output) / "report.md")
+        if self.json:
+            print(dumps(report.to_dict()))
+        else:
+            print(report.table, end="")
+            print(as_path(self.output) / "report.md")

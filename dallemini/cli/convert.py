@@ -11,6 +11,7 @@ import tyro
 from ..errors import InputError
 from ..files import as_path
 from .options import PrecisionName, Quantization, Where
+from .saving import tell
 from .words import checking_usage
 
 
@@ -32,6 +33,7 @@ class Convert:
         dtype: floating-point type to store, as in the source when not given; int8 for smaller
             weights of the transformer.
         quantization: an older spelling of --dtype int8.
+        json: print one line of JSON for each folder instead of its path.
         where: of the source; --revision is that of SOURCE alone.
     """
 
@@ -43,6 +45,7 @@ class Convert:
     subfolder: str | None = None
     dtype: PrecisionName | None = None
     quantization: Quantization | None = None
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 
     def run(self) -> None:
@@ -65,8 +68,8 @@ class Convert:
         named = {"vqgan": self.vqgan, "scorer": self.scorer, "upscaler": self.upscaler}
         where = self.where.elsewhere()
         others = {part: where.open(name) for part, name in named.items() if name is not None}
-        for path in task.run(source, others):
-            print(path)
+        written = task.run(source, others)
+        tell(({"path": str(path)} for path in written), as_json=self.json)
 
     def _is_of_a_run(self) -> bool:
         """Write the model of a checkpoint that `dallemini train` left, if the source is one."""
@@ -76,7 +79,7 @@ class Convert:
         from ..training.recipes.from_checkpoint import write_model
 
         write_model(folder, self.output)
-        print(self.output)
+        tell([{"path": str(self.output)}], as_json=self.json)
         return True
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -19,6 +21,7 @@ from .words import UsageError
 
 if TYPE_CHECKING:
     from ..data.dataset import CaptionedImages
+    from ..data.report import DataReport
     from ..text.tokenizer import Tokenizer
 
 
@@ -37,6 +40,7 @@ class Data:
             is not fetched again.
         model: whose tokenizer counts the tokens of captions.
         progress: whether to show bars.
+        json: print one line of JSON.
         where: of the model.
     """
 
@@ -48,6 +52,7 @@ class Data:
     download: bool = False
     model: str = BUNDLED_MODEL
     progress: bool = True
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 
     def run(self) -> None:
@@ -68,17 +73,28 @@ class Data:
             if self.download:
                 self._download(dataset)
             report = look_at(dataset, limit=self.limit, progress=self.progress)
-        tokenizer = self._tokenizer()
-        print(", ".join(self.source))
-        for name, text in report.lines(
-            None if tokenizer is None else lambda text: len(tokenizer.tokenize(text)) + 2,
-            0 if tokenizer is None else tokenizer.max_length,
-        ):
-            print(f"  {name:<9} {text}")
+        self._tell(report)
         if self.sheet is not None:
             with replacing(as_path(self.sheet)) as file:
                 report.sheet().save(file, format="PNG")
-            print(f"  {'sheet':<9} {self.sheet}")
+            if not self.json:
+                print(f"  {'sheet':<9} {self.sheet}")
+
+    def _tell(self, report: DataReport) -> None:
+        tokenizer = self._tokenizer()
+        count_tokens, most = None, 0
+        if tokenizer is not None:
+            count_tokens, most = (
+                lambda text: len(tokenizer.tokenize(text)) + 2,
+                tokenizer.max_length,
+            )
+        if self.json:
+            long = count_tokens and report.too_long(count_tokens, most)
+            print(dumps({"source": self.source, **report.to_dict(), "too_long_captions": long}))
+            return
+        print(", ".join(self.source))
+        for name, text in report.lines(count_tokens, most):
+            print(f"  {name:<9} {text}")
 
     def _download(self, dataset: CaptionedImages) -> None:
         from ..data.download import download_images
@@ -87,7 +103,8 @@ class Data:
         failed = "; ".join(f"{count} {reason}" for reason, count in done.failed.items())
         print(
             f"{done.images} pictures fetched, {done.there} were there"
-            + (f"; failed: {failed}" if failed else "")
+            + (f"; failed: {failed}" if failed else ""),
+            file=sys.stderr if self.json else sys.stdout,
         )
 
     def _tokenizer(self) -> Tokenizer | None:

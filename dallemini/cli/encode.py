@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
@@ -83,6 +84,7 @@ class Encode:
             process's own rank.
         dtype: floating-point type of the weights.
         progress: whether to show a bar with pictures per second.
+        json: print one line of JSON instead of a sentence.
         where: of the model.
     """
 
@@ -97,6 +99,7 @@ class Encode:
     device: str = "cpu"
     dtype: DtypeName = "float32"
     progress: bool = True
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 
     def run(self) -> None:
@@ -135,7 +138,10 @@ class Encode:
             workers=self.workers,
             progress=self.progress,
         )
-        print(_summary(report, f"{process}: " if process.world_size > 1 else ""))
+        if self.json:
+            print(dumps({"rank": process.rank, **asdict(report)}))
+        else:
+            print(_summary(report, f"{process}: " if process.world_size > 1 else ""))
 
     def _vqgan(self) -> ImageTokenizer:
         from ..models.image_tokenizer import ImageTokenizer

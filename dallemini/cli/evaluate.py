@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -43,6 +44,7 @@ class Evaluate:
         image_column: where the pictures are.
         filters: such as "width >= 256" or "lang == en"; a record passes all of them or is left out;
             may be repeated.
+        json: print report.json as one line instead of the table.
         drawing: of the model.
         where: of the model.
     """
@@ -58,6 +60,7 @@ class Evaluate:
     caption_column: str = DataConfig.caption_column
     image_column: str = DataConfig.image_column
     filters: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="where")] = ()
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     drawing: Drawing
     where: Where
 
@@ -86,8 +89,11 @@ class Evaluate:
             name=Path(self.data).name or self.data,
             progress=True,
         )
-        print(report.table, end="")
-        print(as_path(self.output) / "report.md")
+        if self.json:
+            print(dumps(report.to_dict()))
+        else:
+            print(report.table, end="")
+            print(as_path(self.output) / "report.md")
 
     def _open(self, image_size: int | tuple[int, int] | None) -> PictureSource:
         from ..data.dataset import CaptionedImages

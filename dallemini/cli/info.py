@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from json import dumps
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -15,8 +16,6 @@ from ..hub import BUNDLED_MODEL
 from .options import Where
 
 if TYPE_CHECKING:
-    import torch
-
     from ..text.knowledge import Knowledge
 
 _TITLES = {"scorer": "scorer (CLIP)"}
@@ -30,12 +29,14 @@ class Info:
         source: Hub id, local folder or file.
         subfolder: of a part inside the source.
         words: list everything that the model says it was taught, one a line, and nothing else.
+        json: print one line of JSON.
         where: of the source.
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")] = BUNDLED_MODEL
     subfolder: str | None = None
     words: bool = False
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 
     def run(self) -> None:
@@ -47,29 +48,56 @@ class Info:
         """
         source = self.where.open(self.source, self.subfolder)
         if self.words:
-            _print_words(self.source, source)
+            self._print_words(source)
             return
         from ..pipeline.parts import Parts  # here, because torch takes seconds
 
-        blocks = {part: _block(part, place) for part, place in Parts(source).all().items()}
+        parts = {part: _facts(part, place) for part, place in Parts(source).all().items()}
         commit = source.revision_key
+        if self.json:
+            print(dumps({"source": self.source, "commit": commit, "parts": parts}))
+            return
         print(f"{self.source} at commit {commit}" if commit else self.source)
-        for part, lines in blocks.items():
+        for part, facts in parts.items():
             print(f"\n{_TITLES.get(part, part)}")
-            for key, value in lines:
+            for key, value in _lines(facts):
                 print(f"  {key:<11} {value}")
 
+    def _print_words(self, source: hub.Source) -> None:
+        """Print concepts, styles and words of control.
 
-def _block(part: str, source: hub.Source) -> list[tuple[str, str]]:
+        Raises:
+            MissingFileError: the source lists none.
+        """
+        from ..pipeline.parts import Parts
+        from ..text.knowledge import KNOWLEDGE_FILE
+        from ..text.tokenizer import Tokenizer
+
+        place = Parts(source).all().get("tokenizer")
+        knowledge = None if place is None else Tokenizer.from_pretrained(place).knowledge
+        if knowledge is None:
+            raise MissingFileError(
+                f"{self.source} does not list what it was taught; only models with a "
+                f"{KNOWLEDGE_FILE} do, such as the bundled one."
+            )
+        known = _words(knowledge)
+        if self.json:
+            print(dumps(known))
+            return
+        for heading, words in known.items():
+            print("\n".join([f"# {heading}", *words]))
+
+
+def _facts(part: str, source: hub.Source) -> dict[str, Any]:
+    """Return what is known of a part, without loading its weights."""
     from .. import checkpoints
     from ..pipeline.parts import component_of, describe
     from ..text.tokenizer import Tokenizer
 
     if part == "tokenizer":
         tokenizer = Tokenizer.from_pretrained(source)
-        config = tokenizer.config.to_dict()
-        lines = [("vocabulary", f"{tokenizer.vocab_size:,} ids"), ("config", _listed(config))]
-        return lines if tokenizer.knowledge is None else [*lines, *_known(tokenizer.knowledge)]
+        facts = {"vocabulary": tokenizer.vocab_size, "config": tokenizer.config.to_dict()}
+        return facts if tokenizer.knowledge is None else facts | _words(tokenizer.knowledge)
     component = component_of(part, source)
     try:
         name, checkpoint = describe(source.cached(), component)
@@ -77,54 +105,42 @@ def _block(part: str, source: hub.Source) -> list[tuple[str, str]]:
         claim = checkpoints.find_format(source, component)
         if source.revision_key is None or claim is None:
             raise
-        later = "not in the cache; parameters and size are read once they are"
-        return [("format", claim.format.name), ("weights", later)]
+        return {"format": claim.format.name, "parameters": None, "bytes": None}
     tensors = checkpoint.tensors.values()
-    count = sum(math.prod(tensor.shape) for tensor in tensors)
-    return [
-        ("format", name),
-        ("parameters", f"{count:,}"),
-        ("size", f"{_size(sum(t.nbytes for t in tensors))}, {_dtypes(t.dtype for t in tensors)}"),
-        ("config", _listed(checkpoint.config)),
-    ]
+    return {
+        "format": name,
+        "parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+        "bytes": sum(tensor.nbytes for tensor in tensors),
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}),
+        "config": checkpoint.config,
+    }
 
 
-def _known(knowledge: Knowledge) -> list[tuple[str, str]]:
-    some = ", ".join(knowledge.concepts[:: max(1, len(knowledge.concepts) // 12)][:12])
-    return [
-        ("concepts", f"{len(knowledge.concepts):,}, such as {some} (--words lists all)"),
-        ("styles", ", ".join(knowledge.styles)),
-        ("control", ", ".join(knowledge.control)),
-    ]
+def _words(knowledge: Knowledge) -> dict[str, list[str]]:
+    return {
+        "concepts": [*knowledge.concepts],
+        "styles": [*knowledge.styles],
+        "control": [*knowledge.control],
+    }
 
 
-def _print_words(name: str, source: hub.Source) -> None:
-    """Print concepts, styles and words of control.
-
-    Raises:
-        MissingFileError: the source lists none.
-    """
-    from ..pipeline.parts import Parts
-    from ..text.knowledge import KNOWLEDGE_FILE
-    from ..text.tokenizer import Tokenizer
-
-    place = Parts(source).all().get("tokenizer")
-    knowledge = None if place is None else Tokenizer.from_pretrained(place).knowledge
-    if knowledge is None:
-        raise MissingFileError(
-            f"{name} does not list what it was taught; only models with a {KNOWLEDGE_FILE} do, "
-            "such as the bundled one."
-        )
-    for heading in ("concepts", "styles", "control"):
-        print("\n".join([f"# {heading}", *getattr(knowledge, heading)]))
-
-
-def _listed(config: dict[str, object]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in config.items())
-
-
-def _dtypes(dtypes: Iterable[torch.dtype]) -> str:
-    return " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in dtypes}))
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say the facts of a part to people."""
+    if "vocabulary" in facts:
+        yield "vocabulary", f"{facts['vocabulary']:,} ids"
+    else:
+        yield "format", facts["format"]
+        if facts["parameters"] is None:
+            yield "weights", "not in the cache; parameters and size are read once they are"
+            return
+        yield "parameters", f"{facts['parameters']:,}"
+        yield "size", f"{_size(facts['bytes'])}, {' and '.join(facts['dtypes'])}"
+    yield "config", ", ".join(f"{key}={value}" for key, value in facts["config"].items())
+    if concepts := facts.get("concepts"):
+        some = ", ".join(concepts[:: max(1, len(concepts) // 12)][:12])
+        yield "concepts", f"{len(concepts):,}, such as {some} (--words lists all)"
+        yield "styles", ", ".join(facts["styles"])
+        yield "control", ", ".join(facts["control"])
 
 
 def _size(count: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -254,24 +253,6 @@ def read_watermark(path: Path | None) -> Watermark | None:
     return Watermark(file.read_bytes().strip())
 
 
-WATERMARK_VARIABLE = "DALLEMINI_WATERMARK_KEY"
-
-
-def served_watermark(path: Path | None) -> Watermark | None:
-    """Return the watermark of the key in a file, or else in DALLEMINI_WATERMARK_KEY, if it is set.
-
-    Raises:
-        MissingFileError: there is no such file.
-        InputError: the key is empty or too large.
-    """
-    key = os.environ.get(WATERMARK_VARIABLE)
-    if path is not None or key is None:
-        return read_watermark(path)
-    from ..generation.watermark import Watermark  # here, because torch takes seconds
-
-    return Watermark(key.strip())
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SafetyOptions:
     """What looks at prompts and pictures.
@@ -315,19 +296,6 @@ class SafetyOptions:
 
 Safety = Annotated[SafetyOptions, tyro.conf.arg(name="")]
 """The same, with its options named as if they were the command's own."""
-
-
-def safeguards(checker: SafetyChecker | None, watermark: Watermark | None) -> str:
-    """Say what is checked, and whether pictures get a watermark."""
-    from ..safety.checker import describe_checker  # here, because torch takes seconds
-
-    mark = "none" if watermark is None else "of your key"
-    return f"safety check: {describe_checker(checker)}; watermark: {mark}"
-
-
-def safety_by_default() -> SafetyOptions:
-    """Return the options of what draws for others."""
-    return SafetyOptions(safety="auto")
 
 
 def attribute_help(cls: type) -> dict[str, str]:

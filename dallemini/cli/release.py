@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import tyro
 
 from ..files import as_path
 from .options import OptionalPath, OptionalText
+from .saving import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Release:
         license: identifier for the card, such as apache-2.0.
         dataset: name of the data that it was trained on, for the card; may be repeated.
         check: write nothing, but compare the files with SHA256SUMS.
+        json: print one line of JSON for each file instead of its path, or for --check their number.
     """
 
     folder: tyro.conf.Positional[Path]
@@ -36,6 +39,7 @@ class Release:
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(help_behavior_hint="")
     ] = ()
     check: tyro.conf.FlagCreatePairsOff[bool] = False
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def run(self) -> None:
         """Write the files and print their paths, or say how many were compared.
@@ -47,10 +51,11 @@ class Release:
 
         folder = as_path(self.folder)
         if self.check:
-            print(f"{check_sums(folder)} files are as they were released.")
+            count = check_sums(folder)
+            told = f"{count} files are as they were released."
+            print(dumps({"files": count}) if self.json else told)
             return
         written = release(
             folder, evaluation=self.evaluation, license=self.license, datasets=self.dataset
         )
-        for path in written:
-            print(path)
+        tell(({"path": str(path)} for path in written), as_json=self.json)

@@ -13,50 +13,27 @@ import tyro
 from ..app.config import ServiceConfig
 from ..app.listening import open_socket, url_of, warn_of_strangers
 from ..errors import DalleMiniWarning, InputError
-from ..hub.source import BUNDLED_MODEL
-from .options import (
-    Drawing,
-    OptionalPath,
-    Safety,
-    Where,
-    needing,
-    safeguards,
-    safety_by_default,
-    served_watermark,
-)
+from .options import needing
+from .serving import Serving
 from .words import checking_usage
 
 KEY_VARIABLE = "DALLEMINI_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve:
+class Serve(Serving):
     """Serve a model over HTTP, with the images API of OpenAI; clients are drawn for together.
 
     The environment variable DALLEMINI_API_KEY, if set, is the key that clients must send.
 
     Attributes:
-        model: Hub id or local folder of a pipeline.
-        host: address to listen on; 0.0.0.0 lets other machines in.
-        port: to listen on; 0 for a free one.
         config: limits of the service.
         access_log: write a line for each request.
-        watermark_key_file: a file with a secret, whose mark all pictures get; the environment
-            variable DALLEMINI_WATERMARK_KEY is another place for the secret itself.
-        safety: what looks at prompts and pictures.
-        drawing: of the model.
-        where: of the model.
     """
 
-    model: str = BUNDLED_MODEL
-    host: str = "127.0.0.1"
     port: int = 8000
     config: Annotated[ServiceConfig, tyro.conf.arg(name="")] = field(default_factory=ServiceConfig)
     access_log: bool = True
-    watermark_key_file: OptionalPath = None
-    safety: Safety = field(default_factory=safety_by_default)
-    drawing: Drawing
-    where: Where
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM; then what is drawn is finished.
@@ -72,8 +49,7 @@ class Serve:
 
         with checking_usage():
             key = check_key(os.environ.get(KEY_VARIABLE))
-            self.drawing.check()
-            checker, watermark = self.safety.checker(), served_watermark(self.watermark_key_file)
+        guards = self.safeguards()
         if key is None:
             warn_of_strangers(self.host, f"{KEY_VARIABLE} is not set")
         with open_socket(self.host, self.port) as listener:
@@ -82,12 +58,12 @@ class Serve:
                 pipe,
                 config=self.config,
                 api_key=key,
-                safety_checker=checker,
-                watermark=watermark,
+                safety_checker=guards.checker,
+                watermark=guards.watermark,
             )
             server = Server(app, timeout=self.config.timeout, access_log=self.access_log)
             print(f"{pipe.name} is served on {url_of(listener)} (see /docs)")
-            print(safeguards(checker, watermark), flush=True)
+            print(guards, flush=True)
             try:
                 with contextlib.suppress(KeyboardInterrupt), warnings.catch_warnings():
                     warnings.simplefilter("ignore", DalleMiniWarning)  # they quote prompts

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -61,6 +61,23 @@ class DataReport:
         captions = {place: caption for place, (_, caption) in enumerate(self.shown)}
         return make_grid(pictures, columns=_COLUMNS, captions=captions)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts, and the keys of what is bad or double, as plain JSON values."""
+        sizes = collections.Counter(self.sizes)
+        return {
+            "records": self.records,
+            "usable": len(self.sizes),
+            "bad": self.bad,
+            "sizes": {f"{w}x{h}": count for (w, h), count in sizes.most_common()},
+            "doubles": self.doubles,
+            "captions": len(self.captions),
+            "different_captions": len(set(self.captions)),
+        }
+
+    def too_long(self, count_tokens: Callable[[str], int], most: int) -> int:
+        """Return how many captions have more tokens than a model reads."""
+        return sum(count_tokens(caption) > most for caption in self.captions)
+
     def lines(self, count_tokens: Callable[[str], int] | None, most: int) -> list[tuple[str, str]]:
         """Return what to print: a name and a text each.
 
@@ -84,7 +101,7 @@ class DataReport:
             told = f"{len(words):,}, of {min(words)} to {max(words)} words, median "
             told += f"{statistics.median(words):g}; {len(set(self.captions)):,} different"
             if count_tokens is not None:
-                long = sum(count_tokens(caption) > most for caption in self.captions)
+                long = self.too_long(count_tokens, most)
                 told += f"; {long:,} longer than the {most} tokens that the model reads"
             lines += [("captions", told)]
         return lines
