@@ -17,11 +17,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..config import Config
 from ..errors import InputError, InputTypeError
+from ..models.image_tokenizer import ImageTokenizer
 from ..models.int8 import linear_names
 from ..models.precision import Precision, Quantization, read_precision
+from ..models.tokenizers import IMAGE_TOKENIZERS
 from ..models.transformer import Transformer, TransformerConfig
-from ..models.vqgan import VQGAN, VQGANConfig
 from .config import GenerationConfig
 from .free_memory import available_memory
 
@@ -33,6 +35,7 @@ UNKNOWN_IMAGES = 4  # drawn together where nobody says how much memory there is
 MOST_ROWS = {"cpu": 64}
 MOST_ROWS_ELSEWHERE = 512
 
+_ENCODERS = ("encoder", "quant_conv")  # parts of image tokenizers that draw nothing
 _FLOAT = torch.float32.itemsize
 _SLACK = 3  # allocators keep pieces of what was freed before
 _SCRATCH = 16 << 20  # of convolutions, whatever the size of the picture
@@ -85,7 +88,7 @@ class MemoryPrediction:
 def predict_memory(
     config: TransformerConfig,
     *,
-    vqgan: VQGANConfig | None = None,
+    vqgan: Config | None = None,
     images: int = 1,
     prompts: int = 1,
     texts: int = 1,
@@ -96,13 +99,14 @@ def predict_memory(
 ) -> MemoryPrediction:
     """Count the memory of a drawing from the sizes of its models; nothing is loaded or drawn.
 
-    Peaks of real processes were between a third of this and 1.05 times it. A scorer, Python and
+    Peaks of real processes were between a third of this and 1.05 times it (a quarter for a
+    small `DVAE`). A scorer, Python and
     torch themselves are not counted.
 
     Args:
         config: sizes of the transformer.
-        vqgan: sizes of the image tokenizer, whose encoder draws nothing and is not counted.
-            None leaves out all of it.
+        vqgan: sizes of the image tokenizer, such as a `VQGANConfig` or a `DVAEConfig`; its encoder
+            draws nothing and is not counted. None leaves out all of it.
         images: drawn together, N.
         prompts: different ones among them, B.
         texts: of each image: those of a blend are decoder rows of their own.
@@ -133,9 +137,10 @@ def predict_memory(
     position = 2 * config.decoder_layers * config.d_model * size  # keys and values
     encoding = _block_numbers(config.d_model, config.encoder_ffn_dim, quantized) * size
     own = _transformer_bytes(config, size, quantized)
+    decoder = 0 if vqgan is None else _decoding(vqgan, config.grid).weights
     step = rows * _row_bytes(config, size, quantized) + images * _sampled(config, guided * texts)
     return MemoryPrediction(
-        weights=own + _vqgan_bytes(vqgan, weights.dtype.itemsize),
+        weights=own + decoder * weights.dtype.itemsize,
         encoder=read_once * length * encoding,
         # Projected once for each prompt, then copied to the rows that read it.
         cross_attention=(rows + read_once) * length * position,
@@ -172,7 +177,7 @@ def choose_batch_size(
     Args:
         config: settings of the call.
         transformer: draws the tokens.
-        vqgan: draws the pixels; counted where it is a `VQGAN`.
+        vqgan: draws the pixels; counted where it is one of `IMAGE_TOKENIZERS`.
         images: of the whole call.
         texts: of one image, the most that there are.
     """
@@ -206,7 +211,7 @@ def _fitting(
     def needed(images: int) -> int:
         return predict_memory(
             transformer.config,
-            vqgan=vqgan.config if isinstance(vqgan, VQGAN) else None,
+            vqgan=vqgan.config if type(vqgan) in IMAGE_TOKENIZERS else None,
             images=images,
             prompts=min(images, 1 + math.ceil(images / config.num_images_per_prompt)),
             texts=texts,
@@ -226,21 +231,57 @@ def _block_numbers(width: int, ffn_width: int, quantized: bool) -> int:
     return (8 * width + 6 * ffn_width) * (1 + quantized)
 
 
-def _pixel_bytes(config: TransformerConfig, vqgan: VQGANConfig, images: int) -> int:
+def _pixel_bytes(config: TransformerConfig, vqgan: Config, images: int) -> int:
     """Count one picture where the decoder is largest, and the finished ones.
 
     Convolutions compute in float32 on the CPU, whatever the type of the weights.
     """
-    size, widths = config.image_length, [vqgan.ch * factor for factor in vqgan.ch_mult]
-    largest = 0
-    for width, before in zip(reversed(widths), [widths[-1], *reversed(widths)], strict=False):
-        largest = max(largest, size * max(width, before))
-        size *= 4
+    found = _decoding(vqgan, config.grid)
     # A residual block holds its input, the normalised input, two convolutions, and what these
     # reorder for themselves: feature maps, and the largest weight.
-    decoding = (5 * largest + 3 * 9 * max(widths) ** 2) * _FLOAT + _SCRATCH
-    values = 3 * config.image_length * vqgan.downsample_factor**2
-    return decoding + values * (images + 3 * _FLOAT * min(images, _PIXEL_BATCH))
+    decoding = (5 * found.largest_map + 3 * found.largest_weight) * _FLOAT + _SCRATCH
+    return decoding + found.values * (images + 3 * _FLOAT * min(images, _PIXEL_BATCH))
+
+
+@dataclasses.dataclass
+class _Decoding:
+    """What an image tokenizer's decoder has, counted in numbers.
+
+    Attributes:
+        weights: all of them.
+        largest_weight: of one layer.
+        largest_map: that goes into a layer or comes out of it, of one picture.
+        values: of a finished picture.
+    """
+
+    weights: int = 0
+    largest_weight: int = 0
+    largest_map: int = 0
+    values: int = 0
+
+
+@functools.cache
+def _decoding(config: Config, grid: tuple[int, int]) -> _Decoding:
+    """Look at the decoding of a picture on `meta`, where nothing is computed."""
+    (kind,) = (kind for kind in IMAGE_TOKENIZERS if kind.config_class is type(config))
+    model: ImageTokenizer = kind(config).eval()
+    found = _Decoding()
+    for name, parameter in model.named_parameters():
+        if name.partition(".")[0] not in _ENCODERS:
+            found.weights += parameter.numel()
+
+    def look(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        found.largest_map = max(found.largest_map, given[0].numel(), made.numel())
+        weights = (weight.numel() for weight in layer.parameters())
+        found.largest_weight = max(found.largest_weight, *weights)
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_hook(look)
+    with torch.no_grad():
+        codes = torch.zeros(1, *grid, dtype=torch.int64, device="meta")
+        found.values = model._decode(codes, wraps=False).numel()
+    return found
 
 
 @functools.cache
@@ -252,14 +293,6 @@ def _transformer_bytes(config: TransformerConfig, itemsize: int, quantized: bool
             weight = model.get_parameter(f"{name}.weight")
             total += _FLOAT * weight.shape[0] - (itemsize - 1) * weight.numel()
     return total
-
-
-@functools.cache
-def _vqgan_bytes(config: VQGANConfig | None, itemsize: int) -> int:
-    if config is None:
-        return 0
-    model = VQGAN(dataclasses.replace(config, has_encoder=False))
-    return sum(parameter.numel() for parameter in model.parameters()) * itemsize
 
 
 def _mapped_bytes(*parts: object) -> int:
@@ -288,7 +321,8 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _check_configs(config: object, vqgan: object) -> None:
-    for given, kind in ((config, TransformerConfig), (vqgan, VQGANConfig | None)):
+    kinds = (*(kind.config_class for kind in IMAGE_TOKENIZERS), type(None))
+    for given, kind in ((config, (TransformerConfig,)), (vqgan, kinds)):
         if not isinstance(given, kind):
             raise InputTypeError(
                 "predict_memory reads configurations, such as TransformerConfig() and "

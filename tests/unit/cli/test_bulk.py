@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from dallemini import GenerationConfig, Pipeline, Watermark
 from dallemini.cli.processes import own_device, this_process
 from dallemini.errors import InputError, StorageError
-from dallemini.pipeline.bulk import Manifest, settings_digest, split_units
+from dallemini.pipeline.bulk import Bulk, Manifest, settings_digest, split_units
 from dallemini.safety import SafetyFlag
 from dallemini.testing import tiny_pipeline
 
@@ -238,29 +239,38 @@ def test_lines_of_others_are_no_pictures() -> None:
 def test_a_prompt_that_is_refused_is_listed_and_the_others_are_drawn(
     draw: Any, drawn_now: list[Any]
 ) -> None:
-    lines = ["a cat", "a nude cat", "half \ud800", 5, "  ", "a dog"]
+    lines = ["a cat", "a nude cat", 5, "  ", "a dog"]
     Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in lines))
     words = ["--safety", "words", "--prompts", "prompts.jsonl"]
     result = draw("out", *words)
-    assert (result.code, drawn_now) == (1, [0, 5])
-    assert result.lines == ["out/000000-a-cat.png", "out/000005-a-dog.png"]
-    assert result.err == "dallemini: 4 pictures were refused; the manifest in out says why.\n"
+    assert (result.code, drawn_now) == (1, [0, 4])
+    assert result.lines == ["out/000000-a-cat.png", "out/000004-a-dog.png"]
+    assert result.err == "dallemini: 3 pictures were refused; the manifest in out says why.\n"
     told = {one["number"]: one for one in listed("out")}
     refused = {number: one["reason"] for number, one in told.items() if one["status"] == "refused"}
     assert "flagged" in refused[1]
-    assert "not valid Unicode" in refused[2]
-    assert (refused[3], refused[4]) == ("There is no prompt.",) * 2
-    assert (told[1]["prompt"], "file" in told[1], told[5]["status"]) == (
+    assert (refused[2], refused[3]) == ("There is no prompt.",) * 2
+    assert (told[1]["prompt"], "file" in told[1], told[4]["status"]) == (
         "a nude cat",
         False,
         "drawn",
     )
     again = draw("out", *words, "--json")  # nobody is asked twice
-    assert (again.code, again.out, len(listed("out"))) == (1, "", 6)
-    assert "2 of 6 pictures were there already" in again.err
+    assert (again.code, again.out, len(listed("out"))) == (1, "", 5)
+    assert "2 of 5 pictures were there already" in again.err
     assert (
         draw("out", "--prompts", "prompts.jsonl", "--safety", "off").err.count("were refused") == 1
     )
+
+
+def test_a_prompt_that_no_tokenizer_reads_is_listed() -> None:
+    pipe = tiny_pipeline()
+    pipe.tokenizer.config = dataclasses.replace(pipe.tokenizer.config, normalize_text=False)
+    units = split_units(pipe.config, enumerate(["half \ud800", "a cat"]), count=2)
+    with Manifest("out") as manifest:
+        lines = list(Bulk(pipe, pipe.config, manifest).draw(units))
+    assert [line["status"] for line in lines] == ["refused", "drawn"]
+    assert "is not valid Unicode" in lines[0]["reason"]
 
 
 def test_a_picture_that_is_refused_is_found_among_those_it_was_drawn_with(
