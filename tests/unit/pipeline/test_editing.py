@@ -16,7 +16,7 @@ from torch import Tensor
 from dallemini import VQGAN, Pipeline
 from dallemini.errors import ConfigError, DalleMiniError, InputError, InputTypeError
 from dallemini.images import image_to_tensor
-from dallemini.pipeline.sketch import choose_regions, fade_in
+from dallemini.pipeline.regions import choose_regions, fade_in
 from dallemini.testing import tiny_pipeline
 
 UNIT = 4  # pixels of a token; the tiny model draws 4x4 of them
