@@ -128,7 +128,7 @@ def check_file(
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
             kind = next((kind for test, kind in _KINDS if test(found.st_mode)), "not a file")
-            raise error(f"{name} is {kind}, not a file of weights or settings. Name the file.")
+            raise error(f"{name} is {kind}, where a file is needed; name the file itself.")
         with Path(path).open("rb") as file:
             head = file.read(512)
     except FileNotFoundError as failure:

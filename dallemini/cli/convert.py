@@ -10,7 +10,7 @@ import tyro
 
 from ..errors import InputError
 from ..files import as_path
-from .options import PrecisionName, Quantization, Where
+from .options import Older, OptionalText, PrecisionName, Where, one_of
 from .saving import tell
 from .words import checking_usage
 
@@ -39,12 +39,12 @@ class Convert:
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
-    vqgan: str | None = None
-    scorer: str | None = None
-    upscaler: str | None = None
-    subfolder: str | None = None
-    dtype: PrecisionName | None = None
-    quantization: Quantization | None = None
+    vqgan: OptionalText = None
+    scorer: OptionalText = None
+    upscaler: OptionalText = None
+    subfolder: OptionalText = None
+    dtype: Annotated[PrecisionName | None, one_of(PrecisionName)] = None
+    quantization: Older = None
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 

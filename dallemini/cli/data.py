@@ -16,7 +16,7 @@ from ..data.config import DataConfig
 from ..files import as_path, replacing
 from ..hub.source import BUNDLED_MODEL
 from .encode import Settings
-from .options import OptionalPath, Where
+from .options import OptionalInt, OptionalPath, Where
 from .words import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Data:
     filters: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="where")] = ()
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     sheet: OptionalPath = None
-    limit: int | None = None
+    limit: OptionalInt = None
     download: bool = False
     model: str = BUNDLED_MODEL
     progress: bool = True

@@ -11,7 +11,7 @@ import tyro
 
 from ..hub.source import BUNDLED_MODEL
 from .generate import Settings, check_settings
-from .options import Drawing, Marks, Where
+from .options import Drawing, Marks, OptionalFloat, OptionalInt, OptionalPath, Where
 from .prompts import check_words
 from .saving import Saving
 from .words import UsageError, checking_usage
@@ -51,9 +51,9 @@ class Edit:
 
     picture: _Picture
     prompts: _Prompts
-    mask: Path | None = None
-    strength: float | None = None
-    rows: int | None = None
+    mask: OptionalPath = None
+    strength: OptionalFloat = None
+    rows: OptionalInt = None
     paste: bool = True
     model: str = BUNDLED_MODEL
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path()

@@ -13,7 +13,7 @@ import tyro
 from .. import hub
 from ..errors import HubError, MissingFileError
 from ..hub import BUNDLED_MODEL
-from .options import Where
+from .options import OptionalText, Where
 
 if TYPE_CHECKING:
     from ..text.knowledge import Knowledge
@@ -34,7 +34,7 @@ class Info:
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")] = BUNDLED_MODEL
-    subfolder: str | None = None
+    subfolder: OptionalText = None
     words: bool = False
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where

@@ -59,6 +59,18 @@ def _or_none(read: Callable[[str], Any], *words: str) -> Callable[[str], Any]:
     return read_word
 
 
+def one_of(kind: Any) -> Any:
+    """Make the constructor of an option that is one of the words of a Literal, or left out."""
+    words = typing.get_args(kind)
+
+    def read_word(word: str) -> str:
+        if word not in words:
+            raise ValueError(f"{word!r} is not one of {', '.join(words)}")
+        return word
+
+    return one_word(_or_none(read_word), f"{{{','.join(words)}}}")
+
+
 def _read_scale(word: str) -> float | tuple[float, float]:
     """Read one number, or two with a colon between them."""
     start, colon, end = word.partition(":")
@@ -70,7 +82,10 @@ Pictures = Annotated[
 ]
 
 _UNSAID = tyro.conf.arg(help_behavior_hint="")
+OptionalInt = Annotated[int | None, one_word(_or_none(int), "INT"), _UNSAID]
+OptionalFloat = Annotated[float | None, one_word(_or_none(float), "FLOAT"), _UNSAID]
 OptionalText = Annotated[str | None, one_word(_or_none(str), "TEXT"), _UNSAID]
+Older = Annotated[Quantization | None, one_of(Quantization), _UNSAID]
 OptionalPath = Annotated[Path | None, one_word(_or_none(Path), "PATH"), _UNSAID]
 
 
@@ -136,7 +151,7 @@ class DrawingOptions:
 
     device: str = "cpu"
     dtype: PrecisionName = "float32"
-    quantization: Quantization | None = None
+    quantization: Older = None
 
     def check(self) -> None:
         """Try the options before anything is loaded.
@@ -267,7 +282,7 @@ class SafetyOptions:
     """
 
     safety: SafetyLevel = "off"
-    safety_action: Annotated[SafetyActionName | None, _UNSAID] = None
+    safety_action: Annotated[SafetyActionName | None, one_of(SafetyActionName), _UNSAID] = None
     safety_words: OptionalPath = None
 
     def checker(self) -> SafetyChecker | None:

@@ -11,7 +11,7 @@ import tyro
 
 from ..errors import InputError
 from ..hub.packaged import DEFAULT_UPSCALER
-from .options import DtypeName, Pictures, SourceOptions, Where
+from .options import DtypeName, OptionalInt, Pictures, SourceOptions, Where
 from .words import UsageError, checking_usage
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ class Upscale:
     """
 
     pictures: Pictures
-    factor: int | None = None
+    factor: OptionalInt = None
     model: str = DEFAULT_UPSCALER
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path()
-    tile: int | None = None
+    tile: OptionalInt = None
     device: str = "cpu"
     dtype: DtypeName = "float32"
     json: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -32,7 +32,7 @@ def read_captions(value: object) -> tuple[str, ...]:
         try:
             return read_captions(value.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise NotTextError(f"it is not UTF-8: {error}") from error
+            raise NotTextError(f"it is not UTF-8 from byte {error.start} on") from error
     if isinstance(value, list | tuple):
         return tuple(caption for entry in value for caption in _read_entry(entry))
     raise NotTextError(f"it is {type(value).__name__}: {str(value)[:40]}")
@@ -52,7 +52,7 @@ def read_caption_lines(content: bytes, *, joined: bool = False) -> tuple[str, ..
         lines = read_captions(_LINE_ENDS.split(content.decode("utf-8-sig")))
         return read_captions(" ".join(lines)) if joined else lines
     except UnicodeDecodeError as error:
-        raise NotTextError(f"it is not UTF-8: {error}") from error
+        raise NotTextError(f"it is not UTF-8 from byte {error.start} on") from error
 
 
 def choose_caption(

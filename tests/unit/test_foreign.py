@@ -103,7 +103,7 @@ def test_special_files_are_refused_at_once(tmp_path: Path) -> None:
             (tmp_path, "a folder"),
             (Path("/dev/zero"), "a device"),
         ):
-            with pytest.raises(CheckpointError, match=f"is {kind}, not a file of weights"):
+            with pytest.raises(CheckpointError, match=f"is {kind}, where a file is needed"):
                 check_file(path)
 
 

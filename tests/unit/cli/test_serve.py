@@ -83,7 +83,8 @@ def test_model_is_served_until_it_is_interrupted(
 def test_port_in_use_is_told_before_the_model_is_loaded(run: Any, taken: int) -> None:
     result = run("serve", "--model", "/no/such/model", "--port", taken)
     assert result.code == 1
-    assert f"Nothing can listen on 127.0.0.1 at port {taken}" in result.err
+    told = f"Nothing can listen on 127.0.0.1 at port {taken} (Address already in use); choose"
+    assert told in result.err
     assert "choose another --port or --host" in result.err
 
 
