@@ -227,8 +227,8 @@ def read_metadata(path: str | os.PathLike[str]) -> PictureMetadata:
     texts = read_texts(path)
     if "config" not in texts or not {"prompt", "prompts"} & texts.keys():
         raise InputError(
-            f"{os.fspath(path)} does not say how it was drawn. Only files that save() or "
-            "save_grid() wrote do, and many programs that change pictures drop it."
+            f"{os.fspath(path)} does not say how it was drawn. Only files that this library saved "
+            "do, and many programs that change pictures drop it."
         )
     try:
         return _parse(texts)

@@ -218,7 +218,7 @@ def test_the_pictures_of_an_edit_must_be_the_same_ones(pipe: Pipeline, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"config": None}, "does not say how it was drawn. Only files that save"),
+        ({"config": None}, "does not say how it was drawn. Only files that this library"),
         ({"prompt": None}, "does not say how it was drawn"),
         ({"config": "{"}, "says of itself cannot be read"),
         ({"config": '{"depth": 3}', "version": "99.0"}, "no field 'depth'.*written by .*'99.0'"),
