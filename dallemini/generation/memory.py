@@ -207,11 +207,13 @@ def _fitting(
     room: int,
 ) -> int:
     """Return how many images, from 1 to `most`, take no more than `room` bytes."""
+    is_known = isinstance(vqgan, ImageTokenizer) and type(vqgan) in IMAGE_TOKENIZERS
+    sizes: Config | None = getattr(vqgan, "config", None) if is_known else None
 
     def needed(images: int) -> int:
         return predict_memory(
             transformer.config,
-            vqgan=vqgan.config if type(vqgan) in IMAGE_TOKENIZERS else None,
+            vqgan=sizes,
             images=images,
             prompts=min(images, 1 + math.ceil(images / config.num_images_per_prompt)),
             texts=texts,
@@ -264,7 +266,7 @@ class _Decoding:
 def _decoding(config: Config, grid: tuple[int, int]) -> _Decoding:
     """Look at the decoding of a picture on `meta`, where nothing is computed."""
     (kind,) = (kind for kind in IMAGE_TOKENIZERS if kind.config_class is type(config))
-    model: ImageTokenizer = kind(config).eval()
+    model: ImageTokenizer = kind(config).eval().to(torch.float32)  # whatever torch's default is
     found = _Decoding()
     for name, parameter in model.named_parameters():
         if name.partition(".")[0] not in _ENCODERS:

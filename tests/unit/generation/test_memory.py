@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,16 @@ def test_terms_of_the_released_sizes() -> None:
     assert prediction.drawing == max(prediction.tokens, prediction.pixels)
     assert prediction.streaming == prediction.tokens + prediction.pixels
     assert prediction.total == prediction.weights + prediction.drawing
+
+
+def test_the_default_dtype_of_torch_changes_no_count() -> None:
+    images = models.DiscreteVAEConfig(image_size=16, num_layers=2, num_tokens=8)
+    torch.set_default_dtype(torch.float64)
+    try:
+        prediction = predict_memory(TINY_TRANSFORMER, vqgan=images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert prediction == predict_memory(TINY_TRANSFORMER, vqgan=replace(images, image_size=32))
 
 
 def test_guidance_doubles_the_rows_and_half_precision_halves_them() -> None:
