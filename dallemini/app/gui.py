@@ -228,7 +228,7 @@ class Page:
                 seed = seed_box(f"{tab}-seed")
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id=f"{tab}-draw")
-                cancel = gr.Button("Cancel", variant="stop", min_width=80)
+                cancel = gr.Button("Cancel", variant="stop", min_width=80, elem_id=f"{tab}-cancel")
             status, pictures, shown, chosen = self._add_result(f"{tab}-pictures", columns=2)
         self._targets[tab] = [picture, prompt]
         form: Fields = {"prompt": prompt, "number": number, "seed": seed, **self._form_of_edits()}
