@@ -239,7 +239,8 @@ def _pixel_bytes(config: TransformerConfig, vqgan: VQGANConfig, images: int) -> 
     # A residual block holds its input, the normalised input, two convolutions, and what these
     # reorder for themselves: feature maps, and the largest weight.
     decoding = (5 * largest + 3 * 9 * max(widths) ** 2) * _FLOAT + _SCRATCH
-    values = 3 * config.image_length * vqgan.downsample_factor**2
+    side = vqgan.downsample_factor * vqgan.enlargement
+    values = 3 * config.image_length * side**2
     return decoding + values * (images + 3 * _FLOAT * min(images, _PIXEL_BATCH))
 
 
