@@ -11,7 +11,7 @@ from dallemini import ImageTokenizer
 from dallemini.models import DVAE, VQGAN, DiscreteVAE, DiscreteVAEConfig, DVAEConfig
 from dallemini.testing import TINY_VQGAN
 
-KINDS = ("nearest", "cosine", "gumbel", "wavelet", "DVAE", "DiscreteVAE")
+KINDS = ("nearest", "cosine", "gumbel", "wavelet", "finer", "DVAE", "DiscreteVAE")
 
 
 def tiny_image_tokenizer(kind: str, *, seed: int = 0) -> ImageTokenizer:
@@ -28,6 +28,9 @@ def tiny_image_tokenizer(kind: str, *, seed: int = 0) -> ImageTokenizer:
     elif kind == "wavelet":
         wavelet = replace(TINY_VQGAN, quantizer="gumbel", wavelet=True)
         tokenizer = VQGAN.from_config(wavelet, seed=seed)
+    elif kind == "finer":
+        finer = replace(TINY_VQGAN, decoder_pixel_shuffle=4)
+        tokenizer = VQGAN.from_config(finer, seed=seed)
     else:
         quantizer: Any = kind
         tokenizer = VQGAN.from_config(replace(TINY_VQGAN, quantizer=quantizer), seed=seed)

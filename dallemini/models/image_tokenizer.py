@@ -15,6 +15,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checkpoints, hub
@@ -79,6 +80,20 @@ class ImageTokenizer(PretrainedModule[Any]):
     def token_size(self) -> int:
         """Pixels that `decode` makes of a token, along each side."""
         return self.downsample_factor
+
+    def shrink(self, images: Tensor) -> Tensor:
+        """Make pictures of the size that `decode` gives as small as `encode` reads them.
+
+        Args:
+            images: f[N,3,H,W] in [0, 1].
+
+        Returns:
+            f[N,3,H',W'] in [0, 1]; the pictures themselves where both sizes are the same.
+        """
+        if self.token_size == self.downsample_factor:
+            return images
+        sizes = [side * self.downsample_factor // self.token_size for side in images.shape[2:]]
+        return F.interpolate(images, sizes, mode="bilinear", antialias=True).clamp(0, 1)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -71,10 +71,10 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(widths[0])
         bands = 4 if config.wavelet else 1
-        self.conv_out = nn.Conv2d(widths[0], bands * 3 * config.pixel_shuffle**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], bands * 3 * config.unfolded**2, 3, padding=1)
 
     def forward(self, features: Tensor, *, wraps: bool = False) -> Tensor:
-        """Map f[N,z,h,w] to f[N,3p²,H/p,W/p]; `wraps` joins opposite edges."""
+        """Map f[N,z,h,w] to f[N,3q²,H/q,W/q], q what is unfolded; `wraps` joins opposite edges."""
         hidden_states = self.mid(convolve(self.conv_in, features, wraps=wraps), wraps=wraps)
         for index in reversed(range(len(self.up))):
             hidden_states = self.up[index](hidden_states, wraps=wraps)
@@ -165,8 +165,8 @@ class VQGAN(ImageTokenizer):
 
     @property
     def token_size(self) -> int:
-        """Pixels that `decode` makes of a token, along each side; a wavelet doubles them."""
-        return self.config.downsample_factor * (1 + self.config.wavelet)
+        """Pixels that `decode` makes of a token, along each side."""
+        return self.config.downsample_factor * self.config.enlargement
 
     @property
     def code_vectors(self) -> Tensor:
@@ -222,7 +222,7 @@ class VQGAN(ImageTokenizer):
 
     def _unfold(self, pixels: Tensor) -> Tensor:
         low, high = self.config.value_range
-        pixels = F.pixel_shuffle(pixels, self.config.pixel_shuffle)
+        pixels = F.pixel_shuffle(pixels, self.config.unfolded)
         if self.config.wavelet:
             pixels = inverse_haar(pixels)
         return (pixels - low) / (high - low)

@@ -24,6 +24,8 @@ class VQGANConfig(Config):
         value_range: pixel range that the network was trained on; callers always see [0, 1].
         pixel_shuffle: side of the pixel block that is folded into channels around the network;
             1, as released, folds nothing.
+        decoder_pixel_shuffle: the same behind the decoder; None, as released, takes
+            `pixel_shuffle`. A multiple of it makes larger pictures of the same codes.
         has_encoder: False for files that only decode.
         quantizer: how a code is chosen: "nearest", the nearest vector; "cosine", the one of the
             nearest direction, all vectors having the length 1 (LlamaGen); "gumbel", the highest
@@ -44,6 +46,7 @@ class VQGANConfig(Config):
     n_embed: int = 16384
     value_range: tuple[float, ...] = (0.0, 1.0)
     pixel_shuffle: int = 1
+    decoder_pixel_shuffle: int | None = None
     has_encoder: bool = True
     quantizer: Literal["nearest", "cosine", "gumbel"] = "nearest"
     wavelet: bool = False
@@ -70,7 +73,7 @@ class VQGANConfig(Config):
 
     def _check_sizes(self) -> None:
         sizes = (self.ch, *self.ch_mult, self.num_res_blocks, self.resolution, self.z_channels)
-        sizes += (self.embed_dim, self.n_embed, self.pixel_shuffle)
+        sizes += (self.embed_dim, self.n_embed, self.pixel_shuffle, self.unfolded)
         if min(sizes) < 1 or not self.ch_mult:
             raise ConfigError("Every size of a VQGANConfig must be at least 1.")
         if max(*sizes, self.ch * max(self.ch_mult)) > LARGEST_SIZE:
@@ -87,10 +90,27 @@ class VQGANConfig(Config):
                 f"{MOST_LAYERS} blocks in all, not {len(self.ch_mult)} with {self.num_res_blocks} "
                 "each."
             )
+        if self.unfolded % self.pixel_shuffle:
+            raise ConfigError(
+                f"decoder_pixel_shuffle must be a multiple of pixel_shuffle, {self.pixel_shuffle}, "
+                f"not {self.unfolded}."
+            )
+
+    @property
+    def unfolded(self) -> int:
+        """Side of the pixel block that is unfolded behind the decoder."""
+        if self.decoder_pixel_shuffle is None:
+            return self.pixel_shuffle
+        return self.decoder_pixel_shuffle
+
+    @property
+    def enlargement(self) -> int:
+        """How much larger the pictures are than those that the codes are read from."""
+        return self.unfolded // self.pixel_shuffle * (1 + self.wavelet)
 
     @property
     def downsample_factor(self) -> int:
-        """Pixels along each side of the square that one token stands for."""
+        """Pixels that the encoder reads along each side of the square of one token."""
         return int(2 ** (len(self.ch_mult) - 1)) * self.pixel_shuffle
 
     def has_attention(self, level: int) -> bool:

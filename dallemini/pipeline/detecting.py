@@ -123,7 +123,8 @@ def look_for(
     groups = known_groups(vqgan)
     favoured = watermark.favours(groups)
     best: tuple[float, Evidence, int] | None = None
-    for ways in _ways(pictures, min(vqgan.image_size), vqgan.downsample_factor, search):
+    own = min(vqgan.grid) * vqgan.token_size
+    for ways in _ways(pictures, own, vqgan.token_size, search):
         # the ways of looking at the grid as it is share one half, those of moving it the other
         count = sum(len(way.shifts) for way in ways) * (2 if search else 1)
         for way in ways:
@@ -137,7 +138,7 @@ def look_for(
             break
     if best is None:
         raise InputError(
-            f"A picture smaller than a token, {vqgan.downsample_factor} pixels, holds no "
+            f"A picture smaller than a token, {vqgan.token_size} pixels, holds no "
             "mark; give larger ones."
         )
     return Detection(p_value=best[0], score=best[1].score, tokens=best[2], votes=best[1].votes)
@@ -197,9 +198,9 @@ def _ways(pictures: Sequence[Tensor], own: int, unit: int, search: bool) -> Iter
 
 def _encode(vqgan: ImageTokenizer, pixels: Tensor) -> Tensor:
     """Return i64[h,w] of f[1,3,H,W]."""
-    rows = pixels.shape[2] // vqgan.downsample_factor
+    rows = pixels.shape[2] // vqgan.token_size
     with without_autocast(vqgan.device):
-        return vqgan.encode(pixels).view(rows, -1).cpu()
+        return vqgan.encode(vqgan.shrink(pixels)).view(rows, -1).cpu()
 
 
 def mark_request(

@@ -9,7 +9,6 @@ import math
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.image_tokenizer import ImageTokenizer
@@ -43,7 +42,7 @@ class ImageTokenizerLike(Protocol):
 def encode_pictures(vqgan: ImageTokenizerLike, images: Tensor) -> Tensor:
     """Turn pictures of the size that an image tokenizer decodes into codes.
 
-    One with a wavelet decodes larger pictures than it encodes, so that they are made smaller first.
+    Some decode larger pictures than they encode, so that these are made smaller first.
 
     Args:
         vqgan: encodes.
@@ -52,10 +51,7 @@ def encode_pictures(vqgan: ImageTokenizerLike, images: Tensor) -> Tensor:
     Returns:
         i64[N,L].
     """
-    if isinstance(vqgan, ImageTokenizer) and vqgan.token_size != vqgan.downsample_factor:
-        sizes = [n * vqgan.downsample_factor // vqgan.token_size for n in images.shape[2:]]
-        images = F.interpolate(images, sizes, mode="bilinear", antialias=True).clamp(0, 1)
-    return vqgan.encode(images)
+    return vqgan.encode(vqgan.shrink(images) if isinstance(vqgan, ImageTokenizer) else images)
 
 
 def decode_tokens(vqgan: ImageTokenizerLike, tokens: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -49,7 +49,8 @@ class VQGANTask(Task):
 
     Args:
         vqgan: trained in place.
-        batches: batch number to this process's f[N,3,H,W] in [0, 1].
+        batches: batch number to this process's f[N,3,H,W] in [0, 1], of the size that the decoder
+            makes.
         held_out: pictures for `evaluate`, f[M,3,H,W].
         config: weights and starts of the losses.
 
@@ -123,9 +124,9 @@ class VQGANTask(Task):
         losses: dict[str, Tensor] = {}
         if self.loss_config.decoder_only:
             with torch.no_grad():
-                features = self._lookup(self.vqgan.encode_features(images).float())[0]
+                features = self._lookup(self._encode(images))[0]
         else:
-            features = self.vqgan.encode_features(images).float()
+            features = self._encode(images)
         if not self.loss_config.decoder_only and index >= self.quantize_from:
             if index == self.quantize_from:
                 self._start_codebook(index, generator)
@@ -147,11 +148,11 @@ class VQGANTask(Task):
         drawn, used = [], []
         for part in self.held_out.to(self.device).split(64):
             if self._has_codes(step):
-                codes = self.vqgan.encode(part)
+                codes = self.vqgan.encode(self.vqgan.shrink(part))
                 used.append(codes.unique())
                 drawn.append(self.vqgan.decode(codes))
             else:
-                features = self.vqgan.encode_features(part)
+                features = self._encode(part)
                 drawn.append(self.vqgan.decode_features(features).clamp(0, 1))
         errors = (torch.cat(drawn).cpu() - self.held_out).square().mean(dim=(1, 2, 3))
         measured = {"psnr": float(-10 * errors.clamp(min=1e-8).log10().mean())}
@@ -168,7 +169,7 @@ class VQGANTask(Task):
         if not len(self.held_out):
             return {}
         shown = self.held_out[:8].to(self.device)
-        features = self.vqgan.encode_features(shown)
+        features = self._encode(shown)
         if self._has_codes(step):
             features = self._lookup(features)[0]
         drawn = self.vqgan.decode_features(features).float()
@@ -182,6 +183,10 @@ class VQGANTask(Task):
 
     def _images(self, index: int) -> Tensor:
         return self.batches(index).to(self.device)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Map pictures of the decoder's size, f[N,3,H,W], to vectors before quantisation."""
+        return self.vqgan.encode_features(self.vqgan.shrink(images)).float()
 
     def _quantize(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         learner = self.trained["codebook"]
@@ -207,7 +212,7 @@ class VQGANTask(Task):
         assert isinstance(learner, CodebookLearner)
         parts = []
         for offset in range(self.loss_config.kmeans_batches):
-            features = self.vqgan.encode_features(self._images(index + offset)).float()
+            features = self._encode(self._images(index + offset))
             parts.append(gather(features.permute(0, 2, 3, 1).flatten(0, 2)))
         with self._full_precision():
             learner.start(torch.cat(parts), generator)

@@ -5,7 +5,7 @@ captioned with their CLDR names. The packages are pinned by version and digest, 
 and captions the same images. This script knows nothing of the library: it writes plain PNG, JSON
 lines and a NOTICE.
 
-    python examples/emoji/build_dataset.py OUT [--packages DIR] [--size 160] [--workers 2]
+    python examples/emoji/build_dataset.py OUT [--packages DIR] [--size 320] [--workers 2]
 
 It needs Pillow and resvg-py, and npm to fetch what DIR does not hold.
 """
@@ -307,7 +307,7 @@ def record(concept: Concept, emoji_set: EmojiSet) -> dict[str, Any]:
     }
 
 
-def build(out: Path, *, packages: Path, size: int = 160, workers: int = 2) -> list[dict[str, Any]]:
+def build(out: Path, *, packages: Path, size: int = 320, workers: int = 2) -> list[dict[str, Any]]:
     """Write images, `metadata.jsonl` and `NOTICE` under `out`, and return the metadata.
 
     The metadata is written last: where it lies, the images are complete.
@@ -346,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the emoji data set from the npm registry.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--packages", type=Path, help="folder with (or for) the npm tarballs")
-    parser.add_argument("--size", type=int, default=160, help="side in pixels")
+    parser.add_argument("--size", type=int, default=320, help="side in pixels")
     parser.add_argument("--workers", type=int, default=2, help="rendering processes")
     options = parser.parse_args(arguments)
     try:

@@ -176,12 +176,13 @@ def _painted(color: str, saturation: Tensor, value: Tensor) -> Tensor:
 
 def scaled(layer: Tensor, scale: float, *, right: float = 0.0, down: float = 0.0) -> Tensor:
     """Shrink f[4,S,S] and put its middle at a distance, in sides, from the middle."""
-    side = max(8, round(SIZE * scale))
+    whole = layer.shape[2]
+    side = max(8, round(whole * scale))
     small = F.interpolate(layer[None], size=(side, side), mode="area")[0]
-    out = torch.zeros(4, SIZE, SIZE)
-    top = round(SIZE * (0.5 + down) - side / 2)
-    start = round(SIZE * (0.5 + right) - side / 2)
-    top, start = (min(max(place, 0), SIZE - side) for place in (top, start))
+    out = torch.zeros(4, whole, whole)
+    top = round(whole * (0.5 + down) - side / 2)
+    start = round(whole * (0.5 + right) - side / 2)
+    top, start = (min(max(place, 0), whole - side) for place in (top, start))
     out[:, top : top + side, start : start + side] = small
     return out
 
@@ -207,7 +208,14 @@ def beside(first: Tensor, second: Tensor, relation: str) -> Tensor:
 
 
 def _blur(image: Tensor, size: int) -> Tensor:
+    """Average f[C,S,S] over squares of so many pixels of a picture of `SIZE`."""
+    size = _odd(image, size)
     return F.avg_pool2d(F.pad(image[None], (size // 2,) * 4, mode="replicate"), size, stride=1)[0]
+
+
+def _odd(image: Tensor, size: int) -> int:
+    """Return how many pixels of f[C,S,S] there are to an odd number of a picture of `SIZE`."""
+    return size * image.shape[2] // SIZE | 1
 
 
 def filtered(image: Tensor, name: str) -> Tensor:
@@ -216,14 +224,14 @@ def filtered(image: Tensor, name: str) -> Tensor:
     if name == "pixel art":
         small = F.interpolate(image[None], size=(20, 20), mode="area")
         small = (small * 5).round() / 5
-        return F.interpolate(small, size=(SIZE, SIZE), mode="nearest")[0]
+        return F.interpolate(small, size=image.shape[1:], mode="nearest")[0]
     if name == "black and white":
         return gray.expand(3, -1, -1)
     if name == "watercolour":
         soft = _blur(_blur(image, 9), 9)
         generator = torch.Generator().manual_seed(int(image.sum()) % 1000)
         wash = torch.rand(1, 1, 12, 12, generator=generator)
-        wash = F.interpolate(wash, size=(SIZE, SIZE), mode="bicubic")[0]
+        wash = F.interpolate(wash, size=image.shape[1:], mode="bicubic")[0]
         edge = (_blur(gray, 3) - _blur(gray, 9)).clamp(-1, 0) * 1.5
         return (1 - (1 - soft) * (0.45 + 0.5 * wash) + edge).clamp(0, 1)
     edges = _edges(image)
@@ -243,7 +251,9 @@ def _edges(image: Tensor) -> Tensor:
     dx = (soft[:, :, 2:] - soft[:, :, :-2]).abs().sum(0)
     dy = (soft[:, 2:] - soft[:, :-2]).abs().sum(0)
     strength = F.pad(dx, (1, 1)) + F.pad(dy, (0, 0, 1, 1))
-    return (F.max_pool2d(strength[None], 3, 1, 1) * 1.3).clamp(0, 1)
+    wide = _odd(image, 3)
+    lines = F.max_pool2d(strength[None], wide, 1, wide // 2)
+    return (lines * 1.3 * image.shape[2] / SIZE).clamp(0, 1)
 
 
 class Stage:

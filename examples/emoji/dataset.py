@@ -52,28 +52,29 @@ class Emoji:
 
 
 class Emojis:
-    """Every picture of the data set, premultiplied by its alpha, at 160x160.
+    """Every picture of the data set, premultiplied by its alpha.
 
     Args:
         folder: what `build_dataset.py` wrote.
         split: "train", "test_style" or "test_concept".
+        size: side of the pictures in pixels; the files may be larger.
     """
 
-    def __init__(self, folder: str | Path, *, split: str) -> None:
+    def __init__(self, folder: str | Path, *, split: str, size: int = SIZE) -> None:
         root = Path(folder)
         lines = (root / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [Emoji(**json.loads(line)) for line in lines]
         self.rows = [row for row in rows if row.split == split]
-        cache = root / f"{split}_{SIZE}.npy"
+        cache = root / f"{split}_{size}.npy"
         if not cache.exists():
-            np.save(cache, np.stack([_read(root / row.file) for row in self.rows]))
+            np.save(cache, np.stack([_read(root / row.file, size) for row in self.rows]))
         self.pixels: NDArray[np.uint8] = np.load(cache, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def draw(self, indices: Tensor, colors: Tensor) -> Tensor:
-        """Put pictures i64[N] on backgrounds u8[N,3], giving f[N,3,160,160] in [0, 1]."""
+        """Put pictures i64[N] on backgrounds u8[N,3], giving f[N,3,S,S] in [0, 1]."""
         return on_ground(self.layers(indices), colors)
 
     def draw_pairs(self, left: Tensor, right: Tensor, colors: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class Emojis:
         return images
 
     def layers(self, indices: Tensor) -> Tensor:
-        """Return pictures i64[N] as f[N,4,160,160] in [0, 1], premultiplied RGB and alpha."""
+        """Return pictures i64[N] as f[N,4,S,S] in [0, 1], premultiplied RGB and alpha."""
         rgba = torch.from_numpy(self.pixels[indices.numpy()])
         return rgba.permute(0, 3, 1, 2).float().div(255)
 
@@ -238,12 +239,12 @@ def _article(label: str) -> str:
     return "an" if label[:1].lower() in "aeiou" else "a"
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def _read(path: Path, size: int) -> NDArray[np.uint8]:
     with Image.open(path) as image:
         rgba = np.asarray(image.convert("RGBA"), dtype=np.float32)
     rgba[..., :3] *= rgba[..., 3:] / 255
     small = [
-        np.asarray(Image.fromarray(rgba[..., c]).resize((SIZE, SIZE), Image.Resampling.BOX))
+        np.asarray(Image.fromarray(rgba[..., c]).resize((size, size), Image.Resampling.BOX))
         for c in range(4)
     ]
     return np.stack(small, axis=-1).round().clip(0, 255).astype(np.uint8)

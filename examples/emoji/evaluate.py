@@ -31,12 +31,14 @@ from dallemini.hub.source import BUNDLED_MODEL
 from dallemini.images import image_to_tensor
 from dallemini.models.precision import QUANTIZATIONS
 from dallemini.training import TransformerBatch, TransformerTask
+from dallemini.training.perceptual import feature_distance
 from dataset import COLORS, SIZE, Emoji, Emojis, caption, color_table, is_held_out, pair_label
 from everyday import Judge, draw
 
 GALLERY_SIZE = 100
 EYE_SIZE = 224
 CONTENT_SIZE = 64  # at which reconstructions are compared as well
+LARGE_SIZE = 256
 TWINS = {"fluent-emoji": "fluent-emoji-3d", "fluent-emoji-3d": "fluent-emoji"}
 Report = dict[str, object]
 
@@ -110,7 +112,12 @@ class Eye:
                 progress=False,
             )
             best.append(image_to_tensor(out.images[0]))
-        return torch.stack(best)
+        return as_data(torch.stack(best))
+
+
+def as_data(images: Tensor) -> Tensor:
+    """Make drawn pictures f[N,3,S,S] as large as those of the data."""
+    return F.interpolate(images, size=SIZE, mode="area")
 
 
 def look(network: EfficientNetFeatures, images: Tensor) -> Tensor:
@@ -244,8 +251,8 @@ def reconstruct(pipe: Pipeline, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return what the VQGAN makes of f[N,3,S,S], and the codes i64[N,L]."""
     assert isinstance(pipe.vqgan, VQGAN)
     codes = torch.cat([pipe.vqgan.encode(part) for part in images.split(32)])
-    drawn = torch.cat([pipe.vqgan.decode(part) for part in codes.split(32)])
-    return drawn.float(), codes
+    drawn = torch.cat([as_data(pipe.vqgan.decode(part).float()) for part in codes.split(32)])
+    return drawn, codes
 
 
 def reconstruction(eye: Eye) -> Report:
@@ -260,6 +267,29 @@ def reconstruction(eye: Eye) -> Report:
         "psnr_at_64": rounded(mean_interval(psnr(*small))),
         "codes_used": round(use.share, 3),
     }
+
+
+@torch.no_grad()
+def enlargement(eye: Eye) -> Report:
+    """Measure held-out pictures at 256x256: how far their features are from the decoded ones."""
+    vqgan, white = eye.pipe.vqgan, torch.full((16, 3), 255, dtype=torch.uint8)
+    assert isinstance(vqgan, VQGAN)
+    large = Emojis(eye.data, split="test_style", size=2 * SIZE)
+    distances = []
+    for part in torch.arange(len(large)).split(16):
+        real = large.draw(part, white[: len(part)])
+        small = F.interpolate(real, size=vqgan.image_size, mode="area")
+        drawn = vqgan.decode(vqgan.encode(small)).float()
+        seen = [resized(images, LARGE_SIZE) for images in (real, drawn)]
+        for pair in zip(*(images.split(1) for images in seen), strict=True):
+            features = [eye.network(image) for image in pair]
+            distances.append(float(feature_distance(*features)))
+    return {"feature_distance_at_256": rounded(mean_interval(torch.tensor(distances)))}
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Make f[N,3,S,S] smaller or larger, by bicubic filters."""
+    return F.interpolate(images, size=side, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def likelihood(eye: Eye) -> Report:
@@ -315,6 +345,7 @@ def control(eye: Eye, *, held_out: bool) -> Report:
 
 MEASURES: dict[str, Callable[[Eye], Report]] = {
     "reconstruction_of_unseen_drawings": reconstruction,
+    "enlargement_of_unseen_drawings": enlargement,
     "likelihood": likelihood,
     "ceiling_known_concept_and_style": ceiling,
     "known_concept_and_style": lambda eye: concepts(eye, eye.train),

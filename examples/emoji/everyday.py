@@ -20,7 +20,7 @@ from torch import Tensor
 from captions import read_phrases
 from dallemini import Pipeline
 from dallemini.evaluation.efficientnet import EfficientNetFeatures
-from dataset import Emojis
+from dataset import SIZE, Emojis
 
 SIDE = 64
 LOOKED_AT = 128
@@ -93,9 +93,10 @@ class Judge:
 def draw(
     pipe: Pipeline, prompts: Sequence[str], *, seed: int, **settings: object
 ) -> list[Image.Image]:
-    """Draw one picture a prompt, the default settings unless told otherwise."""
+    """Draw a picture for each prompt by the default settings, as large as those of the data."""
     images: list[Image.Image] = []
     for start in range(0, len(prompts), 32):
         part = list(prompts[start : start + 32])
-        images += pipe(part, seed=seed + start, progress=False, **settings).images  # type: ignore[arg-type]
+        drawn = pipe(part, seed=seed + start, progress=False, **settings).images  # type: ignore[arg-type]
+        images += [image.resize((SIZE, SIZE), Image.Resampling.BOX) for image in drawn]
     return images

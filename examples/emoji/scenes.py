@@ -1,6 +1,6 @@
 """Choose scenes at random, compose them, and keep their codes: the control that the model learns.
 
-    python examples/emoji/scenes.py DATA OUT --vqgan MODEL/vqgan [--count 12000] [--seed 0]
+    python examples/emoji/scenes.py DATA OUT --vqgan MODEL/vqgan [--count 36000] [--seed 0]
 
 Writes OUT/scenes.jsonl, and OUT/codes.npy i16[M,L] part by part; interrupted, the same command goes
 on. Combinations that are kept back for the evaluation are never among them.
@@ -22,7 +22,7 @@ from dallemini import VQGAN
 from dataset import COLORS, Emojis, is_held_out
 
 PART = 64
-SHARES = {"color": 30, "count": 14, "pair": 20, "size": 6, "filter": 18, "ground": 12}
+SHARES = {"color": 26, "count": 14, "pair": 28, "size": 5, "filter": 20, "ground": 7}
 COLORED = tuple(color for color in COLORS if color != "white")  # white on white shows nothing
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("output", type=Path)
     parser.add_argument("--vqgan", required=True)
-    parser.add_argument("--count", type=int, default=12_000)
+    parser.add_argument("--count", type=int, default=36_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     emojis, out = Emojis(arguments.data, split="train"), arguments.output

@@ -1,4 +1,4 @@
-"""Make the bundled model from nothing: data, VQGAN, scenes, transformer, scorer, folder, figures.
+"""Make the bundled model from nothing: data, VQGAN, scenes, transformer, scorer, decoder, figures.
 
     python examples/emoji/train_all.py WORK [--settings cpu|gpu|small] [--data DATA]
     python examples/emoji/train_all.py --pack DATA FILE.tar
@@ -23,8 +23,9 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 SETTINGS = HERE / "settings"
-SCENES = {"cpu": 12_000, "gpu": 60_000, "small": 24}
+SCENES = {"cpu": 36_000, "gpu": 60_000, "small": 24}
 CAPTIONS = {"cpu": 200, "gpu": 200, "small": 2}
+CHOICE = {"cpu": (1000, 260), "gpu": (4000, 1000), "small": (8, 2)}  # captions, steps
 LIMIT = 60_000_000  # of a packed file
 
 
@@ -32,12 +33,15 @@ def steps(work: Path, data: Path, settings: str) -> dict[str, list[str]]:
     """Return the commands by name, in their order."""
     model, runs = work / "model", work / "runs"
 
-    def train(part: str, *arguments: object) -> list[str]:
-        config = SETTINGS / settings / f"{part}.yaml"
-        command = [f"train_{part}.py", data, runs / part, "--config", config, *arguments]
+    def train(part: str, *arguments: object, name: str | None = None) -> list[str]:
+        name = name or part
+        config = SETTINGS / settings / f"{name}.yaml"
+        command = [f"train_{part}.py", data, runs / name, "--config", config, *arguments]
         return [str(word) for word in command]
 
     vqgan, scenes, bundle = model / "vqgan", runs / "scenes", work / "bundle"
+    draft, (captions, choice_steps) = work / "draft", CHOICE[settings]
+    card = ["--card", HERE / "model_card.md"]
     commands: dict[str, list[object]] = {
         "vqgan": [*train("vqgan", "--output", vqgan)],
         "scenes": ["scenes.py", data, scenes, "--vqgan", vqgan, "--count", SCENES[settings]],
@@ -45,9 +49,15 @@ def steps(work: Path, data: Path, settings: str) -> dict[str, list[str]]:
             "transformer", "--vqgan", vqgan, "--scenes", scenes, "--output", model
         ),  # type: ignore[dict-item]
         "clip": [*train("clip", "--output", model / "scorer")],
-        "assemble": [
-            "assemble.py", data, model, bundle, "--card", HERE / "model_card.md",
+        "draft": ["assemble.py", data, model, draft, *card],
+        "choice": [
+            "train_choice.py", data, runs / "choice", "--scenes", scenes, "--model", draft,
+            "--output", model / "scorer", "--captions", captions, "--steps", choice_steps,
         ],
+        "decoder": train(
+            "vqgan", "--decoder-of", vqgan, "--size", 320, "--output", vqgan, name="decoder"
+        ),  # type: ignore[dict-item]
+        "assemble": ["assemble.py", data, model, bundle, *card],
         "evaluate": [
             "evaluate.py", data, "--model", bundle, "--captions", CAPTIONS[settings],
             "--output", work / "evaluation.json",
@@ -76,7 +86,7 @@ def do(name: str, command: list[str], *, work: Path) -> None:
 
 
 def pack(data: Path, file: Path) -> int:
-    """Write a data set into one file, its pictures as WebP without loss; return its bytes.
+    """Write a data set into one file, its pictures as WebP of high quality; return its bytes.
 
     Raises:
         SystemExit: it is larger than 60 MB.
@@ -87,7 +97,7 @@ def pack(data: Path, file: Path) -> int:
             if path.suffix == ".png":
                 buffer = io.BytesIO()
                 with Image.open(path) as image:
-                    image.convert("RGBA").save(buffer, "WEBP", lossless=True, exact=False, method=4)
+                    image.convert("RGBA").save(buffer, "WEBP", quality=90, method=4)
                 entry = tarfile.TarInfo(str(inside))
                 entry.size = buffer.tell()
                 buffer.seek(0)

@@ -1,11 +1,11 @@
 r"""Train the VQGAN of the bundled model on the emoji pictures.
 
     python examples/emoji/train_vqgan.py DATA RUN --output MODEL/vqgan
-    python examples/emoji/train_vqgan.py DATA RUN2 --decoder-of MODEL/vqgan --output MODEL/vqgan \
-        --config decoder.yaml
+    python examples/emoji/train_vqgan.py DATA RUN2 --decoder-of MODEL/vqgan --size 320 \
+        --output MODEL/vqgan --config examples/emoji/settings/cpu/decoder.yaml
 
-The second command keeps the codes, and so the transformer that was trained on them, and goes on
-with the decoder.
+The second command keeps the codes, and so the transformer that was trained on them, and trains a
+decoder that makes pictures of twice the size of them; without `--size`, one of the same size.
 
 Interrupted, the same command goes on from the last checkpoint in RUN.
 """
@@ -13,17 +13,21 @@ Interrupted, the same command goes on from the last checkpoint in RUN.
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from control import Stage
 from dallemini.models.vqgan import VQGAN, VQGANConfig
 from dallemini.training import TrainingConfig, VQGANTask, run
 from dallemini.training.vqgan import VQGANLossConfig
-from dataset import Emojis, color_table, on_ground, side_by_side
+from dataset import SIZE, Emojis, color_table, on_ground, side_by_side
+from scenes import SHARES, Director
 
 HERE = Path(__file__).parent
 CONFIG = VQGANConfig(
@@ -31,7 +35,7 @@ CONFIG = VQGANConfig(
     ch_mult=(2, 2, 4),
     num_res_blocks=1,
     attn_resolutions=(),
-    resolution=160,
+    resolution=SIZE,
     z_channels=128,
     embed_dim=16,
     n_embed=2048,
@@ -64,6 +68,33 @@ def batches(emojis: Emojis, *, batch_size: int) -> Callable[[int], Tensor]:
     return batch
 
 
+def with_scenes(plain: Callable[[int], Tensor], emojis: Emojis) -> Callable[[int], Tensor]:
+    """Show composed scenes in a quarter of each batch: other colours, filters, several things."""
+    director, stage = Director(emojis), Stage(emojis)
+
+    def batch(step: int) -> Tensor:
+        images, rng = plain(step), random.Random(step)
+        for index in range(len(images) - len(images) // 4, len(images)):
+            (kind,) = rng.choices(list(SHARES), list(SHARES.values()))
+            images[index] = stage(director(kind, rng))
+        return images
+
+    return batch
+
+
+def enlarged(trained: VQGAN) -> VQGAN:
+    """Return a VQGAN that shows each pixel of a trained one as four, to be trained further."""
+    config = trained.config
+    side = 2 * config.unfolded
+    vqgan = VQGAN.from_config(replace(config, decoder_pixel_shuffle=side))
+    state = trained.state_dict()
+    for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
+        block = state[name].unflatten(0, (3, config.unfolded, config.unfolded))
+        state[name] = block.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(0, 2)
+    vqgan.load_state_dict(state)
+    return vqgan
+
+
 def _moved(layers: Tensor, generator: torch.Generator) -> Tensor:
     """Scale f[N,4,H,W] to 0.75-1.1 and move by up to a tenth of the side."""
     count = layers.shape[0]
@@ -94,17 +125,25 @@ def main() -> None:
         "--config", default=HERE / "settings" / "cpu" / "vqgan.yaml", help="settings of the run"
     )
     parser.add_argument("--decoder-of", help="a trained VQGAN: keep its codes, refine its decoder")
+    parser.add_argument("--size", type=int, default=SIZE, help="side of the pictures that it makes")
     arguments = parser.parse_args()
-    config = TrainingConfig.from_file(arguments.config)
-    emojis, held_out = (Emojis(arguments.data, split=name) for name in ("train", "test_style"))
+    config, size = TrainingConfig.from_file(arguments.config), arguments.size
+    emojis = Emojis(arguments.data, split="train", size=size)
+    held_out = Emojis(arguments.data, split="test_style", size=size)
     white = torch.full((len(held_out), 3), 255, dtype=torch.uint8)
-    refined = arguments.decoder_of
-    vqgan = VQGAN.from_pretrained(refined) if refined else VQGAN.from_config(CONFIG)
+    refined, shown = arguments.decoder_of, batches(emojis, batch_size=config.batch_size)
+    vqgan = VQGAN.from_pretrained(refined).float() if refined else VQGAN.from_config(CONFIG)
+    if size > vqgan.config.resolution * vqgan.config.enlargement:
+        vqgan = enlarged(vqgan)
     vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss = VQGANLossConfig(adversarial_weight=0.005, perceptual_size=80, decoder_only=bool(refined))
+    loss = VQGANLossConfig(
+        adversarial_weight=0.005,
+        perceptual_size=192 if size > SIZE else 80,
+        decoder_only=bool(refined),
+    )
     task = VQGANTask(
         vqgan,
-        batches=batches(emojis, batch_size=config.batch_size),
+        batches=with_scenes(shown, emojis) if refined else shown,
         held_out=held_out.draw(torch.arange(len(held_out)), white),
         config=loss.over(config.steps),
     )

@@ -56,7 +56,8 @@ def train_vqgan(
         vqgan = _start(config)
         own_weights(vqgan)
         config = replace(config, loss=_loss(config, begun.before))
-        data = config.data_for(vqgan.config.resolution, multiple=vqgan.downsample_factor)
+        side = vqgan.config.resolution * vqgan.config.enlargement
+        data = config.data_for(side, multiple=vqgan.token_size)
         images = open_images(config.train_data, data)
         batches = read_batches(config, images)
         size = 0, 3, *data.size

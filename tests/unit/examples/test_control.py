@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -194,3 +195,14 @@ def test_scenes_are_kept_with_their_codes_and_go_on(
     assert len(read(out)[0]) == 64
     make_scenes()
     assert torch.equal(read(out)[1], codes)
+
+
+@pytest.mark.parametrize("name", [*FILTERS, "count", "relation", "tiny"])
+def test_scenes_look_the_same_at_twice_the_size(emojis: Emojis, name: str) -> None:
+    settings = {"count": 3} if name == "count" else {"relation": "above"}
+    settings = {"size": "tiny"} if name == "tiny" else settings
+    scene = Scene(indices=(0, 1), **({"filter": name} if name in FILTERS else settings))
+    root = Path(str(emojis.pixels.filename)).parent
+    large, small = Stage(Emojis(root, split="train", size=2 * SIZE))(scene), Stage(emojis)(scene)
+    assert large.shape == (3, 2 * SIZE, 2 * SIZE)
+    assert float((F.avg_pool2d(large, 2) - small).abs().mean()) < 0.05

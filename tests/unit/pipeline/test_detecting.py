@@ -132,6 +132,16 @@ def test_a_crop_is_found_by_moving_the_grid(exact: Any, marked: torch.Tensor) ->
     assert look_for([crop], KEY, exact, search=False).p_value > 0.01
 
 
+def test_a_crop_of_a_picture_that_a_finer_decoder_made_is_found(
+    exact: Any, marked: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is decoded twice as large as it is encoded is looked at in its own pixels."""
+    monkeypatch.setattr(type(exact), "token_size", property(lambda self: 8))
+    crop = marked.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, 10:, 4:]
+    assert look_for([crop], KEY, exact).p_value < 0.01
+    assert look_for([crop], KEY, exact, search=False).p_value > 0.01
+
+
 def test_scaled_pictures_are_found_at_the_models_own_size(exact: Any, marked: torch.Tensor) -> None:
     large = marked.repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert look_for([large], KEY, exact, search=False).p_value < 1e-3

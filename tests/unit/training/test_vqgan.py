@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dallemini.errors import ConfigError
@@ -190,6 +192,22 @@ def test_only_the_decoder_learns_when_asked_for(tmp_path: Path) -> None:
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed <= {"decoder", "post_quant_conv"}
     assert "decoder" in changed
+
+
+def test_a_larger_decoder_learns_on_the_codes_of_smaller_pictures() -> None:
+    config = replace(TINY_VQGAN, decoder_pixel_shuffle=4)
+    loss = VQGANLossConfig(decoder_only=True, adversarial_from=100).over(10)
+    vqgan = VQGAN.from_config(config)
+
+    def large(step: int) -> Tensor:
+        return F.interpolate(pictures(step), scale_factor=2.0, mode="bilinear").clamp(0, 1)
+
+    task = VQGANTask(vqgan, batches=large, held_out=large(10**6), config=loss)
+    losses = task.losses(0)
+    losses["loss"].backward()
+    assert vqgan.decoder.conv_out.weight.grad.any()
+    assert set(task.evaluate(1)) == {"psnr", "codes_used"}
+    assert task.pictures(1)["reconstructions"].images.shape == (8, 3, 32, 32)
 
 
 @pytest.mark.slow
