@@ -24,7 +24,7 @@ from ..foreign import show
 from ..generation.blend import Blend, Prompt
 from ..generation.config import GenerationConfig, guidance_name
 from ..generation.sampling import sampler_name
-from ..models.lora import adapter_digests
+from ..models.lora import adapters_in
 from ..safety.checker import SafetyFlag
 from ..sheets import read_texts
 from .enlarging import upscaler_name
@@ -302,7 +302,7 @@ def tell_of(
         "sampler": None if sampler is None else sampler_name(sampler),
         "precision": precisions(transformer=transformer, vqgan=vqgan, upscaler=upscaler),
         "upscaler": None if upscaler is None else upscaler_name(upscaler),
-        "adapters": adapter_digests(transformer),
+        "adapters": adapters_in(transformer),
         "weights": fingerprint(transformer, vqgan),
     }
 
