@@ -52,7 +52,6 @@ class App:
         """
         with needing("app", "The app"):
             from ..app.web import create_app, serve, workplace
-        from ..pipeline.pipeline import Pipeline
 
         with checking_usage():
             self.drawing.check()
@@ -60,7 +59,7 @@ class App:
         warn_of_strangers(self.host, "no password is asked for")
         with open_socket(self.host, self.port) as listener, workplace() as folder:
             source = self.where.open(self.model)
-            pipe = Pipeline.from_pretrained(source, **self.drawing.keywords)
+            pipe = self.drawing.load(source, self.where)
             app = create_app(
                 pipe, folder, source=source, safety_checker=checker, watermark=watermark
             )

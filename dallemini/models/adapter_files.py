@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import hub
+from .._version import __version__
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.safetensors_file import read_safetensors, write_safetensors
 from ..config import read_json
@@ -32,6 +33,7 @@ from .adapters import ADAPTER_DTYPE, Adapter, LoRAConfig, LowRank, is_named, mat
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FORMER_WEIGHTS_FILE = "adapter.safetensors"
+CARD_FILE = "README.md"
 
 _PREFIX = "base_model.model."
 _ENDS = {".lora_A.weight": 0, ".lora_B.weight": 1}
@@ -113,6 +115,42 @@ def write_adapter(
     write_safetensors(lazy, folder / WEIGHTS_FILE)
     text = json.dumps(_settings(configs, model, base_model), indent=2, sort_keys=True)
     write_text(folder / CONFIG_FILE, text + "\n")
+
+
+def adapter_card(
+    title: str,
+    base_model: str = "",
+    *,
+    license: str | None = None,
+    training_data: str = "",
+    measured: str = "",
+) -> str:
+    """Return the card of an adapter: what is known of it, and how it is used.
+
+    Args:
+        title: of the card.
+        base_model: Hub id or name of the model that it was trained on; a folder's name is no id.
+        license: identifier such as "apache-2.0"; left out when unknown.
+        training_data: what it was trained on, as far as it is known.
+        measured: what was measured.
+    """
+    base = Path(base_model).name if Path(base_model).exists() else base_model
+    is_id = base_model == base and base.count("/") == 1
+    sections = hub.usual_sections(
+        training_data=training_data,
+        provenance=f"Trained by dallemini {__version__} as an addition to `{base or 'unknown'}`.",
+    )
+    if measured:
+        sections["Measured"] = measured
+    use = f'pipe = Pipeline.from_pretrained("{base}")\npipe.load_adapter("{title}")'
+    return hub.model_card(
+        title,
+        summary=f"A LoRA adapter for dallemini, in the format of peft.\n\n```python\n{use}\n```",
+        license=license,
+        tags=("lora", "peft"),
+        base_model=base if is_id else None,
+        sections=sections,
+    )
 
 
 def _settings(

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -158,6 +159,24 @@ class AdapterUse:
 
     def __str__(self) -> str:
         return f"{self.source or self.digest} at {self.weight:g}"
+
+    def to_json(self) -> str | dict[str, Any]:
+        """Return it as a JSON value: an object, or its digest where that says it all."""
+        if self.weight == 1.0 and not self.source:
+            return self.digest
+        return {"digest": self.digest, "weight": self.weight, "source": self.source}
+
+    @classmethod
+    def from_json(cls, value: object) -> AdapterUse:
+        """Read what `to_json` returned.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is nothing of that kind.
+        """
+        if not isinstance(value, dict):
+            return cls(digest=str(value))
+        weight, source = float(value["weight"]), str(value["source"])
+        return cls(digest=str(value["digest"]), weight=weight, source=source)
 
 
 def check_weight(weight: object, name: str = "weight") -> float:

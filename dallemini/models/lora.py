@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .. import hub, kernels
 from ..config import suggest
 from ..errors import ConfigError, InputError
+from ..files import as_path, write_text
 from .adapted import (
     adapters_of,
     add_adapter,
@@ -31,7 +32,7 @@ from .adapted import (
     refuse_as_base,
     refuse_loaded,
 )
-from .adapter_files import FORMER_WEIGHTS_FILE, read_adapter, write_adapter
+from .adapter_files import CARD_FILE, FORMER_WEIGHTS_FILE, adapter_card, read_adapter, write_adapter
 from .adapters import (
     ADAPTER_DTYPE,
     Adapter,
@@ -258,6 +259,7 @@ def save_lora(
     *,
     base_model: str = "",
     state_dict: Mapping[str, Tensor] | None = None,
+    card: str | None = None,
 ) -> None:
     """Write the adapters as peft does: `adapter_config.json` and `adapter_model.safetensors`.
 
@@ -270,6 +272,8 @@ def save_lora(
             whoever loads them.
         state_dict: whole tensors to write instead of the model's own, such as averaged ones, named
             as in `lora_state_dict`; others in it are ignored.
+        card: text of its `README.md`; one that says what is known when None. A card that is there
+            already stays.
 
     Raises:
         InputError: the model or `state_dict` has no adapters, or without it the model is split.
@@ -294,6 +298,10 @@ def save_lora(
 
     def write(folder: Path) -> None:
         write_adapter(folder, tensors, configs, model=model, base_model=base_model)
+        if not (as_path(directory) / CARD_FILE).exists():
+            write_text(
+                folder / CARD_FILE, card or adapter_card(as_path(directory).name, base_model)
+            )
 
     save_into(directory, write, obsolete=(FORMER_WEIGHTS_FILE,))
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..._version import __version__
 from ...data import DataConfig, EncodedImages, TokenBatches
-from ...data.prompts import read_prompts
 from ...data.sources import split_weights
 from ...data.token_shards import find_shards, is_encoded
 from ...errors import ConfigError, DalleMiniWarning
 from ...files import as_path, write_text
 from ...hub import model_card, usual_sections
 from ...images import image_to_tensor
+from ...models.adapter_files import adapter_card
 from ...models.image_tokenizer import ImageTokenizer
 from ...models.lora import LoRAConfig, add_lora, merge_lora, save_lora
 from ...models.transformer import Transformer, TransformerConfig
@@ -33,6 +33,7 @@ from ..checkpoint import load_averages
 from ..distributed import pick_device, rank, world_size
 from ..loop import run
 from ..transformer import TransformerBatch, TransformerTask
+from .cards import license_of, measured, training_data
 from .common import (
     HELD_OUT,
     MOST_CAPTIONS,
@@ -48,9 +49,10 @@ from .common import (
     save_result,
     whole_state,
 )
+from .gap import GapWatch
+from .prior import draw_prior, read_listed
 from .tokens import open_tokens, tell_long_captions
 
-_PROMPT_FILES = (".txt", ".csv", ".jsonl", ".parquet")
 _DRAWN = 4  # pictures of each prompt
 
 
@@ -72,6 +74,13 @@ class TransformerTrainingConfig(RunConfig):
         lora_rank: width of adapters that are trained beside frozen weights; 0 trains all weights.
         lora_alpha: the adapters count lora_alpha / lora_rank times.
         lora_dropout: share of the adapters' inputs that is zeroed.
+        lora_targets: names of the layers that get adapters, or their ends, such as "qkv_proj"; all
+            projections when None.
+        prior_prompts: what the model must not forget: eight pictures of each prompt that it draws
+            before the training are mixed in; or one file of prompts.
+        prior_share: share of those among the pictures of a batch.
+        license: identifier of the licence for the cards, such as "apache-2.0"; that of the model
+            that the run starts from when None.
         data: how pictures and captions are read, in the size of the VQGAN, and the share of
             captions left out for guidance.
         prompts: drawn at every evaluation; or one file of them, .txt, .csv, .jsonl or .parquet.
@@ -80,7 +89,7 @@ class TransformerTrainingConfig(RunConfig):
     @property
     def may_change(self) -> frozenset[str]:  # type: ignore[override]
         """The optimiser too where it is AdamW by every name: for adapters."""
-        free = RunConfig.may_change | {"corruption", "lora_dropout", "prompts"}
+        free = RunConfig.may_change | {"corruption", "lora_dropout", "prompts", "license"}
         return free | {"optimizer"} if self.lora_rank else free
 
     vqgan: str | None = None
@@ -90,6 +99,10 @@ class TransformerTrainingConfig(RunConfig):
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] | None = None
+    prior_prompts: tuple[str, ...] = ()
+    prior_share: float = 0.2
+    license: str | None = None
     data: DataConfig = field(default_factory=lambda: DataConfig(caption_dropout=0.1))
     prompts: tuple[str, ...] = ()
 
@@ -97,6 +110,11 @@ class TransformerTrainingConfig(RunConfig):
         super().__post_init__()
         if not 0 <= self.corruption <= 1:
             raise ConfigError(f"corruption is a share from 0 to 1, not {self.corruption}.")
+        if not 0 < self.prior_share < 1:
+            raise ConfigError(
+                f"prior_share is a share above 0 and below 1, not {self.prior_share}; without "
+                "prior_prompts nothing is mixed in."
+            )
         if self.lora_rank < 0:
             raise ConfigError(f"lora_rank must be 0 (none) or more, not {self.lora_rank}.")
         if not 0 < self.lora_alpha < math.inf:
@@ -115,6 +133,10 @@ class TransformerTrainingConfig(RunConfig):
             raise ConfigError("Give vqgan, or init_from with a model that has one.")
         if self.init_from is None and self.lora_rank:
             raise ConfigError("LoRA adapts a trained model: give init_from.")
+        if self.init_from is None and self.prior_prompts:
+            raise ConfigError("prior_prompts are drawn by a trained model: give init_from.")
+        if self.lora_targets is not None and not self.lora_rank:
+            raise ConfigError("lora_targets name layers for adapters: give lora_rank.")
         if self.init_from is not None and self.model != TransformerConfig():
             raise ConfigError("model describes a new network; leave it out beside init_from.")
 
@@ -123,7 +145,12 @@ class TransformerTrainingConfig(RunConfig):
         """The adapters to train, if any."""
         if not self.lora_rank:
             return None
-        return LoRAConfig(rank=self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout)
+        return LoRAConfig(
+            rank=self.lora_rank,
+            alpha=self.lora_alpha,
+            dropout=self.lora_dropout,
+            targets=self.lora_targets,
+        )
 
 
 def train_transformer(
@@ -156,10 +183,12 @@ def train_transformer(
     """
     with opened(config, callbacks, can_split=True) as begun:
         pipe = _prepare(config).to(device=pick_device(config.device))
+        prior = draw_prior(config, pipe) if config.prior_prompts else None
         if config.lora is not None:
             add_lora(pipe.transformer, config.lora, seed=config.seed)
-        task = _task(config, pipe)
-        folder, callbacks = config.run_folder, begun.callbacks
+        task = _task(config, pipe, prior)
+        watch = GapWatch(steps=config.steps, is_lora=config.lora is not None)
+        folder, callbacks = config.run_folder, [*begun.callbacks, watch]
         run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)
         _restore(config, pipe)
         save_result(config, lambda: _save(config, pipe))
@@ -190,16 +219,17 @@ def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
     (as_path(config.output) / EVALUATION_NAME).unlink(missing_ok=True)
     source, start = config.init_from, "trained from scratch"
     if source is not None:
-        here = Path(source).exists()
-        start = f"fine-tuned from `{Path(source).name if here else source}`"
-    data = ", ".join(f"`{short_name(name)}`" for name in config.train_data)
+        start = f"fine-tuned from `{short_name(source)}`"
+    sections = usual_sections(
+        training_data=training_data(config),
+        provenance=f"{start[0].upper()}{start[1:]} by dallemini {__version__}.",
+    )
+    sections["Measured"] = measured(config) or sections["Measured"]
     card = model_card(
         as_path(config.output).name,
         summary=f"A text-to-image pipeline, {start}.",
-        sections=usual_sections(
-            training_data=f"{data}, {config.steps:,} steps.",
-            provenance=f"{start.capitalize()} by dallemini {__version__}.",
-        ),
+        license=license_of(config, pipe),
+        sections=sections,
     )
     write_text(as_path(config.output) / "README.md", card)
 
@@ -214,6 +244,13 @@ def _restore(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
                 Path(config.output) / "adapter",
                 base_model=config.init_from or "",
                 state_dict=adapters,
+                card=adapter_card(
+                    as_path(config.output).name,
+                    config.init_from or "",
+                    license=license_of(config, pipe),
+                    training_data=training_data(config),
+                    measured=measured(config),
+                ),
             )
         )
         merge_lora(pipe.transformer)
@@ -314,11 +351,14 @@ def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -
     return TransformerBatch(TextTokens(input_ids, mask).trim(), image_tokens)
 
 
-def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
-    unseen, prompts = None, _prompts(config)
+def _task(
+    config: TransformerTrainingConfig, pipe: Pipeline, prior: Path | None = None
+) -> TransformerTask:
+    unseen, prompts = None, read_listed(config.prompts)
     if config.eval_data:  # first, because it is short and its name may be wrong
         unseen = open_tokens(config, pipe, config.eval_data, name="eval")
-    encoded = open_tokens(config, pipe, config.train_data, name="train")
+    mixed = None if prior is None else (prior, config.prior_share)
+    encoded = open_tokens(config, pipe, config.train_data, name="train", prior=mixed)
     tell_long_captions(encoded, pipe.tokenizer)
     batches = TokenBatches(
         encoded,
@@ -334,9 +374,10 @@ def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
         taken = batches(index)
         return _read(pipe.tokenizer, taken.captions, taken.image_tokens)
 
-    evaluation = {"train": _sample(encoded, pipe.tokenizer)}
+    own = len(encoded) if prior is None else sum(encoded.lengths[:-1])
+    evaluation = {"train": _sample(encoded, pipe.tokenizer, own)}
     if unseen is not None:
-        evaluation["held_out"] = _sample(unseen, pipe.tokenizer)
+        evaluation["held_out"] = _sample(unseen, pipe.tokenizer, len(unseen))
     task = TransformerTask(
         pipe.transformer,
         batches=batch,
@@ -351,10 +392,10 @@ def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
     return task
 
 
-def _sample(encoded: EncodedImages, tokenizer: Tokenizer) -> TransformerBatch:
-    """Take pictures from all over a set, each with its first caption."""
-    step = max(1, len(encoded) // HELD_OUT)
-    taken = [encoded[index] for index in range(0, len(encoded), step)][:HELD_OUT]
+def _sample(encoded: EncodedImages, tokenizer: Tokenizer, count: int) -> TransformerBatch:
+    """Take pictures from all over the first so many of a set, each with its first caption."""
+    step = max(1, count // HELD_OUT)
+    taken = [encoded[index] for index in range(0, count, step)][:HELD_OUT]
     captions = [image.captions[0] if image.captions else "" for image in taken]
     return _read(tokenizer, captions, torch.stack([image.image_tokens for image in taken]))
 
@@ -364,14 +405,3 @@ def _draw(pipe: Pipeline, prompts: Sequence[str]) -> Sheet:
     drawn = pipe(prompts, seed=0, num_images_per_prompt=_DRAWN, candidates=1, progress=False)
     images = torch.stack([image_to_tensor(image) for image in drawn.images])
     return Sheet(images=images, columns=_DRAWN, captions=prompts)
-
-
-def _prompts(config: TransformerTrainingConfig) -> tuple[str, ...]:
-    """Return the prompts, which may be in a file.
-
-    Raises:
-        DalleMiniError: as `read_prompts`.
-    """
-    if len(config.prompts) == 1 and as_path(config.prompts[0]).suffix in _PROMPT_FILES:
-        return tuple(read_prompts(config.prompts[0]))
-    return config.prompts
