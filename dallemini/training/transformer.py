@@ -100,7 +100,7 @@ class TransformerTask(Task):
             for name, batch in self.evaluation.items()
         }
         gaps = {"train": "text_gap", "held_out": "held_out_text_gap"}
-        for name in gaps.keys() & self.evaluation.keys():
+        for name in (name for name in gaps if name in self.evaluation):
             batch = self.evaluation[name]
             rows = batch.image_tokens.shape[0]
             blank = TextTokens(
