@@ -59,7 +59,6 @@ class Audit:
                 good.
         """
         from ..evaluation import AuditConfig, AuditPrompts, audit, read_labelled
-        from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
 
         self.drawing.check()
         config = AuditConfig(
@@ -72,7 +71,7 @@ class Audit:
         )
         prompts = AuditPrompts.open(self.prompts)  # a wrong one is told before the loading
         labelled = None if self.labelled is None else read_labelled(self.labelled)
-        pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
+        pipe = self.drawing.load(self.where.open(self.model), self.where)
         report = audit(
             pipe, prompts, config=config, labelled=labelled, output=self.output, progress=True
         )

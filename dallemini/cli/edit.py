@@ -156,11 +156,10 @@ def _run(
         command.drawing.check()
         watermark, signer = command.marks.watermark(), command.marks.signer()
     from ..images import open_image  # here, because torch takes seconds
-    from ..pipeline.pipeline import Pipeline
 
     open_image(command.picture)  # before the model is loaded
     saving = Saving(command.output, None, as_json=command.json, c2pa=signer)
-    pipe = Pipeline.from_pretrained(command.where.open(command.model), **command.drawing.keywords)
+    pipe = command.drawing.load(command.where.open(command.model), command.where)
     with saving:
         saving.add(draw(pipe, {**settings, "watermark": watermark}))
 

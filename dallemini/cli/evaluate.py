@@ -74,12 +74,11 @@ class Evaluate:
             GenerationConfig().override(**self.settings)
             self.drawing.check()
         from ..evaluation import evaluate, picture_size, read_captions  # torch takes seconds
-        from ..pipeline.pipeline import Pipeline
 
         is_text = self.data.endswith(".txt")
         # likewise the data, although the size of the pictures is not known before the model is
         data = read_captions(self.data) if is_text else self._open(None)
-        pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
+        pipe = self.drawing.load(self.where.open(self.model), self.where)
         report = evaluate(
             pipe,
             data if is_text else self._open(picture_size(pipe)),

@@ -185,13 +185,9 @@ class Generate:
         return Path() if self.output is None else as_path(self.output)
 
     def _load(self, device: str, checker: SafetyChecker | None) -> Pipeline:
-        from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
-
         upscaler = None if self.upscaler is None else self._load_upscaler(self.upscaler)
-        keywords = {**self.drawing.keywords, "device": device}
-        return Pipeline.from_pretrained(
-            self.where.open(self.model), upscaler=upscaler, safety_checker=checker, **keywords
-        )
+        keywords = {"upscaler": upscaler, "safety_checker": checker, "device": device}
+        return self.drawing.load(self.where.open(self.model), self.where, **keywords)
 
     def _load_upscaler(self, name: str) -> Upscaler:
         from .upscale import load_upscaler

@@ -26,13 +26,12 @@ class App(Serving):
         """
         with needing("app", "The app"):
             from ..app.web import create_app, serve, workplace
-        from ..pipeline.pipeline import Pipeline
 
         guards = self.safeguards()
         warn_of_strangers(self.host, "no password is asked for")
         with open_socket(self.host, self.port) as listener, workplace() as folder:
             source = self.where.open(self.model)
-            pipe = Pipeline.from_pretrained(source, **self.drawing.keywords)
+            pipe = self.drawing.load(source, self.where)
             app = create_app(
                 pipe,
                 folder,

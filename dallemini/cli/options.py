@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import os
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from .words import own_words
 
 if typing.TYPE_CHECKING:
     from ..generation.watermark import Watermark
+    from ..pipeline.pipeline import Pipeline
     from ..pipeline.signing import C2PASigner
     from ..safety import SafetyChecker
 
@@ -84,6 +86,9 @@ Pictures = Annotated[
 _UNSAID = tyro.conf.arg(help_behavior_hint="")
 OptionalInt = Annotated[int | None, one_word(_or_none(int), "INT"), _UNSAID]
 OptionalFloat = Annotated[float | None, one_word(_or_none(float), "FLOAT"), _UNSAID]
+Adapters = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME[:WEIGHT]")
+]
 OptionalText = Annotated[str | None, one_word(_or_none(str), "TEXT"), _UNSAID]
 Older = Annotated[Quantization | None, one_of(Quantization), _UNSAID]
 OptionalPath = Annotated[Path | None, one_word(_or_none(Path), "PATH"), _UNSAID]
@@ -138,17 +143,72 @@ Where = Annotated[SourceOptions, tyro.conf.arg(name="")]
 """The same, with its options named as if they were the command's own."""
 
 
+def open_adapters(words: Iterable[str], where: SourceOptions) -> list[tuple[hub.Source, float]]:
+    """Find the adapters of an option, with their weights.
+
+    Raises:
+        DalleMiniError: as `hub.open`.
+    """
+    named, place = map(split_weight, words), where.elsewhere()
+    return [(place.open(name), weight) for name, weight in named]
+
+
+_ADAPTER = re.compile(r"(.+):([+-]?\d*\.?\d+)")
+
+
+def split_weight(word: str) -> tuple[str, float]:
+    """Take the weight off the name of an adapter.
+
+    Example:
+        >>> from dallemini.cli.options import split_weight
+        >>> split_weight("me/ink:0.8"), split_weight("blips/adapter")
+        (('me/ink', 0.8), ('blips/adapter', 1.0))
+    """
+    found = None if os.path.exists(word) else _ADAPTER.fullmatch(word)
+    return (found[1], float(found[2])) if found else (word, 1.0)
+
+
+def load_pipeline(
+    source: hub.Source, adapters: Sequence[tuple[hub.Source, float]], **keywords: Any
+) -> Pipeline:
+    """Load a pipeline with adapters, which are added before weights become integers.
+
+    Args:
+        source: of the pipeline.
+        adapters: where they lie, and their weights.
+        keywords: of `Pipeline.from_pretrained`.
+
+    Raises:
+        DalleMiniError: as `Pipeline.from_pretrained` and `load_adapter`.
+    """
+    from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
+
+    dtype = keywords.get("dtype")
+    asked = dtype.get("transformer") if isinstance(dtype, dict) else dtype
+    is_int8 = "int8" in (asked, keywords.get("quantization"))
+    if adapters and is_int8:
+        whole = {**dtype, "transformer": "float32"} if isinstance(dtype, dict) else "float32"
+        keywords |= {"dtype": whole, "quantization": None}
+    pipe = Pipeline.from_pretrained(source, **keywords)
+    for place, weight in adapters:
+        pipe.load_adapter(place, weight=weight)
+    return pipe.quantize() if adapters and is_int8 else pipe
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawingOptions:
     """How a model that draws is loaded.
 
     Attributes:
+        adapter: folder or Hub id of a LoRA adapter, with a weight as in me/ink:0.8 or as strong as
+            it was trained; repeat it for several.
         device: where to compute: cpu, cuda, cuda:1, mps.
         dtype: floating-point type of the weights; int8 for smaller ones of the transformer, on the
             CPU.
         quantization: an older spelling of --dtype int8.
     """
 
+    adapter: Adapters = ()
     device: str = "cpu"
     dtype: PrecisionName = "float32"
     quantization: Older = None
@@ -164,10 +224,19 @@ class DrawingOptions:
 
         Transformer.check_precision(self.device, self.dtype, self.quantization)
 
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """The keywords of `Pipeline.from_pretrained` for these options."""
-        return dataclasses.asdict(self)
+    def load(self, source: hub.Source, where: SourceOptions, **keywords: Any) -> Pipeline:
+        """Load a pipeline with the adapters.
+
+        Args:
+            source: of the pipeline.
+            where: models lie; adapters on the Hub have revisions of their own.
+            keywords: more, or others, of `Pipeline.from_pretrained`.
+
+        Raises:
+            DalleMiniError: as `load_pipeline`.
+        """
+        own = {field: getattr(self, field) for field in ("device", "dtype", "quantization")}
+        return load_pipeline(source, open_adapters(self.adapter, where), **own | keywords)
 
 
 Drawing = Annotated[DrawingOptions, tyro.conf.arg(name="")]

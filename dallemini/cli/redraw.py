@@ -11,18 +11,23 @@ import tyro
 
 from ..errors import InputError
 from .options import (
+    Adapters,
     OptionalPath,
     OptionalText,
     Pictures,
     PrecisionName,
+    SourceOptions,
     Where,
+    load_pipeline,
     one_word,
+    open_adapters,
     read_watermark,
 )
 from .saving import Saving
 from .words import checking_usage
 
 if TYPE_CHECKING:
+    from ..hub import Source
     from ..pipeline.metadata import PictureMetadata
     from ..pipeline.pipeline import Pipeline
 
@@ -38,6 +43,7 @@ class Redraw:
     Attributes:
         pictures: PNG files that `dallemini generate` saved, or its grids.
         model: Hub id or local folder of a pipeline, instead of the one that a picture names.
+        adapter: LoRA adapters, instead of those that a picture names; with weights, me/ink:0.8.
         output: folder for the PNG files.
         image: the picture that an edit began with.
         mask: the mask of an edit that had one.
@@ -50,6 +56,7 @@ class Redraw:
 
     pictures: Pictures
     model: OptionalText = None
+    adapter: Adapters = ()
     output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
     image: OptionalPath = None
     mask: OptionalPath = None
@@ -82,27 +89,32 @@ class Redraw:
         pipes: dict[str, Pipeline] = {}
         with Saving(self.output, None, as_json=self.json) as saving:
             for path, metadata in zip(self.pictures, told, strict=True):
-                key = repr((metadata.model, sorted(metadata.precision.items())))
+                used = metadata.adapters
+                key = repr((metadata.model, sorted(metadata.precision.items()), used))
                 if key not in pipes:
                     pipes[key] = self._load(metadata)
                 saving.add(pipes[key].redraw(path, **given))
 
     def _load(self, told: PictureMetadata) -> Pipeline:
         """Load the model that a picture names, or the one of the options."""
-        from ..pipeline.pipeline import Pipeline
-
-        name, subfolder, where = self.model, None, self.where
-        if name is None:
-            found = re.fullmatch(r"([^/@]+/[^/@]+)(?:/(.+))?@([0-9a-f]{12,64})", told.model)
-            if found is None:
-                name = told.model
-            else:
-                name, subfolder = found[1], found[2]
-                where = dataclasses.replace(where, revision=where.revision or found[3])
         known = {part: kind for part, kind in told.precision.items() if part in _PARTS}
         dtype: Any = self.dtype or told.precision.get("") or known or None
-        if not name:
+        if not (self.model or told.model):
             raise InputError("The picture names no model; give --model.")
-        return Pipeline.from_pretrained(
-            where.open(name, subfolder), device=self.device, dtype=dtype
+        source = self._find(told.model, self.where) if self.model is None else None
+        source = source or self.where.open(self.model or "")
+        adapters = open_adapters(self.adapter, self.where) or [
+            (self._find(used.source, self.where.elsewhere()), used.weight)
+            for used in told.adapters
+            if used.source
+        ]
+        return load_pipeline(source, adapters, device=self.device, dtype=dtype)
+
+    def _find(self, label: str, where: SourceOptions) -> Source:
+        """Find what a picture names, at the commit that it names."""
+        found = re.fullmatch(r"([^/@]+/[^/@]+)(?:/(.+))?@([0-9a-f]{12,64})", label)
+        if found is None:
+            return where.open(label)
+        return dataclasses.replace(where, revision=where.revision or found[3]).open(
+            found[1], found[2]
         )

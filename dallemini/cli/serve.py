@@ -45,7 +45,6 @@ class Serve(Serving):
         with needing("serve", "The service"):
             from ..app.server import Server
             from ..app.service import check_key, create_service
-        from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
 
         with checking_usage():
             key = check_key(os.environ.get(KEY_VARIABLE))
@@ -53,7 +52,7 @@ class Serve(Serving):
         if key is None:
             warn_of_strangers(self.host, f"{KEY_VARIABLE} is not set")
         with open_socket(self.host, self.port) as listener:
-            pipe = Pipeline.from_pretrained(self.where.open(self.model), **self.drawing.keywords)
+            pipe = self.drawing.load(self.where.open(self.model), self.where)
             app = create_service(
                 pipe,
                 config=self.config,

@@ -23,6 +23,7 @@ from ..errors import CheckpointError, InputError, UnsupportedOperationError
 from ..foreign import show
 from ..kernels import Linear
 from ..kernels.int8 import LARGEST, Int8Operator, PlainOperator, choose_operator
+from .adapted import fuse_adapters
 from .precision import QUANTIZATIONS, Quantization, Weights, check_quantization
 from .pretrained import PretrainedModule
 
@@ -196,6 +197,7 @@ class QuantizableModule(PretrainedModule[ConfigT]):
         """Turn the linear layers into integer ones, in place, and return the model.
 
         Embeddings, norms and activations are float32. Afterwards it is for inference on the CPU.
+        Loaded adapters are rounded with the weights that they are in, and stay there.
 
         Args:
             quantization: "int8": one scale for each output channel, activations quantised by row.
@@ -224,6 +226,7 @@ class QuantizableModule(PretrainedModule[ConfigT]):
             linear: Any = self.get_submodule(name)
             bias = {} if linear.bias is None else {"bias": linear.bias.detach().float()}
             self._replace(name, quantize_weight(linear.weight) | bias)
+        fuse_adapters(self)  # the weights without them are given back
         self.requires_grad_(False)
         return self.to(torch.float32).eval()
 

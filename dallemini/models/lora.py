@@ -1,73 +1,90 @@
-"""Fine-tuning a few numbers beside frozen weights, and adding them to a model that draws.
+"""Training a few numbers beside frozen weights, and files of them.
 
 Every chosen projection W gets two narrow matrices, and computes with W + alpha / rank * B @ A.
-Knows linear layers by their names, not models or training loops, and imports nothing optional: a
-user who only draws loads adapters with it. Source: "LoRA" (Hu et al. 2021, section 4.1).
+Knows linear layers by their names, not models or training loops, and imports nothing optional.
+`adapted` puts what was trained into the weights of a model that draws. Source: "LoRA" (Hu et al.
+2021, section 4.1).
 
 Shapes: r rank, I inputs and O outputs of a projection.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import hub, kernels
-from .._version import __version__
-from ..checkpoints.lazy import LazyTensor
-from ..checkpoints.safetensors_file import read_safetensors, write_safetensors
-from ..config import Config, read_json, suggest
-from ..errors import CheckpointError, ConfigError, InputError, InputTypeError, MissingFileError
-from ..files import write_text
+from ..config import suggest
+from ..errors import ConfigError, InputError
+from ..files import as_path, write_text
+from .adapted import (
+    adapters_of,
+    add_adapter,
+    add_product,
+    check_module,
+    fuse_adapters,
+    refuse_as_base,
+    refuse_loaded,
+)
+from .adapter_files import CARD_FILE, FORMER_WEIGHTS_FILE, adapter_card, read_adapter, write_adapter
+from .adapters import (
+    ADAPTER_DTYPE,
+    Adapter,
+    AdapterUse,
+    LoRAConfig,
+    LowRank,
+    check_weight,
+    is_named,
+    kind_of,
+    linear_layers,
+    matching,
+)
 from .pretrained import save_into
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter.safetensors"
-_DTYPE = torch.float32  # of adapters, whatever the weights beside them are stored in
+__all__ = [
+    "LoRAConfig",
+    "LoRALinear",
+    "add_lora",
+    "load_lora",
+    "lora_state_dict",
+    "merge_lora",
+    "save_lora",
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoRAConfig(Config):
-    """Size and place of the adapters; the defaults are every projection of the transformer.
+class _AddLowRank(torch.autograd.Function):
+    """`W h + scale * B A h` of a frozen W, whose passes are matrix products and nothing else.
 
-    Attributes:
-        rank: r, the width of the narrow matrices.
-        alpha: their product counts alpha / rank times.
-        dropout: share of the adapters' inputs that is zeroed in training.
-        targets: names of linear layers, or the ends of their dotted names, such as "qkv_proj" or
-            "cross_attn.out_proj".
+    The narrow sides of products are rows, not columns: MKL is up to four times slower with those.
+
+    Shapes: N rows. All are of one dtype.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("qkv_proj", "q_proj", "kv_proj", "out_proj", "in_proj")
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, narrow: Tensor, wide: Tensor, scale: float
+    ) -> Tensor:
+        """Map f[N,I] to f[N,O]."""
+        inner = narrow @ rows.T  # f[r,N]
+        ctx.save_for_backward(rows, weight, narrow, wide, inner)
+        ctx.scale = scale
+        return (rows @ weight.T).addmm_(inner.T, wide.T, alpha=scale)
 
-    def __post_init__(self) -> None:
-        self.check_types()
-        if self.rank < 1:
-            raise ConfigError(f"LoRAConfig.rank must be at least 1, not {self.rank}.")
-        if not 0 < self.alpha < math.inf:
-            raise ConfigError(f"LoRAConfig.alpha must be a finite number above 0: {self.alpha}.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"LoRAConfig.dropout must be from 0 up to 1, not {self.dropout}.")
-        if not self.targets:
-            raise ConfigError("LoRAConfig.targets must name at least one layer.")
-
-    @property
-    def scale(self) -> float:
-        """What the product of the matrices is multiplied by."""
-        return self.alpha / self.rank
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the rows and of the two narrow matrices."""
+        rows, weight, narrow, wide, inner = ctx.saved_tensors
+        of_inner = (wide.T @ gradient.T).mul_(ctx.scale)
+        of_rows = None
+        if ctx.needs_input_grad[0]:
+            of_rows = (gradient @ weight).addmm_(of_inner.T, narrow)
+        return of_rows, None, of_inner @ rows, (inner @ gradient).T.mul(ctx.scale), None
 
 
 class LoRALinear(nn.Linear):
@@ -91,7 +108,7 @@ class LoRALinear(nn.Linear):
         base._parameters.clear()  # or it would keep alive what FSDP replaces by a split weight
         self.config, self._base = config, (base,)  # in a tuple it is no submodule
         drawn = torch.randn(
-            config.rank, self.in_features, generator=generator, dtype=_DTYPE, device="cpu"
+            config.rank, self.in_features, generator=generator, dtype=ADAPTER_DTYPE, device="cpu"
         )
         drawn = (drawn * self.in_features**-0.5).to(self.weight.device)
         self.lora_a = nn.Parameter(drawn)
@@ -100,10 +117,27 @@ class LoRALinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map f[...,I] to f[...,O], in the dtype that the layer alone would give."""
-        output = kernels.linear(input, self.weight, self.bias)
-        narrow = F.dropout(input.to(self.lora_a.dtype), self.config.dropout, self.training)
-        update = F.linear(F.linear(narrow, self.lora_a), self.lora_b)
-        return output + (self.config.scale * update).to(output.dtype)
+        place = input.device.type
+        autocast = torch.is_autocast_enabled(place)
+        dtype = torch.get_autocast_dtype(place) if autocast else self.weight.dtype
+        rows = input.reshape(-1, self.in_features).to(dtype)
+        narrow, wide = self.lora_a.to(dtype), self.lora_b.to(dtype)
+        scale, dropout = self.config.scale, self.config.dropout if self.training else 0.0
+        is_plain = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+        if not (dropout or is_plain):
+            output = _AddLowRank.apply(rows, self.weight.to(dtype), narrow, wide, scale)
+            output = output if self.bias is None else output + self.bias.to(dtype)
+        else:
+            output = kernels.linear(rows, self.weight, self.bias)
+            inner = F.linear(F.dropout(rows, dropout), narrow)
+            output = torch.addmm(output, inner, wide.T, alpha=scale)
+        return output.view(*input.shape[:-1], self.out_features)
+
+    @property
+    def low_rank(self) -> LowRank:
+        """What is added to the weight."""
+        scale = self.config.scale
+        return LowRank(narrow=self.lora_a.detach(), wide=self.lora_b.detach(), scale=scale)
 
     def release(self) -> nn.Linear:
         """Give the weight back to the layer that this one stood for, and return that layer."""
@@ -127,8 +161,9 @@ def add_lora(model: nn.Module, config: LoRAConfig | None = None, *, seed: int = 
         The names of the layers.
 
     Raises:
-        ConfigError: a target names no linear layer of the model, or the rank is wider than one.
-        InputError: the model has adapters already, or no weights.
+        ConfigError: a target names no linear layer of the model, it has none, or the rank is wider
+            than one.
+        InputError: the model has adapters already, no weights, or integer ones.
 
     Example:
         >>> from dallemini.testing import tiny_transformer
@@ -138,18 +173,20 @@ def add_lora(model: nn.Module, config: LoRAConfig | None = None, *, seed: int = 
         22
     """
     config = LoRAConfig() if config is None else config
-    _refuse_adapted(model)
-    linears = _matching(model, config.targets)
-    for target in config.targets:
-        if not any(_names(target, name) for name in linears):
-            known = {name.rpartition(".")[2] for name in _linears(model)}
+    _refuse_adapters(model)
+    linears = matching(model, config.targets)
+    for target in config.targets or ():
+        if not any(is_named(target, name) for name in linears):
+            known = {name.rpartition(".")[2] for name in linear_layers(model)}
             raise ConfigError(
-                f"No linear layer of this {_kind(model)} is called {target!r}."
+                f"No linear layer of this {kind_of(model)} is called {target!r}."
                 f"{suggest(target, known)}"
             )
+    if not linears:
+        raise ConfigError(f"This {kind_of(model)} has no linear layers to adapt.")
     if any(linear.weight.is_meta for linear in linears.values()):
         raise InputError(
-            f"The {_kind(model)} has no weights; make it with from_pretrained or from_config."
+            f"The {kind_of(model)} has no weights; make it with from_pretrained or from_config."
         )
     for name, linear in linears.items():
         if config.rank > min(linear.in_features, linear.out_features):
@@ -180,36 +217,26 @@ def merge_lora(model: nn.Module) -> list[str]:
     Raises:
         InputError: the model has no adapters.
     """
-    adapters, digests = _adapters(model), adapter_digests(model)
+    adapters, used = _adapters(model), adapters_in(model)
     for name, adapter in adapters.items():
-        _fold(adapter.weight, adapter.lora_a, adapter.lora_b, scale=adapter.config.scale)
+        with torch.no_grad():
+            adapter.weight.copy_(add_product(adapter.weight, [(adapter.low_rank, 1.0)]))
         model.set_submodule(name, adapter.release())
     model.requires_grad_(True)
-    model._merged_adapters = digests  # type: ignore[assignment]
+    model._merged = used  # type: ignore[assignment]
     return list(adapters)
 
 
-def adapter_digests(model: nn.Module) -> tuple[str, ...]:
-    """Name the adapters that changed a model, merged ones first: 16 digits of a SHA-256 for each.
+def adapters_in(model: nn.Module) -> tuple[AdapterUse, ...]:
+    """Name the adapters that have a part in what a model draws, those beside its weights last.
 
-    Pictures carry them, since adapters change what a seed draws. Of a model that is split over
-    processes, each names its own piece.
+    Of a model that is split over processes, each names its own piece.
     """
-    merged: tuple[str, ...] = getattr(model, "_merged_adapters", ())
     attached = {
-        name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)
+        name: part.low_rank for name, part in model.named_modules() if isinstance(part, LoRALinear)
     }
-    if not attached:
-        return merged
-    digest = hashlib.sha256()
-    for name, layer in sorted(attached.items()):
-        digest.update(f"{name} {layer.config.scale}".encode())
-        for tensor in (layer.lora_a, layer.lora_b):
-            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-            if not local.is_meta:
-                # a copy: a storage that numpy has seen cannot be freed by FSDP
-                digest.update(local.detach().float().cpu().clone().numpy().tobytes())
-    return (*merged, digest.hexdigest()[:16])
+    used = [AdapterUse(digest=Adapter(layers=attached).digest)] if attached else []
+    return (*adapters_of(model), *used)
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -232,8 +259,11 @@ def save_lora(
     *,
     base_model: str = "",
     state_dict: Mapping[str, Tensor] | None = None,
+    card: str | None = None,
 ) -> None:
-    """Write `adapter_config.json` and `adapter.safetensors`; `load_lora(model, directory)` reads.
+    """Write the adapters as peft does: `adapter_config.json` and `adapter_model.safetensors`.
+
+    `pipe.load_adapter`, `load_lora` and `peft.PeftModel.from_pretrained` read them.
 
     Args:
         model: with adapters.
@@ -242,6 +272,8 @@ def save_lora(
             whoever loads them.
         state_dict: whole tensors to write instead of the model's own, such as averaged ones, named
             as in `lora_state_dict`; others in it are ignored.
+        card: text of its `README.md`; one that says what is known when None. A card that is there
+            already stays.
 
     Raises:
         InputError: the model or `state_dict` has no adapters, or without it the model is split.
@@ -259,17 +291,19 @@ def save_lora(
         raise InputError(
             f"state_dict lacks {len(absent)} tensors of the adapters, such as {absent[0]}."
         )
-    config = next(iter(_adapters(model).values())).config
-    mark = {"component": "lora", "version": __version__}
-    origin = {"base": _kind(model), "base_model": base_model}
-    text = json.dumps({"dallemini": {**mark, **origin}, **config.to_dict()}, indent=2) + "\n"
+    tensors = {
+        name: (whole[f"{name}.lora_a"], whole[f"{name}.lora_b"]) for name in _adapters(model)
+    }
+    configs = {name: adapter.config for name, adapter in _adapters(model).items()}
 
     def write(folder: Path) -> None:
-        lazy = {name: LazyTensor.of(name, whole[name].detach()) for name in parts}
-        write_safetensors(lazy, folder / WEIGHTS_FILE)
-        write_text(folder / CONFIG_FILE, text)
+        write_adapter(folder, tensors, configs, model=model, base_model=base_model)
+        if not (as_path(directory) / CARD_FILE).exists():
+            write_text(
+                folder / CARD_FILE, card or adapter_card(as_path(directory).name, base_model)
+            )
 
-    save_into(directory, write)
+    save_into(directory, write, obsolete=(FORMER_WEIGHTS_FILE,))
 
 
 def load_lora(
@@ -284,11 +318,13 @@ def load_lora(
     local_files_only: bool = False,
     token: str | None = None,
 ) -> list[str]:
-    """Add the adapters of a folder or a Hub model; several may be added one after the other.
+    """Add the adapters of a folder or a Hub model for good, or to train on.
+
+    To take them out again, or to change their strength, use `pipe.load_adapter`.
 
     Args:
         model: changed in place, such as `pipe.transformer`.
-        source: folder that `save_lora` wrote, or a Hub id.
+        source: folder that `save_lora` or peft wrote, or a Hub id.
         scale: strength; 1 as trained, 0 without effect.
         merge: add them to the weights; False leaves them beside frozen ones, to train on.
         subfolder: folder inside the source that holds the adapter.
@@ -303,116 +339,49 @@ def load_lora(
     Raises:
         MissingFileError: the source does not exist or holds no adapter.
         HubError: the Hub could not be reached or refused.
-        CheckpointError: the files are corrupt, or belong to another model.
+        CheckpointError: the files are corrupt, belong to another model, or ask for what cannot be
+            honoured.
         ConfigError: `adapter_config.json` cannot be read.
-        InputError: `scale` is not a finite number, or the model has adapters that are not merged.
+        InputError: `scale` is not a finite number, or the model takes no adapters.
         InputTypeError: `model` is not a torch module, such as a whole pipeline.
     """
-    if not (isinstance(scale, int | float) and math.isfinite(scale)):
-        raise InputError(f"scale must be a finite number such as 1.0, not {scale!r}.")
-    _refuse_adapted(model)
+    scale = check_weight(scale, "scale")
+    _refuse_adapters(model)
     where = hub.Where(revision, cache_dir, local_files_only, token)
-    config, tensors = _read(hub.open(source, where, subfolder=subfolder), model)
-    if not merge:
-        return _attach(model, dataclasses.replace(config, alpha=config.alpha * scale), tensors)
-    linears = _matching(model, config.targets)
-    for name, linear in linears.items():
-        narrow, wide = tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]
-        _fold(linear.weight, narrow, wide, scale=scale * config.scale)
-    return list(linears)
+    adapter = read_adapter(hub.open(source, where, subfolder=subfolder))
+    if merge:
+        add_adapter(model, adapter, name=adapter.source, weight=scale)
+        fuse_adapters(model)
+    else:
+        adapter.check_fits(model)
+        _attach(model, adapter, scale)
+    return [name for name in linear_layers(model) if name in adapter.layers]
 
 
 @torch.no_grad()
-def _attach(model: nn.Module, config: LoRAConfig, tensors: Mapping[str, Tensor]) -> list[str]:
-    names = add_lora(model, config)
-    for name, adapter in _adapters(model).items():
-        adapter.lora_a.copy_(tensors[f"{name}.lora_a"])
-        adapter.lora_b.copy_(tensors[f"{name}.lora_b"])
-    return names
-
-
-def _read(source: hub.Source, model: nn.Module) -> tuple[LoRAConfig, dict[str, Tensor]]:
-    """Return an adapter's settings and its tensors, all of which belong to layers of the model."""
-    if absent := {CONFIG_FILE, WEIGHTS_FILE} - {*source.files()}:
-        raise MissingFileError(
-            f"{source.name} is no LoRA adapter: it lacks {' and '.join(sorted(absent))}; it holds "
-            f"{hub.list_files(source.files())}. Give a folder that save_lora wrote."
+def _attach(model: nn.Module, adapter: Adapter, scale: float) -> None:
+    """Put an adapter beside the weights, each layer with a rank and a strength of its own."""
+    linears = linear_layers(model)
+    generator = torch.Generator()  # of numbers that are replaced
+    model.requires_grad_(False)
+    for name, layer in adapter.layers.items():
+        config = LoRAConfig(
+            rank=layer.rank,
+            alpha=layer.scale * scale * layer.rank,
+            dropout=adapter.dropout,
+            targets=adapter.targets or tuple(adapter.layers),
         )
-    paths = source.fetch([CONFIG_FILE, WEIGHTS_FILE])
-    values = read_json(paths[CONFIG_FILE])
-    mark = values.pop("dallemini", None)
-    if not isinstance(mark, dict) or mark.get("component") != "lora":
-        raise CheckpointError(
-            f"{CONFIG_FILE} of {source.name} was not written by this library: it lacks the mark "
-            "'dallemini'. Adapters of other libraries cannot be read."
-        )
-    try:
-        config = LoRAConfig.from_dict(values)
-    except ConfigError as error:
-        raise ConfigError(f"{paths[CONFIG_FILE]}: {error}") from error
-    tensors = read_safetensors(paths[WEIGHTS_FILE])
-    if problem := _misfit(model, config, tensors):
-        raise CheckpointError(
-            f"The adapter {source.name} belongs to another model: {problem} "
-            f"The model it was trained on: {mark.get('base_model') or 'not recorded'}."
-        )
-    return config, tensors
-
-
-def _misfit(model: nn.Module, config: LoRAConfig, tensors: Mapping[str, Tensor]) -> str | None:
-    """Say the first thing in which an adapter and a model differ; None if they fit."""
-    expected: dict[str, tuple[int, int]] = {}
-    for name, linear in _matching(model, config.targets).items():
-        expected[f"{name}.lora_a"] = (config.rank, linear.in_features)
-        expected[f"{name}.lora_b"] = (linear.out_features, config.rank)
-    if unknown := sorted(tensors.keys() - expected.keys()):
-        return f"it has {unknown[0]} ({len(unknown)} such), for which {_kind(model)} has no layer."
-    if absent := sorted(expected.keys() - tensors.keys()):
-        return f"it lacks {absent[0]} ({len(absent)} such), for a layer that {_kind(model)} has."
-    for name, shape in expected.items():
-        if (found := tuple(tensors[name].shape)) != shape:
-            return f"{name} has shape {list(found)}, but this {_kind(model)} needs {list(shape)}."
-    return None
-
-
-@torch.no_grad()
-def _fold(weight: Tensor, narrow: Tensor, wide: Tensor, *, scale: float) -> None:
-    """Add scale * B @ A to a weight f[O,I] in place."""
-    dtype = torch.promote_types(weight.dtype, _DTYPE)
-    narrow, wide = narrow.to(weight.device, dtype), wide.to(weight.device, dtype)
-    with torch.autocast(weight.device.type, enabled=False):
-        weight.copy_(weight.to(dtype) + scale * (wide @ narrow))
-
-
-def _linears(model: nn.Module) -> dict[str, nn.Linear]:
-    return {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
-
-
-def _matching(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
-    """Return the linear layers that a target names."""
-    return {
-        name: linear
-        for name, linear in _linears(model).items()
-        if any(_names(target, name) for target in targets)
-    }
-
-
-def _names(target: str, name: str) -> bool:
-    return name == target or name.endswith(f".{target}")
-
-
-def _check_module(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        has_one = isinstance(getattr(model, "transformer", None), nn.Module)
-        advice = " Give pipe.transformer instead." if has_one else ""
-        raise InputTypeError(f"Adapters belong to a torch module, not to a {_kind(model)}.{advice}")
+        made = LoRALinear(linears[name], config, generator=generator)
+        made.lora_a.copy_(layer.narrow)
+        made.lora_b.copy_(layer.wide)
+        model.set_submodule(name, made)
 
 
 def _adapters(model: nn.Module) -> dict[str, LoRALinear]:
-    _check_module(model)
+    check_module(model)
     found = {name: part for name, part in model.named_modules() if isinstance(part, LoRALinear)}
     if not found:
-        raise InputError(f"The {_kind(model)} has no adapters; add_lora makes them.")
+        raise InputError(f"The {kind_of(model)} has no adapters; add_lora makes them.")
     return found
 
 
@@ -424,13 +393,6 @@ def _parts(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _refuse_adapted(model: nn.Module) -> None:
-    _check_module(model)
-    if getattr(model, "quantization", None):
-        raise InputError("Int8 weights take no adapters; load the model without quantization.")
-    if any(isinstance(part, LoRALinear) for part in model.modules()):
-        raise InputError("The model has adapters already; merge_lora(model) adds them to its own.")
-
-
-def _kind(model: object) -> str:
-    return type(model).__name__
+def _refuse_adapters(model: nn.Module) -> None:
+    refuse_as_base(model)
+    refuse_loaded(model)

@@ -35,7 +35,7 @@ def pipeline_card(name: str, parts: Mapping[str, Any], origin: Parts | None) -> 
         origin: where it was loaded from; None where it was put together.
     """
     title = short_name(name)
-    told = {} if origin is None else _header_of(origin)
+    told = {} if origin is None else read_header(origin)
     figures = [] if origin is None else _figures_of(origin)
     data = told.get("datasets") or []
     datasets = [str(one) for one in (data if isinstance(data, list) else [data])]
@@ -80,7 +80,7 @@ def read_evaluation(path: Path) -> list[hub.Figure]:
     return found
 
 
-def _header_of(origin: Parts) -> dict[str, Any]:
+def read_header(origin: Parts) -> dict[str, Any]:
     """Return the header of the source's own card, empty where it has none that can be read."""
     if "README.md" not in origin.source.files():
         return {}

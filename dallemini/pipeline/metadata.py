@@ -24,7 +24,8 @@ from ..foreign import show
 from ..generation.blend import Blend, Prompt
 from ..generation.config import GenerationConfig, guidance_name
 from ..generation.sampling import sampler_name
-from ..models.lora import adapter_digests
+from ..models.adapters import AdapterUse
+from ..models.lora import adapters_in
 from ..safety.checker import SafetyFlag
 from ..sheets import read_texts
 from .enlarging import upscaler_name
@@ -53,7 +54,7 @@ class Drawn:
         sampler: name of the caller's own sampler, if there was one; the settings of sampling in
             `config` then played no part.
         precision: of each part, the name of its dtype or "int8".
-        adapters: digests of the LoRA adapters that changed the transformer's weights.
+        adapters: the LoRA adapters that changed the transformer's weights.
         weights: a digest of samples of the weights: others have another one.
         edit: of pictures that were drawn from another one, the operation, its settings, and the
             SHA-256 of each picture that was given; None for others.
@@ -72,7 +73,7 @@ class Drawn:
     model: str = ""
     sampler: str | None = None
     precision: Mapping[str, str] = field(default_factory=dict)
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()
     weights: str = ""
     edit: Mapping[str, Any] | None = None
     upscaler: str | None = None
@@ -108,7 +109,7 @@ class PictureMetadata:
         weights: a digest of samples of the weights; "" where an older version wrote the file.
         precision: of each part, the name of its dtype or "int8".
         commit: of the model on the Hub, if it came from there.
-        adapters: digests of merged LoRA adapters.
+        adapters: the LoRA adapters that had a part in it.
         sampler: name of the caller's own sampler, if there was one.
         guidance: name of the function of guidance, if there was one; the scale in `config` is then
             not what was used.
@@ -137,7 +138,7 @@ class PictureMetadata:
     weights: str = ""
     precision: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()
     sampler: str | None = None
     guidance: str | None = None
     edit: Mapping[str, Any] | None = None
@@ -205,7 +206,9 @@ def _shared(pictures: Drawn, **own: Any) -> dict[str, str]:
         "weights": pictures.weights,
         "dtype": json.dumps(dict(pictures.precision)) if len(kinds) > 1 else "".join(kinds),
         "commit": commit[1] if commit else "",
-        "adapters": json.dumps(pictures.adapters) if pictures.adapters else "",
+        "adapters": json.dumps([one.to_json() for one in pictures.adapters])
+        if pictures.adapters
+        else "",
         "sampler": pictures.sampler or "",
         "guidance": function or "",
         "watermark": pictures.watermark or "",
@@ -259,7 +262,7 @@ def _parse(texts: Mapping[str, str]) -> PictureMetadata:
         weights=texts.get("weights", ""),
         precision={str(part): str(kind) for part, kind in names.items()},
         commit=texts.get("commit"),
-        adapters=tuple(map(str, json.loads(texts.get("adapters", "[]")))),
+        adapters=tuple(map(AdapterUse.from_json, json.loads(texts.get("adapters", "[]")))),
         sampler=texts.get("sampler"),
         guidance=texts.get("guidance"),
         upscaler=texts.get("upscaler"),
@@ -302,7 +305,7 @@ def tell_of(
         "sampler": None if sampler is None else sampler_name(sampler),
         "precision": precisions(transformer=transformer, vqgan=vqgan, upscaler=upscaler),
         "upscaler": None if upscaler is None else upscaler_name(upscaler),
-        "adapters": adapter_digests(transformer),
+        "adapters": adapters_in(transformer),
         "weights": fingerprint(transformer, vqgan),
     }
 
@@ -386,8 +389,12 @@ def warn_of_differences(told: PictureMetadata, now: Mapping[str, Any], *, name: 
     found = []
     kinds = [_kinds(told.precision, now["precision"]), dict(now["precision"])]
     kinds[0] = {part: kind for part, kind in kinds[0].items() if part in kinds[1]}
-    if told.adapters != tuple(now["adapters"]):
-        found.append("LoRA adapters")
+    then, here = (
+        [(one.digest, one.weight) for one in used] for used in (told.adapters, now["adapters"])
+    )
+    if then != here:
+        names = [", ".join(map(str, used)) or "none" for used in (told.adapters, now["adapters"])]
+        found.append(f"LoRA adapters ({names[0]}; here {names[1]})")
     if told.precision and kinds[0] != kinds[1]:
         found.append(f"dtype ({_join(kinds[0])}; here {_join(kinds[1])})")
     elif not found:

@@ -27,6 +27,7 @@ from ..safety.checker import SafetyChecker
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
 from . import enlarging
+from .adapting import Adapting
 from .call import Call
 from .cards import pipeline_card
 from .detecting import Detecting, mark_request
@@ -55,7 +56,7 @@ from .sketch import Sketch, Sketcher
 _LOADING = threading.RLock()  # one for all, since a pipeline that holds one cannot be pickled
 
 
-class Pipeline(Detecting, Editing, Guarded, Loadable):
+class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
     """Text to image with a DALL-E Mini model.
 
     Args:

@@ -42,7 +42,8 @@ class TransformerTask(Task):
     Args:
         transformer: trained in place.
         batches: batch number to this process's batch, with captions dropped as the caller likes.
-        evaluation: name to batch, for `evaluate`; the one called "train" also gives the text gap.
+        evaluation: name to batch, for `evaluate`; those called "train" and "held_out" also give the
+            text gap.
         blank: tokens of the empty prompt, one row.
         codebook_size: corrupted inputs are drawn below it.
         corruption: highest share of decoder inputs replaced by random codes; each row draws its
@@ -93,19 +94,20 @@ class TransformerTask(Task):
         return {"loss": token_loss(logits, batch.image_tokens.to(logits.device))}
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Measure the loss per token on each evaluation batch, and the text gap on "train"."""
+        """Measure the loss per token on each evaluation batch, and the text gaps."""
         measured = {
             f"{name}_loss": self._clean_loss(batch.tokens, batch.image_tokens)
             for name, batch in self.evaluation.items()
         }
-        if "train" in self.evaluation:
-            batch = self.evaluation["train"]
+        gaps = {"train": "text_gap", "held_out": "held_out_text_gap"}
+        for name in (name for name in gaps if name in self.evaluation):
+            batch = self.evaluation[name]
             rows = batch.image_tokens.shape[0]
             blank = TextTokens(
                 self.blank.input_ids.expand(rows, -1), self.blank.attention_mask.expand(rows, -1)
             )
             without = self._clean_loss(blank, batch.image_tokens)
-            measured["text_gap"] = without - measured["train_loss"]
+            measured[gaps[name]] = without - measured[f"{name}_loss"]
         return measured
 
     def pictures(self, step: int) -> dict[str, Tensor | Sheet]:

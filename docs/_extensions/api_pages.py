@@ -69,7 +69,7 @@ CHAPTERS = (
         (
             *("dallemini.models", "dallemini.models.pretrained.Loadable"),
             *("dallemini.models.pretrained.PretrainedModule", "dallemini.models.int8.Int8Linear"),
-            *("dallemini.models.int8.quantize_weight", "dallemini.training.lora"),
+            *("dallemini.models.int8.quantize_weight", "dallemini.models.lora"),
         ),
     ),
     Chapter("Scorers", "What ranks pictures.", ("dallemini.scorer",)),

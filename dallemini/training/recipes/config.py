@@ -133,6 +133,13 @@ class TransformerTrainingConfig(RunConfig):
         lora_rank: width of adapters that are trained beside frozen weights; 0 trains all weights.
         lora_alpha: the adapters count lora_alpha / lora_rank times.
         lora_dropout: share of the adapters' inputs that is zeroed.
+        lora_targets: names of the layers that get adapters, or their ends, such as "qkv_proj"; all
+            projections when None.
+        prior_prompts: what the model must not forget: eight pictures of each prompt that it draws
+            before the training are mixed in; or one file of prompts.
+        prior_share: share of those among the pictures of a batch.
+        license: identifier of the licence for the cards, such as "apache-2.0"; that of the model
+            that the run starts from when None.
         data: how pictures and captions are read, in the size of the VQGAN, and the share of
             captions left out for guidance.
         prompts: drawn at every evaluation; or one file of them, .txt, .csv, .jsonl or .parquet.
@@ -141,7 +148,7 @@ class TransformerTrainingConfig(RunConfig):
     @property
     def may_change(self) -> frozenset[str]:  # type: ignore[override]
         """The optimiser too where it is AdamW by every name: for adapters."""
-        free = RunConfig.may_change | {"corruption", "lora_dropout", "prompts"}
+        free = RunConfig.may_change | {"corruption", "lora_dropout", "prompts", "license"}
         return free | {"optimizer"} if self.lora_rank else free
 
     vqgan: str | None = None
@@ -151,6 +158,10 @@ class TransformerTrainingConfig(RunConfig):
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] | None = None
+    prior_prompts: tuple[str, ...] = ()
+    prior_share: float = 0.2
+    license: str | None = None
     data: DataConfig = field(default_factory=lambda: DataConfig(caption_dropout=0.1))
     prompts: tuple[str, ...] = ()
 
@@ -158,6 +169,11 @@ class TransformerTrainingConfig(RunConfig):
         super().__post_init__()
         if not 0 <= self.corruption <= 1:
             raise ConfigError(f"corruption is a share from 0 to 1, not {self.corruption}.")
+        if not 0 < self.prior_share < 1:
+            raise ConfigError(
+                f"prior_share is a share above 0 and below 1, not {self.prior_share}; without "
+                "prior_prompts nothing is mixed in."
+            )
         if self.lora_rank < 0:
             raise ConfigError(f"lora_rank must be 0 (none) or more, not {self.lora_rank}.")
         if not 0 < self.lora_alpha < math.inf:
@@ -176,6 +192,10 @@ class TransformerTrainingConfig(RunConfig):
             raise ConfigError("Give vqgan, or init_from with a model that has one.")
         if self.init_from is None and self.lora_rank:
             raise ConfigError("LoRA adapts a trained model: give init_from.")
+        if self.init_from is None and self.prior_prompts:
+            raise ConfigError("prior_prompts are drawn by a trained model: give init_from.")
+        if self.lora_targets is not None and not self.lora_rank:
+            raise ConfigError("lora_targets name layers for adapters: give lora_rank.")
         if self.init_from is not None and self.model != TransformerConfig():
             raise ConfigError("model describes a new network; leave it out beside init_from.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...data import EncodedImages, encode_images
 from ...data.sources import split_weights
-from ...data.token_shards import is_encoded
+from ...data.token_shards import find_shards, is_encoded
 from ...errors import InputError
 from ...models.image_tokenizer import ImageTokenizer
 from ...pipeline.pipeline import Pipeline
@@ -22,25 +22,35 @@ _logger = logging.getLogger("dallemini.training")
 
 
 def open_tokens(
-    config: RunConfig, pipe: Pipeline, names: tuple[str, ...], *, name: str
+    config: RunConfig,
+    pipe: Pipeline,
+    names: tuple[str, ...],
+    *,
+    name: str,
+    prior: tuple[Path, float] | None = None,
 ) -> EncodedImages:
     """Open the tokens of pictures, made first where the data are pictures.
 
-    Sources that have weights, or are partly tokens, are encoded into a folder each.
+    Sources that have weights, or are partly tokens, are encoded into a folder each. `prior` is a
+    folder of tokens that is mixed in, as the last set, with its share of all pictures.
     """
     folder = config.run_folder / f"tokens-{name}"
     plain, weights = split_weights(names)
     if weights is None and not any(is_encoded(Path(name)) for name in plain):
-        encoded = EncodedImages.open(_encode(config, pipe, names, folder))
+        sets = [str(_encode(config, pipe, names, folder))]
     else:
-        given = ["" if weights is None else f":{weight}" for weight in weights or plain]
         sets = [
             source
             if is_encoded(Path(source))
             else str(_encode(config, pipe, (source,), folder.with_name(f"{folder.name}-{number}")))
             for number, source in enumerate(plain)
         ]
-        encoded = EncodedImages.open([a + b for a, b in zip(sets, given, strict=True)])
+    if prior is not None:
+        own = weights or [sum(s.rows for s in find_shards(Path(one))) for one in sets]
+        sets, share = [*sets, str(prior[0])], prior[1]
+        weights = (*((1 - share) * weight / sum(own) for weight in own), share)
+    given = ["" if weights is None else f":{weight:.9f}" for weight in weights or sets]
+    encoded = EncodedImages.open([a + b for a, b in zip(sets, given, strict=True)])
     _check_codes(encoded, pipe, names=", ".join(names))
     return encoded
 

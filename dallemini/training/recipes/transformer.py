@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..._version import __version__
 from ...data import EncodedImages, TokenBatches
-from ...data.prompts import read_prompts
 from ...data.sources import split_weights
 from ...data.token_shards import find_shards, is_encoded
 from ...errors import DalleMiniWarning
 from ...files import as_path, write_text
 from ...hub import model_card, usual_sections
 from ...images import image_to_tensor
+from ...models.adapter_files import adapter_card
 from ...models.image_tokenizer import ImageTokenizer
 from ...models.lora import LoRAConfig, add_lora, merge_lora, save_lora
 from ...models.transformer import Transformer, TransformerConfig
@@ -33,6 +33,7 @@ from ..checkpoint import load_averages
 from ..distributed import pick_device, rank, world_size
 from ..loop import run
 from ..transformer import TransformerBatch, TransformerTask
+from .cards import license_of, measured, training_data
 from .common import (
     HELD_OUT,
     MOST_CAPTIONS,
@@ -48,9 +49,10 @@ from .common import (
     whole_state,
 )
 from .config import TransformerTrainingConfig
+from .gap import GapWatch
+from .prior import draw_prior, read_listed
 from .tokens import open_tokens, tell_long_captions
 
-_PROMPT_FILES = (".txt", ".csv", ".jsonl", ".parquet")
 _DRAWN = 4  # pictures of each prompt
 
 
@@ -84,10 +86,13 @@ def train_transformer(
     """
     with opened(config, callbacks, can_split=True) as begun:
         pipe = _prepare(config).to(device=pick_device(config.device))
-        if config.lora_rank:
-            add_lora(pipe.transformer, _lora(config), seed=config.seed)
-        task = _task(config, pipe)
-        folder, callbacks = config.run_folder, begun.callbacks
+        prior = draw_prior(config, pipe) if config.prior_prompts else None
+        lora = _lora(config)
+        if lora is not None:
+            add_lora(pipe.transformer, lora, seed=config.seed)
+        task = _task(config, pipe, prior)
+        watch = GapWatch(steps=config.steps, is_lora=lora is not None)
+        folder, callbacks = config.run_folder, [*begun.callbacks, watch]
         run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)
         _restore(config, pipe)
         save_result(config, lambda: _save(config, pipe))
@@ -97,8 +102,9 @@ def train_transformer(
 def write_transformer(config: TransformerTrainingConfig, checkpoint: Path) -> None:
     """Save the pipeline that a checkpoint of a run makes."""
     pipe = _prepare(config)
-    if config.lora_rank:
-        add_lora(pipe.transformer, _lora(config), seed=config.seed)
+    lora = _lora(config)
+    if lora is not None:
+        add_lora(pipe.transformer, lora, seed=config.seed)
     load_averages(checkpoint, pipe.transformer)
     _restore(replace(config, strategy="ddp"), pipe)
     _save(config, pipe)
@@ -112,8 +118,16 @@ def _prepare(config: TransformerTrainingConfig) -> Pipeline:
     return pipe
 
 
-def _lora(config: TransformerTrainingConfig) -> LoRAConfig:
-    return LoRAConfig(rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
+def _lora(config: TransformerTrainingConfig) -> LoRAConfig | None:
+    """Return the adapters to train, if any."""
+    if not config.lora_rank:
+        return None
+    return LoRAConfig(
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+    )
 
 
 def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
@@ -122,16 +136,17 @@ def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
     (as_path(config.output) / EVALUATION_NAME).unlink(missing_ok=True)
     source, start = config.init_from, "trained from scratch"
     if source is not None:
-        here = Path(source).exists()
-        start = f"fine-tuned from `{Path(source).name if here else source}`"
-    data = ", ".join(f"`{short_name(name)}`" for name in config.train_data)
+        start = f"fine-tuned from `{short_name(source)}`"
+    sections = usual_sections(
+        training_data=training_data(config),
+        provenance=f"{start[0].upper()}{start[1:]} by dallemini {__version__}.",
+    )
+    sections["Measured"] = measured(config) or sections["Measured"]
     card = model_card(
         as_path(config.output).name,
         summary=f"A text-to-image pipeline, {start}.",
-        sections=usual_sections(
-            training_data=f"{data}, {config.steps:,} steps.",
-            provenance=f"{start.capitalize()} by dallemini {__version__}.",
-        ),
+        license=license_of(config, pipe),
+        sections=sections,
     )
     write_text(as_path(config.output) / "README.md", card)
 
@@ -146,6 +161,13 @@ def _restore(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
                 Path(config.output) / "adapter",
                 base_model=config.init_from or "",
                 state_dict=adapters,
+                card=adapter_card(
+                    as_path(config.output).name,
+                    config.init_from or "",
+                    license=license_of(config, pipe),
+                    training_data=training_data(config),
+                    measured=measured(config),
+                ),
             )
         )
         merge_lora(pipe.transformer)
@@ -246,11 +268,14 @@ def _read(tokenizer: Tokenizer, captions: Sequence[str], image_tokens: Tensor) -
     return TransformerBatch(TextTokens(input_ids, mask).trim(), image_tokens)
 
 
-def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
-    unseen, prompts = None, _prompts(config)
+def _task(
+    config: TransformerTrainingConfig, pipe: Pipeline, prior: Path | None = None
+) -> TransformerTask:
+    unseen, prompts = None, read_listed(config.prompts)
     if config.eval_data:  # first, because it is short and its name may be wrong
         unseen = open_tokens(config, pipe, config.eval_data, name="eval")
-    encoded = open_tokens(config, pipe, config.train_data, name="train")
+    mixed = None if prior is None else (prior, config.prior_share)
+    encoded = open_tokens(config, pipe, config.train_data, name="train", prior=mixed)
     tell_long_captions(encoded, pipe.tokenizer)
     batches = TokenBatches(
         encoded,
@@ -266,9 +291,10 @@ def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
         taken = batches(index)
         return _read(pipe.tokenizer, taken.captions, taken.image_tokens)
 
-    evaluation = {"train": _sample(encoded, pipe.tokenizer)}
+    own = len(encoded) if prior is None else sum(encoded.lengths[:-1])
+    evaluation = {"train": _sample(encoded, pipe.tokenizer, own)}
     if unseen is not None:
-        evaluation["held_out"] = _sample(unseen, pipe.tokenizer)
+        evaluation["held_out"] = _sample(unseen, pipe.tokenizer, len(unseen))
     task = TransformerTask(
         pipe.transformer,
         batches=batch,
@@ -283,10 +309,10 @@ def _task(config: TransformerTrainingConfig, pipe: Pipeline) -> TransformerTask:
     return task
 
 
-def _sample(encoded: EncodedImages, tokenizer: Tokenizer) -> TransformerBatch:
-    """Take pictures from all over a set, each with its first caption."""
-    step = max(1, len(encoded) // HELD_OUT)
-    taken = [encoded[index] for index in range(0, len(encoded), step)][:HELD_OUT]
+def _sample(encoded: EncodedImages, tokenizer: Tokenizer, count: int) -> TransformerBatch:
+    """Take pictures from all over the first so many of a set, each with its first caption."""
+    step = max(1, count // HELD_OUT)
+    taken = [encoded[index] for index in range(0, count, step)][:HELD_OUT]
     captions = [image.captions[0] if image.captions else "" for image in taken]
     return _read(tokenizer, captions, torch.stack([image.image_tokens for image in taken]))
 
@@ -296,14 +322,3 @@ def _draw(pipe: Pipeline, prompts: Sequence[str]) -> Sheet:
     drawn = pipe(prompts, seed=0, num_images_per_prompt=_DRAWN, candidates=1, progress=False)
     images = torch.stack([image_to_tensor(image) for image in drawn.images])
     return Sheet(images=images, columns=_DRAWN, captions=prompts)
-
-
-def _prompts(config: TransformerTrainingConfig) -> tuple[str, ...]:
-    """Return the prompts, which may be in a file.
-
-    Raises:
-        DalleMiniError: as `read_prompts`.
-    """
-    if len(config.prompts) == 1 and as_path(config.prompts[0]).suffix in _PROMPT_FILES:
-        return tuple(read_prompts(config.prompts[0]))
-    return config.prompts
