@@ -31,7 +31,7 @@ MOST_ROWS = 64  # from here on, general products are as fast
 
 _LINE, _BYTES, _OUTPUTS = 16, 64, 4  # the least sizes that a library computes
 _MOST_POSITIONS = 1 << 14  # scores lie on the stack of a thread
-_INTERFACE = 4  # of dallemini_interface
+_INTERFACE = 5  # of dallemini_interface
 _NAMES = ("_cpu_avx512", "_cpu_avx2")  # the faster one first
 _PLAIN = (Tensor, nn.Parameter)
 _is_traced, _is_transformed, _dispatch_modes = (
@@ -406,6 +406,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "dallemini_linear_float": ([*[pointer] * 3, *[number] * 3, flag], None),
         "dallemini_linear_int8": ([*[pointer] * 4, *[number] * 3, flag, flag], flag),
         "dallemini_attend": ([*[pointer] * 8, *[number] * 7, flag], flag),
+        "dallemini_norm": ([*[pointer] * 4, number, number, flag], None),
+        "dallemini_layer": ([pointer] * 5, flag),
         "dallemini_supports": ([], flag),
     }
     for name, (arguments, result) in functions.items():

@@ -7,6 +7,8 @@ H heads.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import is_
 from typing import Protocol
 
 import torch
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..kernels import extend_and_attend
+from ..kernels.layer import Words, cache_words
 
 TEXT_STEP = 16
 
@@ -57,6 +60,7 @@ class DecoderCache:
         cross_keys: per layer f[R,H,T,D/H]; `cross_values` likewise.
         cross_mask: bool[R,1,1,T], True on real text.
         positions: of each row, the number of image positions already decoded.
+        place: the same as one number, or as i64[R] on the CPU where rows differ.
     """
 
     self_keys: list[Tensor]
@@ -65,7 +69,8 @@ class DecoderCache:
     cross_values: list[Tensor]
     cross_mask: Tensor
     positions: list[int] = field(default_factory=list)
-    _place: int | Tensor = field(default=0, init=False, repr=False)
+    place: int | Tensor = field(default=0, init=False, repr=False)
+    _words: tuple[list[Tensor], Words | None] = field(default=([], None), init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.stand(self.positions or [0] * self.rows)
@@ -83,7 +88,7 @@ class DecoderCache:
     @property
     def is_even(self) -> bool:
         """Whether all rows stand at one position."""
-        return isinstance(self._place, int)
+        return isinstance(self.place, int)
 
     def advance(self, count: int = 1) -> None:
         """Count positions that were decoded; a negative number takes back the last ones."""
@@ -129,8 +134,8 @@ class DecoderCache:
         """
         keys, values = self.self_keys[layer], self.self_values[layer]
         if bias is None:
-            return extend_and_attend(query, key, value, keys, values, position=self._place)
-        count, start = query.shape[2], self._place
+            return extend_and_attend(query, key, value, keys, values, position=self.place)
+        count, start = query.shape[2], self.place
         if isinstance(start, Tensor):
             if count > 1:
                 raise InputError(
@@ -174,18 +179,27 @@ class DecoderCache:
 
     def take_positions(self, table: Tensor, count: int) -> Tensor:
         """Return the rows f[S,D] of f[L,D] for the next positions; f[R,S,D] of uneven rows."""
-        if isinstance(self._place, Tensor):
-            next_ones = torch.arange(count, dtype=torch.int64, device=self._place.device)
-            return table[(self._place[:, None] + next_ones).to(table.device)]
-        return table[self._place : self._place + count]
+        if isinstance(self.place, Tensor):
+            next_ones = torch.arange(count, dtype=torch.int64, device=self.place.device)
+            return table[(self.place[:, None] + next_ones).to(table.device)]
+        return table[self.place : self.place + count]
 
     def stand(self, positions: list[int]) -> None:
         """Let each row be at its position, with what is written before it."""
         self.positions = positions
         if positions and positions.count(positions[0]) == len(positions):
-            self._place = positions[0]  # one number stands for all
+            self.place = positions[0]  # one number stands for all
         else:
-            self._place = torch.tensor(positions, dtype=torch.int64, device="cpu")
+            self.place = torch.tensor(positions, dtype=torch.int64, device="cpu")
+
+    def words(self) -> Words | None:
+        """Return where everything lies, for the library; None where it does not read it."""
+        known, words = self._words
+        now = [*chain.from_iterable(self._tensors())]
+        if len(known) != len(now) or not all(map(is_, known, now)):
+            words = cache_words(self._tensors())
+            self._words = now, words
+        return words
 
     def _tensors(self) -> list[list[Tensor]]:
         return [self.self_keys, self.self_values, self.cross_keys, self.cross_values]

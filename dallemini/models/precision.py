@@ -94,6 +94,15 @@ def read_precisions(
     return {name: read_precision(dtype.get(name), older.get(name)) for name in names}
 
 
+def has_native_bfloat16() -> bool:
+    """Tell whether this processor multiplies bfloat16 itself: AVX-512 BF16 or AMX, as torch reports.
+
+    Others widen and round every number, which is slower than float32.
+    """
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
 def check_dtype(dtype: object) -> torch.dtype:
     """Return the floating-point type that weights are wanted in, float32 for None.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..architecture import Side
 from .blocks import DecoderLayer, EncoderLayer
 from .cache import DecoderCache, EncoderOutput
+from .decoder_layers import run_layers
 from .norms import make_norm, normalize
 from .pretrained import empty_embedding
 from .transformer_config import TransformerConfig
@@ -106,6 +107,9 @@ class Decoder(Tower):
             As many hidden states.
         """
         hidden_states = self.embed(input_ids, cache)
+        computed = None if cache is None else run_layers(self.layers, hidden_states, cache)
+        if computed is not None:
+            return normalize(self.final_norm, computed)
         for number, layer in enumerate(self.layers):
             if cache is None:
                 hidden_states = layer(hidden_states, encoder_output)

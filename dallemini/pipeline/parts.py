@@ -32,6 +32,7 @@ from ..errors import (
 )
 from ..files import write_text
 from ..generation import GenerationConfig
+from ..models import precision
 from ..models.clip import CLIP
 from ..models.image_tokenizer import ImageTokenizer
 from ..models.precision import Weights, read_precisions
@@ -210,11 +211,17 @@ def describe(source: hub.Source, component: Component) -> tuple[str, checkpoints
 def choose_weights(dtype: object, quantization: object, place: torch.device) -> dict[str, Weights]:
     """Return the precision of each part with weights, before anything is opened.
 
+    Where "int8" stands for the whole pipeline, the image tokenizer decodes in bfloat16 on
+    processors that have it.
+
     Raises:
         InputTypeError, InputError: as `read_precisions`.
         UnsupportedOperationError: a part cannot have the precision that is asked for.
     """
     weights = read_precisions(dtype, quantization, parts=COMPONENTS, quantizable="transformer")
+    whole = dtype == "int8" if dtype is not None else quantization == "int8"
+    if whole and place.type == "cpu" and precision.has_native_bfloat16():
+        weights["vqgan"] = Weights(torch.bfloat16)
     for part, kinds in _MODELS.items():
         kinds[0].check_weights(weights[part], place)
     return weights

@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-PARTS = ("projections", "lm_head", "attention", "sampling", "other operations", "python")
-SCOPES = ("lm_head", "sampling")
+PARTS = ("layers", "projections", "lm_head", "attention", "sampling", "other operations", "python")
+SCOPES = {"run_layers": "layers", "lm_head": "lm_head", "sampling": "sampling"}
 _ATTENTION = ("attend", "scaled_dot_product", "flash_attention", "bmm", "baddbmm", "softmax")
 _PROJECTIONS = ("linear", "addmm", "aten::mm", "matmul", "int8pack", "int_mm", "quantized")
 
@@ -110,7 +110,7 @@ def _part(event: Any) -> str:
     above = event
     while above is not None:
         if above.name in SCOPES:
-            return str(above.name)
+            return SCOPES[above.name]
         above = above.cpu_parent
     if any(part in event.name for part in _ATTENTION):
         return "attention"

@@ -13,6 +13,7 @@ from dallemini import VQGAN, Pipeline, kernels
 from dallemini.generation import TopSampler, make_generators
 from dallemini.generation.loop import generate_tokens
 from dallemini.kernels import int8
+from dallemini.models import towers
 
 from .breakdown import Breakdown
 from .memory import with_memory
@@ -99,7 +100,8 @@ class Ours:
         head = breakdown.watching(pipe.transformer.lm_head, "lm_head")
         # called through ctypes, which the profiler does not see
         called = breakdown.watching_functions(kernels, ("linear", "_attend"))
-        with head, called, breakdown.watching_functions(int8, ("linear_int8",)):
+        layers = breakdown.watching_functions(towers, ("run_layers",))
+        with head, called, layers, breakdown.watching_functions(int8, ("linear_int8",)):
             return breakdown.of(tokens, positions=positions, steps=steps)
 
     def _draw(self, images: int, seed: int, *, top_k: int = TOP_K) -> object:

@@ -161,7 +161,7 @@ def breakdown_table(report: Report) -> str:
     for precision in ours(report):
         for images, positions in report["sides"][precision].get("breakdown", {}).items():
             for position, parts in positions.items():
-                cells = [show(parts[part], "ms") for part in (*PARTS, "step")]
+                cells = [show(parts.get(part, 0.0), "ms") for part in (*PARTS, "step")]
                 lines.append([f"{precision}, {images}, {position}", *cells])
     return markdown(["precision, images, position", *PARTS, "step"], lines) if lines else ""
 

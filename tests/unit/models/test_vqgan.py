@@ -224,7 +224,8 @@ def test_half_precision_draws_nearly_the_same(
     half = tiny_vqgan().to(dtype)
     pixels = half.decode(codes)
     assert pixels.dtype == dtype
-    torch.testing.assert_close(pixels.float(), vqgan.decode(codes), rtol=0.1, atol=0.1)
+    error = (pixels.float() - vqgan.decode(codes)).square().mean()
+    assert float(-10 * error.log10()) > 40  # decibels
     assert half.encode(pictures(1, 3, 16, 16)).shape == (1, 16)
 
 

@@ -22,7 +22,7 @@ from dallemini.errors import (
     UnsupportedOperationError,
 )
 from dallemini.hub import open as open_once
-from dallemini.models import VQGANConfig
+from dallemini.models import VQGANConfig, precision
 from dallemini.models.lora import add_lora, load_lora
 from dallemini.pipeline.parts import Parts
 from dallemini.testing import TINY_VQGAN, tiny_pipeline, tiny_transformer, tiny_vqgan
@@ -218,12 +218,34 @@ def test_incomplete_cache_says_so_offline(hub: HubServer, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("older", [True, False])
-def test_int8_means_the_transformer(saved: Path, older: bool) -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_int8_means_the_transformer(
+    saved: Path, older: bool, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_native_bfloat16", lambda: native)
     asked: dict[str, Any] = {"quantization": "int8"} if older else {"dtype": "int8"}
     pipe = Pipeline.from_pretrained(saved, **asked)
     assert pipe.transformer.quantization == "int8"
     assert isinstance(pipe.vqgan, VQGAN)
-    assert (pipe.vqgan.quantization, pipe.vqgan.dtype) == (None, torch.float32)
+    wanted = torch.bfloat16 if native else torch.float32
+    assert (pipe.vqgan.quantization, pipe.vqgan.dtype) == (None, wanted)
+    assert len(pipe("a cat", seed=0, progress=False).images) == 1
+    mapped = Pipeline.from_pretrained(saved, dtype={"transformer": "int8"})
+    assert isinstance(mapped.vqgan, VQGAN)
+    assert mapped.vqgan.dtype == torch.float32
+
+
+@pytest.mark.parametrize("flag", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_a_processor_with_either_unit_has_bfloat16(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == flag, raising=False)
+    assert precision.has_native_bfloat16()
+    monkeypatch.setattr(torch.cpu, flag, lambda: False)
+    assert not precision.has_native_bfloat16()
+    monkeypatch.delattr(torch.cpu, flag)
+    assert not precision.has_native_bfloat16()
 
 
 def test_each_part_has_its_own_precision(saved: Path) -> None:
