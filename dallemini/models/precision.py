@@ -95,7 +95,7 @@ def read_precisions(
 
 
 def has_native_bfloat16() -> bool:
-    """Tell whether this processor multiplies bfloat16 itself: AVX-512 BF16 or AMX, as torch reports.
+    """Tell whether torch says that this processor multiplies bfloat16 (AVX-512 BF16 or AMX).
 
     Others widen and round every number, which is slower than float32.
     """
