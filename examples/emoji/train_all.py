@@ -25,7 +25,6 @@ HERE = Path(__file__).parent
 SETTINGS = HERE / "settings"
 SCENES = {"cpu": 36_000, "gpu": 60_000, "small": 24}
 CAPTIONS = {"cpu": 200, "gpu": 200, "small": 2}
-CHOICE = {"cpu": (1000, 260), "gpu": (4000, 1000), "small": (8, 2)}  # captions, steps
 LIMIT = 60_000_000  # of a packed file
 
 
@@ -40,8 +39,6 @@ def steps(work: Path, data: Path, settings: str) -> dict[str, list[str]]:
         return [str(word) for word in command]
 
     vqgan, scenes, bundle = model / "vqgan", runs / "scenes", work / "bundle"
-    draft, (captions, choice_steps) = work / "draft", CHOICE[settings]
-    card = ["--card", HERE / "model_card.md"]
     commands: dict[str, list[object]] = {
         "vqgan": [*train("vqgan", "--output", vqgan)],
         "scenes": ["scenes.py", data, scenes, "--vqgan", vqgan, "--count", SCENES[settings]],
@@ -49,15 +46,12 @@ def steps(work: Path, data: Path, settings: str) -> dict[str, list[str]]:
             "transformer", "--vqgan", vqgan, "--scenes", scenes, "--output", model
         ),  # type: ignore[dict-item]
         "clip": [*train("clip", "--output", model / "scorer")],
-        "draft": ["assemble.py", data, model, draft, *card],
-        "choice": [
-            "train_choice.py", data, runs / "choice", "--scenes", scenes, "--model", draft,
-            "--output", model / "scorer", "--captions", captions, "--steps", choice_steps,
-        ],
         "decoder": train(
             "vqgan", "--decoder-of", vqgan, "--size", 320, "--output", vqgan, name="decoder"
         ),  # type: ignore[dict-item]
-        "assemble": ["assemble.py", data, model, bundle, *card],
+        "assemble": [
+            "assemble.py", data, model, bundle, "--card", HERE / "model_card.md",
+        ],
         "evaluate": [
             "evaluate.py", data, "--model", bundle, "--captions", CAPTIONS[settings],
             "--output", work / "evaluation.json",

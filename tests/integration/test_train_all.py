@@ -54,7 +54,7 @@ def test_training_from_one_packed_file_leaves_a_pipeline_and_figures(
     assert pipe("a pizza", seed=0, progress=False).images[0].size == (320, 320)
     capfd.readouterr()
     train_all.main(command)
-    assert capfd.readouterr().out.count("done before") == 9
+    assert capfd.readouterr().out.count("done before") == 7
 
 
 @pytest.mark.thorough
