@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from dallemini import Pipeline
-from dallemini.data import DataConfig, EncodedImages
+from dallemini.data import DataConfig, EncodedImages, TokenBatches
 from dallemini.errors import ConfigError
 from dallemini.hub.card import split_card
 from dallemini.testing import tiny_pipeline
 from dallemini.training.log import read_log
 from dallemini.training.recipes import TransformerTrainingConfig, train_transformer
 from dallemini.training.recipes.gap import GapWatch
+from dallemini.training.recipes.prior import draw_prior
+from dallemini.training.recipes.tokens import open_tokens
 
 LOOP: dict[str, Any] = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "evaluate_every": 2}
 LOOP |= {"device": "cpu", "progress": False, "data": DataConfig(image_size=16, min_side=8)}
@@ -47,17 +50,15 @@ def test_an_adapter_has_the_layers_that_are_asked_for_and_a_card(
 ) -> None:
     pipe = run(place, tmp_path / "blips", lora_rank=2, lora_targets=("q_proj", "lm_head"))
     again = Pipeline.from_pretrained(place / "model")
+    before = {name: value.clone() for name, value in again.transformer.state_dict().items()}
     again.load_adapter(tmp_path / "blips" / "adapter")
-    changed = {
-        name
-        for name, value in again.transformer.state_dict().items()
-        if not value.equal(Pipeline.from_pretrained(place / "model").transformer.state_dict()[name])
-    }
+    after = again.transformer.state_dict()
+    changed = {name for name, value in after.items() if not value.equal(before[name])}
     assert changed == {f"decoder.layers.{n}.cross_attn.q_proj.weight" for n in (0, 1)} | {
         "lm_head.weight"
     }
     for name, value in pipe.transformer.state_dict().items():
-        assert value.equal(again.transformer.state_dict()[name])
+        assert value.equal(after[name])
     for card in ("README.md", "adapter/README.md"):
         header, body = split_card((tmp_path / "blips" / card).read_text())
         assert header["license"] == "apache-2.0", "that of the model it started from"
@@ -70,28 +71,43 @@ def test_an_adapter_has_the_layers_that_are_asked_for_and_a_card(
 
 def test_what_the_old_model_drew_is_mixed_in(place: Path, tmp_path: Path) -> None:
     prompts = ("a red apple", "a blue bird")
-    run(place, tmp_path / "kept", prior_prompts=prompts, prior_share=0.5, license="mit")
-    prior = EncodedImages.open(tmp_path / "kept-run" / "tokens-prior")
-    assert [prior[index].captions[0] for index in (0, 7, 8, 15)] == [prompts[0]] * 2 + [
-        prompts[1]
-    ] * 2
-    drawn = Pipeline.from_pretrained(place / "model")(
-        prompts, num_images_per_prompt=8, seed=0, progress=False, candidates=1
-    )
+    changes: dict[str, Any] = {"prior_prompts": prompts, "prior_share": 0.5, "license": "mit"}
+    pipe = run(place, tmp_path / "kept", **changes)
+    path = tmp_path / "kept-run" / "tokens-prior" / "tokens-00000.parquet"
+    prior = EncodedImages.open(path.parent)
+    captions = [prior[index].captions[0] for index in (0, 7, 8, 15)]
+    assert captions == [prompts[0], prompts[0], prompts[1], prompts[1]]
+    start = Pipeline.from_pretrained(place / "model")
+    drawn = start(prompts, num_images_per_prompt=8, seed=0, progress=False, candidates=1)
     assert prior.image_tokens(range(16)).equal(drawn.image_tokens)
-    without = run(place, tmp_path / "not-kept")
-    (kept, plain) = (
-        next(read_log(tmp_path / f"{name}-run"))["train_loss"] for name in ("kept", "not-kept")
-    )
-    assert kept != plain  # other batches; the pictures that are measured are the same
-    assert without.name
     card = (tmp_path / "kept" / "README.md").read_text()
     assert 'license: "mit"' in card
     assert "of which 50% were drawn by the model before" in card
-    stamp = (tmp_path / "kept-run" / "tokens-prior" / "tokens-00000.parquet").stat().st_mtime_ns
-    run(place, tmp_path / "kept", prior_prompts=prompts, prior_share=0.5, steps=3)
-    path = tmp_path / "kept-run" / "tokens-prior" / "tokens-00000.parquet"
+    stamp = path.stat().st_mtime_ns
+    config = TransformerTrainingConfig(
+        train_data=("x",), output=str(tmp_path / "kept"), init_from="y", **LOOP, **changes
+    )
+    draw_prior(config, Pipeline.from_pretrained(place / "model"))
     assert path.stat().st_mtime_ns == stamp, "drawn once"
+    draw_prior(config, pipe)
+    assert path.stat().st_mtime_ns != stamp, "drawn by another model"
+
+
+def test_a_prior_has_its_share_of_the_pictures(place: Path, tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(place / "model")
+    config = TransformerTrainingConfig(
+        train_data=(str(place / "pictures"),),
+        output=str(tmp_path / "out"),
+        init_from=str(place / "model"),
+        **LOOP,
+        prior_prompts=("a red apple",),
+    )
+    folder = draw_prior(config, pipe)
+    encoded = open_tokens(config, pipe, config.train_data, name="train", prior=(folder, 0.25))
+    assert encoded.lengths == [3, 8]
+    batches = TokenBatches(encoded, batch_size=100, seed=0)
+    keys = [key for number in range(4) for key in batches(number).keys]
+    assert sum(key.startswith("prior-") for key in keys) == pytest.approx(100, abs=15)
 
 
 @pytest.mark.parametrize(
@@ -127,5 +143,11 @@ def test_a_run_that_ignores_its_captions_says_so_once(caplog: pytest.LogCaptureF
 
 def test_a_run_has_the_watch(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="dallemini.training")
-    run(place, tmp_path / "out", learning_rate=1e-6, matrix_learning_rate=1e-6)
-    assert any("text_gap is" in message for message in caplog.messages)
+    deaf = tiny_pipeline()
+    for name, parameter in deaf.transformer.named_parameters():
+        if name.endswith("cross_attn.out_proj.weight"):
+            torch.nn.init.zeros_(parameter)
+    deaf.save_pretrained(tmp_path / "deaf")
+    lora = {"lora_rank": 2, "lora_targets": ("self_attn.out_proj",)}
+    run(place, tmp_path / "out", init_from=str(tmp_path / "deaf"), **lora)
+    assert any("text_gap is 0, under" in message for message in caplog.messages)
