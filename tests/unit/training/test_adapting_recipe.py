@@ -15,7 +15,6 @@ from dallemini.data import DataConfig, EncodedImages, TokenBatches
 from dallemini.errors import ConfigError
 from dallemini.hub.card import split_card
 from dallemini.testing import tiny_pipeline
-from dallemini.training.log import read_log
 from dallemini.training.recipes import TransformerTrainingConfig, train_transformer
 from dallemini.training.recipes.gap import GapWatch
 from dallemini.training.recipes.prior import draw_prior
