@@ -74,16 +74,19 @@ class _AddLowRank(torch.autograd.Function):
         inner = narrow @ rows.T  # f[r,N]
         ctx.save_for_backward(rows, weight, narrow, wide, inner)
         ctx.scale = scale
-        return (rows @ weight.T).addmm_(inner.T, wide.T, alpha=scale)
+        output = rows @ weight.T
+        return torch.addmm(output, inner.T, wide.T, alpha=scale, out=output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the rows and of the two narrow matrices."""
+        (gradient,) = gradients
         rows, weight, narrow, wide, inner = ctx.saved_tensors
         of_inner = (wide.T @ gradient.T).mul_(ctx.scale)
         of_rows = None
         if ctx.needs_input_grad[0]:
-            of_rows = (gradient @ weight).addmm_(of_inner.T, narrow)
+            of_rows = gradient @ weight
+            torch.addmm(of_rows, of_inner.T, narrow, out=of_rows)
         return of_rows, None, of_inner @ rows, (inner @ gradient).T.mul(ctx.scale), None
 
 
@@ -125,7 +128,9 @@ class LoRALinear(nn.Linear):
         scale, dropout = self.config.scale, self.config.dropout if self.training else 0.0
         is_plain = torch.compiler.is_compiling() or not torch.is_grad_enabled()
         if not (dropout or is_plain):
-            output = _AddLowRank.apply(rows, self.weight.to(dtype), narrow, wide, scale)
+            output: Tensor = _AddLowRank.apply(  # type: ignore[no-untyped-call]
+                rows, self.weight.to(dtype), narrow, wide, scale
+            )
             output = output if self.bias is None else output + self.bias.to(dtype)
         else:
             output = kernels.linear(rows, self.weight, self.bias)

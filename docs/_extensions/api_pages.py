@@ -51,6 +51,7 @@ CHAPTERS = (
             *("dallemini.pipeline", "dallemini.Pipeline", "dallemini.GenerationOutput"),
             *("dallemini.GenerationStep", "dallemini.GenerationProgress", "dallemini.Detection"),
             *("dallemini.C2PASigner", "dallemini.pipeline.metadata.PictureMetadata"),
+            "dallemini.models.adapters.AdapterUse",
             *("dallemini.pipeline.metadata.Drawn", "dallemini.pipeline.metadata.read_metadata"),
             *("dallemini.pipeline.origin.stamp", "dallemini.pipeline.inspecting.Inspection"),
             *("dallemini.pipeline.inspecting.Layer", "dallemini.pipeline.signing.Credentials"),
