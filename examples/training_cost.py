@@ -127,7 +127,8 @@ def step_operations(training: Training) -> int:
 
     The backward pass of a product costs two products: 6 P for each token in all. Frozen matrices
     need one of the two: 4 P, and 6 r (I + O) for the adapter of a matrix with I inputs and O
-    outputs. Checkpointing computes the layers once more, up to the last product of each.
+    outputs. Checkpointing computes the layers once more, without adapters up to the last product
+    of each.
     """
     forward, rank = forward_operations(training), training.lora_rank
     whole = sum(forward.values())
@@ -139,8 +140,8 @@ def step_operations(training: Training) -> int:
         adapters += 2 * rank * (inputs + outputs) * tokens
         if name.endswith("layers.0.self_attn.qkv_proj"):  # what comes before it is frozen
             unused += 2 * inputs * (outputs + rank) * tokens
-        if name.endswith("glu.out_proj"):  # nothing needs its output again
-            again -= 2 * (rank or inputs) * outputs * tokens
+        if name.endswith("glu.out_proj") and not rank:  # nothing needs its output again
+            again -= 2 * inputs * outputs * tokens
     again = again + adapters if training.checkpointing else 0
     if not rank:
         return 3 * whole + again
