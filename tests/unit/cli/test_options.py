@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dallemini import Pipeline
 from dallemini.cli.options import DrawingOptions, SourceOptions, attribute_help
 from dallemini.cli.words import own_words
 from dallemini.errors import DalleMiniError, InputError
@@ -56,7 +55,8 @@ def test_options_are_tried_before_anything_is_loaded(options: DrawingOptions) ->
 )
 def test_options_are_the_keywords_of_the_pipeline(options: DrawingOptions) -> None:
     options.check()
-    pipe = Pipeline.from_pretrained(**options.keywords)
+    where = SourceOptions()
+    pipe = options.load(where.open("dallemini/emoji"), where)
     assert pipe.transformer.quantization == "int8"
 
 
