@@ -60,6 +60,20 @@ typedef int32_t int_group __attribute__((vector_size(16), aligned(4)));
 #define VNNI __attribute__((target("arch=" ARCH "," VNNI_NAME)))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
+/* Whether the processor has what ARCH and VNNI_NAME mean. Older Clangs know the parts only. */
+#define HAS(name) !!__builtin_cpu_supports(name)
+#ifndef __clang__
+#define HAS_ARCH HAS(ARCH)
+#define HAS_VNNI HAS(VNNI_NAME)
+#elif LANES == 16
+#define HAS_ARCH                                                                                   \
+    (HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))
+#define HAS_VNNI HAS(VNNI_NAME)
+#else
+#define HAS_ARCH (HAS("avx2") && HAS("fma") && HAS("bmi2"))
+#define HAS_VNNI 0
+#endif
+
 /* Inputs are taken a cache line at a time: LINE floats or BYTES bytes. A tile is ROWS rows times
    OUTPUTS outputs: as many sums as there are registers for. */
 enum { LINE = 16, BYTES = 64, OUTPUTS = 4, ROWS = LANES == 16 ? 6 : 3, LEVELS = 127, FEW = 8 };
@@ -71,8 +85,12 @@ int dallemini_interface(void) { return 5; }
 /* Whether the processor can run the functions below. */
 int dallemini_supports(void) {
     __builtin_cpu_init();
-    return !!__builtin_cpu_supports(ARCH);
+    return HAS_ARCH;
 }
+
+#ifdef __clang__ /* which does not pass vectors to a function without them, though it is inlined */
+#pragma clang attribute push(__attribute__((target("arch=" ARCH))), apply_to = function)
+#endif
 
 /* How many equal parts of some work make a chunk, so that a chunk takes some microseconds: what is
    smaller than two of them is done by the caller alone. A part costs what it reads, in bytes, and
@@ -355,7 +373,7 @@ WIDE static float largest(const float *x, long count) {
 int dallemini_linear_int8(const float *x, const int8_t *w, const float *scale, float *y, long rows,
                           long inputs, long outputs, int fine, int threads) {
     __builtin_cpu_init();
-    int vnni = !!__builtin_cpu_supports(VNNI_NAME);
+    int vnni = HAS_VNNI;
     long stride = divide_up(inputs, BYTES) * BYTES, each = fine ? 2 : 1, all = 1 + rows * each;
     long room = all + 8; /* the gap keeps two from writing to one cache line */
     long bytes = threads * room * sizeof(int_group) + rows * sizeof(float);
@@ -371,3 +389,7 @@ int dallemini_linear_int8(const float *x, const int8_t *w, const float *scale, f
 }
 
 #include "_layer.h"
+
+#ifdef __clang__
+#pragma clang attribute pop
+#endif

@@ -95,7 +95,7 @@ def read_precisions(
 
 
 def has_native_bfloat16() -> bool:
-    """Tell whether torch says that this processor multiplies bfloat16 (AVX-512 BF16 or AMX).
+    """Tell whether torch reports that this processor multiplies bfloat16: AVX-512 BF16 or AMX.
 
     Others widen and round every number, which is slower than float32.
     """

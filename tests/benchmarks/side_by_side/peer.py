@@ -29,15 +29,18 @@ class Peer:
         size: of its transformer.
         positions: compute only these steps of a picture; None for all. Nothing in a step of
             min-dalle depends on the position.
+        device: "cpu" or "cuda".
     """
 
-    def __init__(self, folder: Path, size: Size, *, positions: Collection[int] | None) -> None:
+    def __init__(
+        self, folder: Path, size: Size, *, positions: Collection[int] | None, device: str = "cpu"
+    ) -> None:
         # torch's warnings about calls that it will drop, and about there being no GPU
         warnings.filterwarnings("ignore")
         self._model = _sized(size)(
             models_root=str(folder),
             dtype=torch.float32,
-            device="cpu",
+            device=device,
             is_mega=size.is_mega,
             is_reusable=True,
             is_verbose=False,
