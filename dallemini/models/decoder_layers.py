@@ -17,6 +17,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ..kernels import Linear
+from ..kernels.int8 import KernelOperator
 from ..kernels.layer import NORM_EPS, Layers, LayerWeights, Projection, takes
 from .attention import AttentionForm
 from .blocks import DecoderLayer, attention_form
@@ -154,6 +155,9 @@ def _find_norm(norm: nn.Module | None) -> tuple[Tensor | None, Tensor] | None:
 def _find_projection(linear: nn.Module) -> Projection | None:
     if type(linear) is Linear and linear.bias is None:
         return linear.weight, None, False
-    if type(linear) is Int8Linear and linear.bias is None and linear.read_in_place is not None:
-        return *linear.read_in_place, linear.fine
-    return None
+    if type(linear) is not Int8Linear or linear.bias is not None or linear._packed is None:
+        return None
+    if type(linear.operator) is not KernelOperator:
+        return None
+    weight, scale = linear.operator.unpack(linear._packed)
+    return weight, scale, linear.fine

@@ -22,13 +22,7 @@ from ..config import Config
 from ..errors import CheckpointError, InputError, UnsupportedOperationError
 from ..foreign import show
 from ..kernels import Linear
-from ..kernels.int8 import (
-    LARGEST,
-    Int8Operator,
-    KernelOperator,
-    PlainOperator,
-    choose_operator,
-)
+from ..kernels.int8 import LARGEST, Int8Operator, PlainOperator, choose_operator
 from .adapted import fuse_adapters
 from .precision import QUANTIZATIONS, Quantization, Weights, check_quantization
 from .pretrained import PretrainedModule
@@ -100,13 +94,6 @@ class Int8Linear(nn.Module):
             assert self.bias is not None
             product = product + self.bias
         return product.view(*hidden_states.shape[:-1], self.out_features).to(hidden_states.dtype)
-
-    @property
-    def read_in_place(self) -> tuple[Tensor, Tensor] | None:
-        """The weight i8[O,I] and scales f32[O] where the kernel of this package reads them."""
-        if self._packed is None or type(self.operator) is not KernelOperator:
-            return None
-        return self.operator.unpack(self._packed)
 
     def unpacked(self) -> dict[str, Tensor]:
         """Return `weight` i8[O,I], `weight_scale` f32[O] and `bias`; on `meta` without weights."""
