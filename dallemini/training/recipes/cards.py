@@ -11,7 +11,7 @@ from ...pipeline.pipeline import Pipeline
 from ..log import read_log
 
 if TYPE_CHECKING:
-    from .transformer import TransformerTrainingConfig
+    from .config import TransformerTrainingConfig
 
 
 def training_data(config: TransformerTrainingConfig) -> str:

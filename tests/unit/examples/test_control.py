@@ -198,11 +198,11 @@ def test_scenes_are_kept_with_their_codes_and_go_on(
 
 
 @pytest.mark.parametrize("name", [*FILTERS, "count", "relation", "tiny"])
-def test_scenes_look_the_same_at_twice_the_size(emojis: Emojis, name: str) -> None:
+def test_scenes_look_the_same_at_twice_the_size(emojis: Emojis, tmp_path: Path, name: str) -> None:
     settings = {"count": 3} if name == "count" else {"relation": "above"}
     settings = {"size": "tiny"} if name == "tiny" else settings
     scene = Scene(indices=(0, 1), **({"filter": name} if name in FILTERS else settings))
-    root = Path(str(emojis.pixels.filename)).parent
-    large, small = Stage(Emojis(root, split="train", size=2 * SIZE))(scene), Stage(emojis)(scene)
+    larger = Emojis(tmp_path, split="train", size=2 * SIZE)
+    large, small = Stage(larger)(scene), Stage(emojis)(scene)
     assert large.shape == (3, 2 * SIZE, 2 * SIZE)
     assert float((F.avg_pool2d(large, 2) - small).abs().mean()) < 0.05

@@ -205,7 +205,9 @@ def test_a_larger_decoder_learns_on_the_codes_of_smaller_pictures() -> None:
     task = VQGANTask(vqgan, batches=large, held_out=large(10**6), config=loss)
     losses = task.losses(0)
     losses["loss"].backward()
-    assert vqgan.decoder.conv_out.weight.grad.any()
+    learnt = vqgan.decoder.conv_out.weight.grad
+    assert learnt is not None
+    assert learnt.any()
     assert set(task.evaluate(1)) == {"psnr", "codes_used"}
     assert task.pictures(1)["reconstructions"].images.shape == (8, 3, 32, 32)
 
