@@ -502,7 +502,7 @@ def test_a_folder_without_an_adapter_says_what_it_holds(saved: Path, tmp_path: P
         load_lora(tiny_transformer(), tmp_path / "model")
     (saved / "adapter_model.safetensors").unlink()
     with pytest.raises(
-        MissingFileError, match=r"it lacks adapter_model\.safetensors; it holds adapter_"
+        MissingFileError, match=r"it lacks adapter_model\.safetensors; it holds README"
     ):
         load_lora(tiny_transformer(), saved)
     with pytest.raises(MissingFileError, match="There is no file or folder"):
