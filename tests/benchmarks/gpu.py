@@ -62,7 +62,7 @@ def run_tests(dry: bool) -> str:
     return (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
 
 
-def measure_parity(config: TransformerConfig, device: str) -> dict[str, dict[str, object]]:
+def measure_parity(config: TransformerConfig, device: str) -> dict[str, dict[str, float]]:
     """Return how far logits of each type are from float32 on the processor."""
     model = Transformer.from_config(config).eval()
     text = tiny_tokenizer()("a red apple")

@@ -6,7 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
-from typing import cast
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ CONFIG = TransformerConfig(
 built = pytest.mark.skipif(not kernels.has_kernels(), reason="the C library was not built")
 
 
-def make(precision: str = "float32", **changes: object) -> Transformer:
+def make(precision: str = "float32", **changes: Any) -> Transformer:
     config = TransformerConfig.from_dict({**CONFIG.to_dict(), **changes})
     model = Transformer.from_config(config).eval()
     generator = torch.Generator().manual_seed(3)
@@ -44,6 +44,10 @@ def make(precision: str = "float32", **changes: object) -> Transformer:
         if parameter.ndim == 1:  # norms are the identity in the beginning
             parameter.data.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
     return model.quantize() if precision == "int8" else model
+
+
+def layers_of(model: Transformer) -> Any:
+    return model.decoder.layers
 
 
 def draw(*shape: int) -> Tensor:
@@ -68,7 +72,7 @@ def both(model: Transformer, positions: list[int], count: int) -> tuple[Tensor |
     """Return what the library computes, and what the modules do; caches must agree as well."""
     states = draw(len(positions), count, model.config.d_model)
     ours, theirs = fill(model, positions), fill(model, positions)
-    layers = cast(nn.ModuleList, model.decoder.layers)
+    layers = layers_of(model)
     found, wanted = run_layers(layers, states, ours), states
     for number, layer in enumerate(layers):
         wanted = layer.forward(wanted, cache=theirs, layer=number)
@@ -105,7 +109,7 @@ def test_layers_have_the_bits_of_the_modules(precision: str) -> None:
     ],
     ids=str,
 )
-def test_some_switches_are_computed(changes: dict[str, object]) -> None:
+def test_some_switches_are_computed(changes: dict[str, Any]) -> None:
     assert is_computed(make(**changes))
 
 
@@ -125,7 +129,7 @@ def test_some_switches_are_computed(changes: dict[str, object]) -> None:
     ],
     ids=str,
 )
-def test_other_switches_go_through_the_modules(changes: dict[str, object]) -> None:
+def test_other_switches_go_through_the_modules(changes: dict[str, Any]) -> None:
     assert not is_computed(make(**changes))
 
 
@@ -144,12 +148,12 @@ def train_adapters(model: Transformer) -> None:
 
 
 def replace_attention(model: Transformer) -> None:
-    first, second = cast(nn.ModuleList, model.decoder.layers)
+    first, second = layers_of(model)
     first.self_attn = copy.deepcopy(second.self_attn)
 
 
 def fill_in_place(model: Transformer) -> None:
-    cast(nn.ModuleList, model.decoder.layers)[0].glu.in_proj.weight.data.mul_(2)
+    layers_of(model)[0].glu.in_proj.weight.data.mul_(2)
 
 
 CHANGES: list[Callable[[Transformer], object]] = [
@@ -180,7 +184,7 @@ def test_changed_weights_are_those_that_count(change: Callable[[Transformer], ob
 def test_weights_of_another_dtype_go_through_the_modules() -> None:
     model = make()
     assert is_computed(model)
-    layer = cast(nn.ModuleList, model.decoder.layers)[1]
+    layer = layers_of(model)[1]
     layer.glu.norm_mid.to(torch.float64)
     with torch.no_grad():
         assert run_layers(model.decoder.layers, draw(1, 1, 64), fill(model, [4])) is None
@@ -191,7 +195,7 @@ def test_weights_of_another_dtype_go_through_the_modules() -> None:
 def test_hooks_are_called(add: str) -> None:
     model, heard = make(), list[object]()
     assert is_computed(model)
-    attention = cast(nn.ModuleList, model.decoder.layers)[1].self_attn
+    attention = layers_of(model)[1].self_attn
     handle = getattr(attention, add)(lambda module, *_: heard.append(module))
     model.decode_step(model.start_tokens(1), fill(model, [0]))
     assert heard == [attention]
@@ -213,7 +217,7 @@ def test_hooks_of_all_modules_are_called() -> None:
 def test_replaced_weights_are_let_go() -> None:
     model = make()
     assert is_computed(model)
-    old = weakref.ref(cast(nn.ModuleList, model.decoder.layers)[0].glu.in_proj.weight)
+    old = weakref.ref(layers_of(model)[0].glu.in_proj.weight)
     gc.disable()  # nothing may wait for it
     try:
         model.quantize()
@@ -240,7 +244,7 @@ def test_copies_and_gradients_keep_to_themselves() -> None:
 @built
 def test_caches_that_do_not_fit_go_through_the_modules() -> None:
     model = make()
-    layers = cast(nn.ModuleList, model.decoder.layers)
+    layers = layers_of(model)
 
     def is_taken(cache: DecoderCache, rows: int = 1, count: int = 1) -> bool:
         with torch.no_grad():
