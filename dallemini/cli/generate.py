@@ -171,7 +171,8 @@ class Generate:
         Raises:
             SafetyError: always, where there is one process.
         """
-        told = f"{count} pictures were refused; the manifest in {self._folder} says why."
+        what = "1 picture was" if count == 1 else f"{count} pictures were"
+        told = f"{what} refused; the manifest in {self._folder} says why."
         if process.world_size == 1:
             raise SafetyError(told)
         print(f"dallemini: {told}", file=sys.stderr)

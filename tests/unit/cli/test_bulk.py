@@ -287,7 +287,7 @@ def test_a_picture_that_is_refused_is_found_among_those_it_was_drawn_with(
         second = image.tobytes()
     monkeypatch.setattr("dallemini.cli.options.SafetyOptions.checker", lambda options: Second())
     result = draw("out")
-    assert (result.code, len(result.lines), "1 pictures were refused" in result.err) == (1, 4, True)
+    assert (result.code, len(result.lines), "1 picture was refused" in result.err) == (1, 4, True)
     (refused,) = [one for one in listed("out") if one["status"] == "refused"]
     assert (refused["number"], refused["prompt"]) == (1, "a dog")
     assert "is not shown" in refused["reason"]
@@ -300,7 +300,7 @@ def test_a_refusal_does_not_end_the_other_processes(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     result = draw("out", "--safety", "words")
-    assert (result.code, "1 pictures were refused" in result.err) == (0, True)
+    assert (result.code, "1 picture was refused" in result.err) == (0, True)
 
 
 @pytest.mark.slow
