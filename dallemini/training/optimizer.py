@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, MissingDependencyError
+from ..models.precision import has_native_bfloat16
 from .config import TrainingConfig
 from .distributed import full, split_like
 
@@ -74,9 +75,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor, *, steps: int = 5) -> Tensor:
-    """Return a matrix with the singular vectors of f[M,N] and singular values near 1."""
+    """Return a matrix with the singular vectors of f[M,N] and singular values near 1.
+
+    Its dtype is bfloat16 where that is fast, and float32 on the other processors, which take many
+    times as long to multiply bfloat16.
+    """
     tall = matrix.shape[0] > matrix.shape[1]
-    result = (matrix.T if tall else matrix).bfloat16()
+    is_fast = matrix.device.type != "cpu" or has_native_bfloat16()
+    result = (matrix.T if tall else matrix).to(torch.bfloat16 if is_fast else torch.float32)
     result = result / (result.norm() + 1e-7)
     first, second, third = _COEFFICIENTS
     for _ in range(steps):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dallemini.errors import InputError, MissingDependencyError
 from dallemini.models.lora import LoRAConfig, add_lora
 from dallemini.testing import tiny_transformer, tiny_vqgan
-from dallemini.training import TrainingConfig
+from dallemini.training import TrainingConfig, optimizer
 from dallemini.training.optimizer import Muon, make_optimizers, orthogonalize, rate_factor
 
 
@@ -37,6 +37,14 @@ def test_orthogonalize_keeps_the_singular_vectors() -> None:
     off = turned - turned.diagonal().diag()
     assert float(turned.diagonal().min()) > 0.3
     assert float(off.abs().max()) < 0.1
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_orthogonalize_multiplies_what_the_processor_multiplies_fast(
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizer, "has_native_bfloat16", lambda: native)
+    assert orthogonalize(randn(4, 8)).dtype == dtype
 
 
 def test_orthogonalize_leaves_nothing_nothing() -> None:
