@@ -13,11 +13,22 @@ from typing import Any, NoReturn
 
 import pytest
 
-from dallemini import __version__
+from dallemini import __version__, cli
 from dallemini.cli import app, main
 from patience import patience
 
 ROOT = Path(__file__).parents[3]
+
+
+def test_threads_of_a_command_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: dict[str, str] = {}
+    cli.wait_asleep(loaded)  # torch is here already
+    assert loaded == {}
+    monkeypatch.delitem(sys.modules, "torch")
+    wanted = {"OMP_WAIT_POLICY": "active"}
+    cli.wait_asleep(loaded)
+    cli.wait_asleep(wanted)
+    assert (loaded, wanted) == ({"OMP_WAIT_POLICY": "passive"}, {"OMP_WAIT_POLICY": "active"})
 
 
 def test_missing_extra_is_named_with_exit_code_2(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
