@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def load_when_asked(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's `__getattr__`, which also finds its modules.
+def load_when_asked(
+    package: str, places: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return a package's `__getattr__`, which also finds its modules, and its `__dir__`.
 
     Args:
         package: its name.
@@ -20,11 +22,13 @@ def load_when_asked(package: str, places: Mapping[str, str]) -> Callable[[str], 
 
     Example:
         >>> from dallemini._lazy import load_when_asked
-        >>> load_when_asked("dallemini", {"Config": "config"})("Config").__name__
+        >>> find, _ = load_when_asked("dallemini", {"Config": "config"})
+        >>> find("Config").__name__
         'Config'
     """
 
     def find(name: str) -> Any:
+        """Import what is called so."""
         if name in places:
             found = getattr(importlib.import_module(f"{package}.{places[name]}"), name)
             setattr(sys.modules[package], name, found)
@@ -37,4 +41,8 @@ def load_when_asked(package: str, places: Mapping[str, str]) -> Callable[[str], 
                     raise
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return find
+    def names() -> list[str]:
+        """Return the package's names, those that are still to be imported among them."""
+        return sorted({*vars(sys.modules[package]), *places})
+
+    return find, names

@@ -130,8 +130,4 @@ _PLACES = {
 }
 
 if not TYPE_CHECKING:
-    __getattr__ = load_when_asked(__name__, _PLACES)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = load_when_asked(__name__, _PLACES)

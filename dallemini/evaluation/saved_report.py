@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from ..files import as_path, replacing_folder, write_text
 JSON_NAME, PAGE_NAME, PICTURE_FOLDER = "report.json", "report.md", "images"
 
 
-class SavedReport:
+class SavedReport(ABC):
     """A dataclass of figures that can be written."""
 
     _seen: ClassVar[str]  # the field with the pictures
@@ -30,9 +31,9 @@ class SavedReport:
         return {"version": __version__} | {name: plain(getattr(self, name)) for name in names}
 
     @property
+    @abstractmethod
     def markdown(self) -> str:
         """The whole page in Markdown; its links lead to what `save` writes beside it."""
-        raise NotImplementedError
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write `report.json`, `report.md` and the pictures into a folder, over those there.
@@ -57,9 +58,9 @@ class SavedReport:
         """Return what else is written."""
         return {}
 
+    @abstractmethod
     def _pictures(self) -> Iterable[tuple[str, Image.Image]]:
         """Return every picture of the page with its path."""
-        raise NotImplementedError
 
 
 def plain(value: Any) -> Any:

@@ -100,9 +100,8 @@ def predict_memory(
 ) -> MemoryPrediction:
     """Count the memory of a drawing from the sizes of its models; nothing is loaded or drawn.
 
-    Peaks of real processes were between a third of this and 1.05 times it (a quarter for a
-    small `DVAE`). A scorer, Python and
-    torch themselves are not counted.
+    Peaks of real processes were between a third of this and 1.05 times it (a quarter for a small
+    `DVAE`). A scorer, Python and torch themselves are not counted.
 
     Args:
         config: sizes of the transformer.
