@@ -29,7 +29,7 @@ def tiny_image_tokenizer(kind: str, *, seed: int = 0) -> ImageTokenizer:
         wavelet = replace(TINY_VQGAN, quantizer="gumbel", wavelet=True)
         tokenizer = VQGAN.from_config(wavelet, seed=seed)
     elif kind == "finer":
-        finer = replace(TINY_VQGAN, decoder_pixel_shuffle=4)
+        finer = replace(TINY_VQGAN, refiner_scale=2)
         tokenizer = VQGAN.from_config(finer, seed=seed)
     else:
         quantizer: Any = kind

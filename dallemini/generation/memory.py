@@ -285,6 +285,8 @@ def _vqgan_maps(config: VQGANConfig, grid: tuple[int, int]) -> tuple[int, int]:
     widths, size = [config.ch * multiple for multiple in config.ch_mult], math.prod(grid)
     values = 3 * size * (config.downsample_factor * config.enlargement) ** 2
     largest = max(values, size * max(config.embed_dim, config.z_channels))
+    if config.refiner_scale > 1:
+        largest = max(largest, config.refiner_width * values // (3 * config.refiner_scale**2))
     for width, before in zip(reversed(widths), [widths[-1], *reversed(widths)], strict=False):
         largest = max(largest, size * max(width, before))
         size *= 4

@@ -10,18 +10,20 @@ Shapes: N images, H/W pixels, s the factor of the enlargement, C channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Config
-from ..errors import ConfigError, InputError, InputTypeError
+from ..errors import InputError, InputTypeError
 from ..foreign import show
 from ._checks import without_autocast
+from .convolution import convolve
 from .pretrained import PretrainedModule
+from .upscaler_config import UpscalerConfig
+
+__all__ = ["Upscaler", "UpscalerConfig"]
 
 PRE_PAD = 10
 """Pixels that the original mirrors below and right of a picture."""
@@ -31,42 +33,6 @@ SMALLEST_TILE = 8
 _RESIDUAL = 0.2  # ESRGAN, section 3.1: residuals are scaled down, which keeps training stable
 _SLOPE = 0.2
 _NEAR = 32  # pixels of context for dense blocks; the original takes 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpscalerConfig(Config):
-    """Sizes of an upscaler; the defaults are those of realesr-animevideov3.
-
-    Attributes:
-        architecture: "compact", a chain of convolutions; "rrdb", residual dense blocks.
-        scale: how many times larger a picture becomes.
-        width: channels between the convolutions.
-        num_blocks: convolutions of the chain between the first and the last, or residual blocks.
-        growth: channels that each convolution of a dense block adds; of "rrdb" only.
-        name: what pictures record that were made larger by it.
-
-    Raises:
-        ConfigError: a size is out of range, or no such architecture or scale is computed here.
-    """
-
-    architecture: Literal["compact", "rrdb"] = "compact"
-    scale: int = 4
-    width: int = 64
-    num_blocks: int = 16
-    growth: int = 32
-    name: str = "custom"
-
-    def __post_init__(self) -> None:
-        self.check_types()
-        scales = range(1, 9) if self.architecture == "compact" else (1, 2, 4)
-        if self.scale not in scales:
-            raise ConfigError(
-                f"scale of {self.architecture!r} must be one of {', '.join(map(str, scales))}, not "
-                f"{self.scale:.3g}."
-            )
-        for name, most in (("width", 1024), ("num_blocks", 1000), ("growth", 1024)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ConfigError(f"{name} must be from 1 to {most}.")
 
 
 class Compact(nn.Module):
@@ -81,11 +47,14 @@ class Compact(nn.Module):
             self.body.extend([_convolution(width, width), nn.PReLU(width)])
         self.body.append(_convolution(width, 3 * config.scale**2))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map f[N,3,H,W] to f[N,3,sH,sW]."""
+    def forward(self, pixels: Tensor, *, wraps: bool = False) -> Tensor:
+        """Map f[N,3,H,W] to f[N,3,sH,sW]; `wraps` joins opposite edges."""
         hidden_states = pixels
         for layer in self.body:
-            hidden_states = layer(hidden_states)
+            if isinstance(layer, nn.Conv2d):
+                hidden_states = convolve(layer, hidden_states, wraps=wraps)
+            else:
+                hidden_states = layer(hidden_states)
         enlarged = F.interpolate(pixels, scale_factor=self.scale, mode="nearest")
         return F.pixel_shuffle(hidden_states, self.scale) + enlarged
 
@@ -176,18 +145,8 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
         return self.config.scale
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Fill every parameter: He's normal for what is followed by a rectifier, small at the end.
-
-        "Delving Deep into Rectifiers" (He et al. 2015, section 2.2).
-        """
-        for module in self.network.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                nn.init.normal_(module.weight, 0.0, 0.1 * (2 / fan_in) ** 0.5, generator)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.PReLU):
-                nn.init.constant_(module.weight, 0.25)
+        """Fill every parameter, as `init_convolutions` does."""
+        init_convolutions(self.network, generator)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map f[N,3,H,W] to f[N,3,sH,sW], as the network does, not clipped."""
@@ -285,6 +244,21 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
                 height, width = place.shape[1:]
                 first, second = (top - above) * scale, (left - before) * scale
                 place[:] = self(seen)[0, :, first : first + height, second : second + width]
+
+
+def init_convolutions(network: nn.Module, generator: torch.Generator) -> None:
+    """Fill every parameter: He's normal for what is followed by a rectifier, but smaller.
+
+    "Delving Deep into Rectifiers" (He et al. 2015, section 2.2).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            nn.init.normal_(module.weight, 0.0, 0.1 * (2 / fan_in) ** 0.5, generator)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.PReLU):
+            nn.init.constant_(module.weight, 0.25)
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:

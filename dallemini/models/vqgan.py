@@ -20,6 +20,7 @@ from ..errors import UnsupportedOperationError
 from .convolution import Downsample, Level, Middle, Upsample, convolve, group_norm
 from .image_tokenizer import ImageTokenizer
 from .pretrained import empty_embedding
+from .upscaler import Compact, init_convolutions
 from .vqgan_config import VQGANConfig
 from .vqgan_cpu import LARGE_BYTES, draw_convolved, draw_level
 
@@ -71,10 +72,10 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(widths[0])
         bands = 4 if config.wavelet else 1
-        self.conv_out = nn.Conv2d(widths[0], bands * 3 * config.unfolded**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], bands * 3 * config.pixel_shuffle**2, 3, padding=1)
 
     def forward(self, features: Tensor, *, wraps: bool = False) -> Tensor:
-        """Map f[N,z,h,w] to f[N,3q²,H/q,W/q], q what is unfolded; `wraps` joins opposite edges."""
+        """Map f[N,z,h,w] to f[N,3p²,H/p,W/p]; `wraps` joins opposite edges."""
         hidden_states = self.mid(convolve(self.conv_in, features, wraps=wraps), wraps=wraps)
         for index in reversed(range(len(self.up))):
             hidden_states = self.up[index](hidden_states, wraps=wraps)
@@ -147,6 +148,8 @@ class VQGAN(ImageTokenizer):
             self.quantize = Codebook(config)
             self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
             self.decoder = Decoder(config)
+            if config.refiner_scale > 1:
+                self.refiner = Compact(config.refiner)
 
     @property
     def codebook_size(self) -> int:
@@ -174,7 +177,10 @@ class VQGAN(ImageTokenizer):
         return self.quantize.embedding.weight
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw convolutions scaled by their fan-in and codes from N(0, 1); norms start at 1."""
+        """Draw convolutions scaled by their fan-in and codes from N(0, 1); norms start at 1.
+
+        The refiner starts as an upscaler does.
+        """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -184,6 +190,8 @@ class VQGAN(ImageTokenizer):
                 nn.init.normal_(parameter, std=_fan_in(parameter) ** -0.5, generator=generator)
             else:
                 nn.init.normal_(parameter, generator=generator)
+        if self.config.refiner_scale > 1:
+            init_convolutions(self.refiner, generator)
 
     def _check_encoder(self) -> None:
         if not self.config.has_encoder:
@@ -199,7 +207,10 @@ class VQGAN(ImageTokenizer):
 
     def _decode(self, codes: Tensor, *, wraps: bool) -> Tensor:
         vectors = self.quantize.vectors(codes).permute(0, 3, 1, 2)
-        return self._unfold(self._draw(vectors, wraps))
+        pixels = self._unfold(self._draw(vectors, wraps))
+        if self.config.refiner_scale == 1:
+            return pixels
+        return torch.cat([self.refiner(one, wraps=wraps) for one in pixels.split(1)])
 
     def _draw(self, vectors: Tensor, wraps: bool) -> Tensor:
         if wraps or not self._draws_singly(*vectors.shape[2:]):
@@ -218,11 +229,12 @@ class VQGAN(ImageTokenizer):
 
     def decode_features(self, vectors: Tensor) -> Tensor:
         """Map code vectors f[N,E,h,w] to pixels f[N,3,H,W], not clipped; for training."""
-        return self._unfold(self.decoder(self.post_quant_conv(vectors)))
+        pixels = self._unfold(self.decoder(self.post_quant_conv(vectors)))
+        return pixels if self.config.refiner_scale == 1 else cast(Tensor, self.refiner(pixels))
 
     def _unfold(self, pixels: Tensor) -> Tensor:
         low, high = self.config.value_range
-        pixels = F.pixel_shuffle(pixels, self.config.unfolded)
+        pixels = F.pixel_shuffle(pixels, self.config.pixel_shuffle)
         if self.config.wavelet:
             pixels = inverse_haar(pixels)
         return (pixels - low) / (high - low)

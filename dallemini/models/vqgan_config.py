@@ -9,6 +9,7 @@ from typing import Literal
 from ..config import LARGEST_SIZE, MOST_LAYERS, Config
 from ..errors import ConfigError
 from ..foreign import show
+from .upscaler_config import UpscalerConfig
 
 GROUPS = 32  # of channels, that a group norm looks at
 _MOST_LEVELS = 16
@@ -24,8 +25,10 @@ class VQGANConfig(Config):
         value_range: pixel range that the network was trained on; callers always see [0, 1].
         pixel_shuffle: side of the pixel block that is folded into channels around the network;
             1, as released, folds nothing.
-        decoder_pixel_shuffle: the same behind the decoder; None, as released, takes
-            `pixel_shuffle`. A multiple of it makes larger pictures of the same codes.
+        refiner_scale: how many times larger a refiner behind the decoder makes the pictures: a
+            chain of convolutions, the compact network of `Upscaler`. 1, as released, has none.
+        refiner_width: channels between its convolutions.
+        refiner_blocks: convolutions between its first and its last.
         has_encoder: False for files that only decode.
         quantizer: how a code is chosen: "nearest", the nearest vector; "cosine", the one of the
             nearest direction, all vectors having the length 1 (LlamaGen); "gumbel", the highest
@@ -46,7 +49,9 @@ class VQGANConfig(Config):
     n_embed: int = 16384
     value_range: tuple[float, ...] = (0.0, 1.0)
     pixel_shuffle: int = 1
-    decoder_pixel_shuffle: int | None = None
+    refiner_scale: int = 1
+    refiner_width: int = 32
+    refiner_blocks: int = 6
     has_encoder: bool = True
     quantizer: Literal["nearest", "cosine", "gumbel"] = "nearest"
     wavelet: bool = False
@@ -73,7 +78,8 @@ class VQGANConfig(Config):
 
     def _check_sizes(self) -> None:
         sizes = (self.ch, *self.ch_mult, self.num_res_blocks, self.resolution, self.z_channels)
-        sizes += (self.embed_dim, self.n_embed, self.pixel_shuffle, self.unfolded)
+        sizes += (self.embed_dim, self.n_embed, self.pixel_shuffle)
+        sizes += (self.refiner_scale, self.refiner_width, self.refiner_blocks)
         if min(sizes) < 1 or not self.ch_mult:
             raise ConfigError("Every size of a VQGANConfig must be at least 1.")
         if max(*sizes, self.ch * max(self.ch_mult)) > LARGEST_SIZE:
@@ -90,23 +96,20 @@ class VQGANConfig(Config):
                 f"{MOST_LAYERS} blocks in all, not {len(self.ch_mult)} with {self.num_res_blocks} "
                 "each."
             )
-        if self.unfolded % self.pixel_shuffle:
-            raise ConfigError(
-                f"decoder_pixel_shuffle must be a multiple of pixel_shuffle, {self.pixel_shuffle}, "
-                f"not {self.unfolded}."
-            )
+        if self.refiner_scale > 1:
+            _ = self.refiner
 
     @property
-    def unfolded(self) -> int:
-        """Side of the pixel block that is unfolded behind the decoder."""
-        if self.decoder_pixel_shuffle is None:
-            return self.pixel_shuffle
-        return self.decoder_pixel_shuffle
+    def refiner(self) -> UpscalerConfig:
+        """Sizes of the refiner."""
+        return UpscalerConfig(
+            scale=self.refiner_scale, width=self.refiner_width, num_blocks=self.refiner_blocks
+        )
 
     @property
     def enlargement(self) -> int:
         """How much larger the pictures are than those that the codes are read from."""
-        return self.unfolded // self.pixel_shuffle * (1 + self.wavelet)
+        return self.refiner_scale * (1 + self.wavelet)
 
     @property
     def downsample_factor(self) -> int:

@@ -132,7 +132,7 @@ class VQGANTask(Task):
                 self._start_codebook(index, generator)
             features, losses["commitment"] = self._quantize(features, generator)
         drawn = self.vqgan.decode_features(features).float()
-        real, fake = self._look(images), self._look(drawn)
+        real, fake = self._looked_at(images, drawn, generator)
         losses["l1"] = F.l1_loss(drawn, images)
         losses["perceptual"] = feature_distance(fake, real)
         if index >= self.adversarial_from and self.loss_config.adversarial_weight:
@@ -241,15 +241,28 @@ class VQGANTask(Task):
         weights = self.trained["discriminator"].parameters()
         return torch.stack([weight.sum() for weight in weights]).sum()
 
-    def _look(self, images: Tensor) -> list[Tensor]:
+    def _looked_at(
+        self, images: Tensor, drawn: Tensor, generator: torch.Generator
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the features of both f[N,3,H,W]: of the whole, shrunk, or of the same part."""
+        height, width = images.shape[2:]
         size = self.loss_config.perceptual_size
-        if size is not None and size < max(images.shape[2:]):
-            sizes = [
-                max(1, round(side * size / max(images.shape[2:]))) for side in images.shape[2:]
-            ]
-            images = F.interpolate(images, size=sizes, mode="bilinear", antialias=True)
-        features: list[Tensor] = self.eye[0](images)
-        return features
+        if size is not None and size < max(height, width):
+            share = self.loss_config.detail_share
+            if share and float(torch.rand((), generator=generator)) < share:
+                rows, columns = min(size, height), min(size, width)
+                top = int(torch.randint(height - rows + 1, (), generator=generator))
+                left = int(torch.randint(width - columns + 1, (), generator=generator))
+                images, drawn = (
+                    both[:, :, top : top + rows, left : left + columns] for both in (images, drawn)
+                )
+            else:
+                sides = [max(1, round(side * size / max(height, width))) for side in (height, width)]
+                images, drawn = (
+                    F.interpolate(both, size=sides, mode="bilinear", antialias=True)
+                    for both in (images, drawn)
+                )
+        return self.eye[0](images), self.eye[0](drawn)
 
     def _sum(self, losses: dict[str, Tensor]) -> Tensor:
         weights = {

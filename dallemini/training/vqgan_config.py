@@ -25,6 +25,8 @@ class VQGANLossConfig(Config):
             the pictures get better.
         perceptual_size: larger pictures are shrunk to this side for the perceptual and
             adversarial losses.
+        detail_share: share of the batches of which these losses see a random part of that size
+            instead, pixel by pixel, in 0-1: what shrinking hides, blurred edges above all.
         seed: of the codebook's and the discriminator's random choices.
     """
 
@@ -36,6 +38,7 @@ class VQGANLossConfig(Config):
     kmeans_batches: int = 40
     decoder_only: bool = False
     perceptual_size: int | None = None
+    detail_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,6 +49,10 @@ class VQGANLossConfig(Config):
                     f"VQGANLossConfig.{name} must be a finite number from 0, "
                     f"not {getattr(self, name)}."
                 )
+        if not 0 <= self.detail_share <= 1:
+            raise ConfigError(
+                f"VQGANLossConfig.detail_share must be in 0-1, not {self.detail_share}."
+            )
         if self.kmeans_batches < 1:
             raise ConfigError(
                 f"VQGANLossConfig.kmeans_batches must be at least 1, not {self.kmeans_batches}."

@@ -1,8 +1,8 @@
 """How people ask for an emoji's picture: hand-written phrases, rules around them, split by hash.
 
-`phrases.jsonl` holds the phrases, ten or so a concept, written by hand. What a picture looks like
-is said only where it is true: the caller knows the style, the ground and the colour. Knows words
-and not pixels.
+`phrases.jsonl` holds the phrases, ten or so a concept, written by hand, and about as many under
+"more", which came later and are for training only. What a picture looks like is said only where it
+is true: the caller knows the style, the ground and the colour. Knows words and not pixels.
 """
 
 from __future__ import annotations
@@ -83,15 +83,22 @@ def split_of_phrase(text: str) -> str:
 def read_phrases(split: str, path: Path = PHRASES) -> dict[str, list[str]]:
     """Return the phrases of a split by the concept's code points.
 
+    What is under "more" belongs to "train", unless its wording is one of dev or test.
+
     Example:
         >>> read_phrases("train")["1f436"][0]
         'a puppy'
     """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {
+    found = {
         row["hex"]: [text for text in row["phrases"] if split_of_phrase(text) == split]
         for row in rows
     }
+    if split == "train":
+        kept = {key_of(t) for row in rows for t in row["phrases"] if split_of_phrase(t) != split}
+        for row in rows:
+            found[row["hex"]] += [text for text in row.get("more", []) if key_of(text) not in kept]
+    return found
 
 
 @dataclass(frozen=True)
@@ -158,17 +165,17 @@ class Speaker:
     def name(self, code: str, rng: random.Random, *, color: str | None = None) -> str:
         """Name a concept: a phrase, a label, a keyword, with or without words around it."""
         chance, text = rng.random(), ""
-        if chance < 0.52 and self.phrases.get(code):
+        if chance < 0.6 and self.phrases.get(code):
             text = rng.choice(self.phrases[code])
-        elif chance < 0.62 and self.words.get(code):
+        elif chance < 0.68 and self.words.get(code):
             text = rng.choice(self.words[code])
-        elif chance < 0.72 and self.extra.get(code):
+        elif chance < 0.75 and self.extra.get(code):
             text = rng.choice(self.extra[code])
-        elif chance < 0.75:
+        elif chance < 0.78:
             text = self.characters[code] or self.labels[code]
         else:
             text = self.labels[code]
-            if chance > 0.86:
+            if chance > 0.88:
                 text = plural(text) if chance > 0.97 else with_article(text)
         if color:
             return colored(text, color)

@@ -5,7 +5,7 @@ r"""Train the VQGAN of the bundled model on the emoji pictures.
         --output MODEL/vqgan --config examples/emoji/settings/cpu/decoder.yaml
 
 The second command keeps the codes, and so the transformer that was trained on them, and trains a
-decoder that makes pictures of twice the size of them; without `--size`, one of the same size.
+refiner behind the decoder, which makes its pictures twice as large; without `--size`, the decoder.
 
 Interrupted, the same command goes on from the last checkpoint in RUN.
 """
@@ -83,15 +83,9 @@ def with_scenes(plain: Callable[[int], Tensor], emojis: Emojis) -> Callable[[int
 
 
 def enlarged(trained: VQGAN) -> VQGAN:
-    """Return a VQGAN that shows each pixel of a trained one as four, to be trained further."""
-    config = trained.config
-    side = 2 * config.unfolded
-    vqgan = VQGAN.from_config(replace(config, decoder_pixel_shuffle=side))
-    state = trained.state_dict()
-    for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
-        block = state[name].unflatten(0, (3, config.unfolded, config.unfolded))
-        state[name] = block.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(0, 2)
-    vqgan.load_state_dict(state)
+    """Return a trained VQGAN with a refiner that makes its pictures twice as large, to learn on."""
+    vqgan = VQGAN.from_config(replace(trained.config, refiner_scale=2))
+    vqgan.load_state_dict(vqgan.state_dict() | trained.state_dict())
     return vqgan
 
 
@@ -133,20 +127,23 @@ def main() -> None:
     white = torch.full((len(held_out), 3), 255, dtype=torch.uint8)
     refined, shown = arguments.decoder_of, batches(emojis, batch_size=config.batch_size)
     vqgan = VQGAN.from_pretrained(refined).float() if refined else VQGAN.from_config(CONFIG)
-    if size > vqgan.config.resolution * vqgan.config.enlargement:
+    if size > vqgan.config.resolution and vqgan.config.refiner_scale == 1:
         vqgan = enlarged(vqgan)
     vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss = VQGANLossConfig(
-        adversarial_weight=0.005,
-        perceptual_size=192 if size > SIZE else 80,
-        decoder_only=bool(refined),
-    )
+    loss = VQGANLossConfig(adversarial_weight=0.005, perceptual_size=80)
+    if refined:
+        loss = replace(loss, decoder_only=True, adversarial_from=config.steps // 20)
+    if size > SIZE:  # what is gained lies in the edges, which shrinking hides
+        loss = replace(loss, perceptual_weight=0.5, perceptual_size=192, detail_share=0.5)
     task = VQGANTask(
         vqgan,
         batches=with_scenes(shown, emojis) if refined else shown,
         held_out=held_out.draw(torch.arange(len(held_out)), white),
         config=loss.over(config.steps),
     )
+    if size > SIZE:
+        for part in (vqgan.quantize, vqgan.post_quant_conv, vqgan.decoder):
+            part.requires_grad_(False)
     run(task, config, folder=arguments.run)
     vqgan.save_pretrained(arguments.output)
 

@@ -108,6 +108,7 @@ class VQGANTrainingConfig(RunConfig):
             "commitment_weight",
             "kmeans_batches",
             "perceptual_size",
+            "detail_share",
         )
     }
 

@@ -328,8 +328,9 @@ def test_decode_refuses_a_code_outside_the_codebook(vqgan: VQGAN, code: int) -> 
         ("value_range", (0.0,), "value_range must be two rising numbers"),
         ("value_range", (float("nan"), 1.0), "value_range must be two rising numbers"),
         ("value_range", (0.0, float("inf")), "value_range must be two rising numbers"),
-        ("decoder_pixel_shuffle", 0, "Every size of a VQGANConfig must be at least 1"),
-        ("decoder_pixel_shuffle", 2**30, "at most 16777216, not 1073741824"),
+        ("refiner_scale", 0, "Every size of a VQGANConfig must be at least 1"),
+        ("refiner_width", 2**30, "at most 16777216, not 1073741824"),
+        ("refiner_scale", 9, "scale of 'compact' must be one of 1, 2, 3, 4, 5, 6, 7, 8, not 9"),
         ("resolution", 250, "250 must be a multiple of the downsampling factor 16"),
         ("attn_resolutions", 16, "attn_resolutions must be tuple"),
         ("has_encoder", "yes", "has_encoder must be bool, not 'yes'"),
@@ -342,9 +343,9 @@ def test_impossible_sizes_are_refused(field: str, value: Any, message: str) -> N
             make({field: value})
 
 
-def test_a_decoder_may_unfold_larger_pictures_of_the_same_codes() -> None:
+def test_a_refiner_makes_larger_pictures_of_the_same_codes() -> None:
     plain = tiny_vqgan()
-    finer = VQGAN.from_config(dataclasses.replace(TINY_VQGAN, decoder_pixel_shuffle=8))
+    finer = VQGAN.from_config(dataclasses.replace(TINY_VQGAN, refiner_scale=4))
     assert (finer.downsample_factor, finer.token_size, finer.grid) == (4, 16, plain.grid)
     codes = torch.zeros(1, 16, dtype=torch.int64)
     assert finer.decode(codes).shape == (1, 3, 64, 64)
@@ -353,8 +354,11 @@ def test_a_decoder_may_unfold_larger_pictures_of_the_same_codes() -> None:
     assert small.shape == (2, 3, 16, 16)
     torch.testing.assert_close(small.mean((2, 3)), pictures.mean((2, 3)), atol=0.02, rtol=0)
     assert plain.shrink(small) is small
-    with pytest.raises(ConfigError, match="must be a multiple of pixel_shuffle, 2, not 3"):
-        dataclasses.replace(TINY_VQGAN, decoder_pixel_shuffle=3)
+    both = codes.new_tensor([[3] * 16, [5] * 16])
+    torch.testing.assert_close(finer.decode(both)[1:], finer.decode(both[1:]))
+    wrapped = finer.decode(both, wraps=True)
+    turned = finer.decode(both.roll(8, 1), wraps=True)
+    torch.testing.assert_close(wrapped.roll(32, 2), turned)
 
 
 def test_another_configuration_is_refused() -> None:

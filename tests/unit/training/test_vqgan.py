@@ -16,6 +16,7 @@ from dallemini.models.vqgan import VQGAN
 from dallemini.testing import TINY_VQGAN, tiny_vqgan
 from dallemini.training import TrainingConfig, VQGANTask, run
 from dallemini.training.log import read_log
+from dallemini.training.perceptual import feature_distance
 from dallemini.training.vqgan import VQGANLossConfig
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -195,7 +196,7 @@ def test_only_the_decoder_learns_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_larger_decoder_learns_on_the_codes_of_smaller_pictures() -> None:
-    config = replace(TINY_VQGAN, decoder_pixel_shuffle=4)
+    config = replace(TINY_VQGAN, refiner_scale=2)
     loss = VQGANLossConfig(decoder_only=True, adversarial_from=100).over(10)
     vqgan = VQGAN.from_config(config)
 
@@ -205,9 +206,10 @@ def test_a_larger_decoder_learns_on_the_codes_of_smaller_pictures() -> None:
     task = VQGANTask(vqgan, batches=large, held_out=large(10**6), config=loss)
     losses = task.losses(0)
     losses["loss"].backward()
-    learnt = vqgan.decoder.conv_out.weight.grad
-    assert learnt is not None
-    assert learnt.any()
+    for layer in (vqgan.decoder.conv_out, vqgan.refiner.body[0]):
+        learnt = layer.weight.grad
+        assert isinstance(learnt, Tensor)
+        assert learnt.any()
     assert set(task.evaluate(1)) == {"psnr", "codes_used"}
     assert task.pictures(1)["reconstructions"].images.shape == (8, 3, 32, 32)
 
@@ -252,10 +254,25 @@ def test_codes_are_chosen_in_full_precision() -> None:
         assert not torch.equal(task.vqgan.quantize.nearest(task._lookup(features)[1]), expected)
 
 
+@pytest.mark.parametrize(("share", "blurred_counts"), [(0.0, False), (1.0, True)])
+def test_parts_show_the_blur_that_shrinking_hides(share: float, blurred_counts: bool) -> None:
+    task = make_task(perceptual_size=32, detail_share=share)
+    dots = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)).round()
+    blurred = F.avg_pool2d(F.pad(dots, (1, 2, 1, 2), mode="reflect"), 4, stride=1)
+    generator = torch.Generator().manual_seed(0)
+    own = task._looked_at(dots, dots, generator)
+    assert all(torch.equal(real, fake) for real, fake in zip(*own, strict=True))
+    assert own[0][0].shape[2:] == (8, 8)
+    distances = [feature_distance(*task._looked_at(dots, blurred, generator)) for _ in range(4)]
+    assert (min(distances) > 0.5) == blurred_counts
+    assert (len({float(distance) for distance in distances}) > 1) == blurred_counts
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"quantise_from": 1}, "Did you mean 'quantize_from'"),
+        ({"detail_share": 1.5}, "detail_share must be in 0-1, not 1.5"),
         ({"quantize_from": "1"}, "quantize_from must be int . None, not '1'"),
     ],
 )
