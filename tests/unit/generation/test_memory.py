@@ -314,7 +314,15 @@ def test_what_is_drawn_does_not_depend_on_the_batch(batch_size: Any) -> None:
     assert drawn.config.batch_size == batch_size
 
 
-@pytest.mark.parametrize("fields", [{}, {"wavelet": True}, {"refiner_scale": 2}, {"refiner_scale": 2, "refiner_width": 500}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"wavelet": True},
+        {"refiner_scale": 2},
+        {"refiner_scale": 2, "refiner_width": 500},
+    ],
+)
 def test_a_vqgan_is_counted_as_it_is_seen(fields: Any) -> None:
     config = replace(TINY_VQGAN, ch_mult=(1, 2, 1), resolution=32, **fields)
     found = memory._vqgan_maps(config, (3, 5))
