@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .models.upscaler import Upscaler
     from .models.vqgan import VQGAN
     from .pipeline.detecting import Detection
+    from .pipeline.edits import Inpaint, Outpaint, Vary
     from .pipeline.outputs import GenerationOutput, GenerationStep
     from .pipeline.pipeline import Pipeline
     from .pipeline.progress import GenerationProgress
@@ -51,6 +52,8 @@ __all__ = [
     "GenerationProgress",
     "GenerationStep",
     "ImageTokenizer",
+    "Inpaint",
+    "Outpaint",
     "PictureSafetyChecker",
     "Pipeline",
     "SafetyChecker",
@@ -60,6 +63,7 @@ __all__ = [
     "Tokenizer",
     "Transformer",
     "Upscaler",
+    "Vary",
     "Watermark",
     "WordSafetyChecker",
     "__version__",
@@ -78,6 +82,8 @@ _PLACES = {
     "GenerationProgress": "pipeline.progress",
     "GenerationStep": "pipeline.outputs",
     "ImageTokenizer": "models.image_tokenizer",
+    "Inpaint": "pipeline.edits",
+    "Outpaint": "pipeline.edits",
     "PictureSafetyChecker": "safety",
     "Pipeline": "pipeline.pipeline",
     "SafetyChecker": "safety",
@@ -87,6 +93,7 @@ _PLACES = {
     "Tokenizer": "text.tokenizer",
     "Transformer": "models.transformer",
     "Upscaler": "models.upscaler",
+    "Vary": "pipeline.edits",
     "Watermark": "generation.watermark",
     "WordSafetyChecker": "safety",
     "image_to_tensor": "images",

@@ -17,11 +17,11 @@ import torch
 
 from ..errors import DalleMiniWarning, InputError
 from ..generation.watermark import Watermark
+from ..pipeline.edits import Edit, Inpaint, Outpaint, Vary
 from ..pipeline.outputs import GenerationOutput, GenerationStep
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.pixels import token_size
-from ..pipeline.progress import Callback, Meter
-from ..pipeline.sketch import Sketch, Sketcher
+from ..pipeline.progress import Callback
 from .limits import AppLimits
 from .sessions import Drawn
 from .watching import watch
@@ -98,7 +98,10 @@ class Studio:
             DalleMiniError: the wish is beyond the limits or no good.
         """
         wish = wish.check(self.limits)
-        settings: Any = {**wish.overrides(self.size), "every": self._every(wish)}
+        return self._stream(wish)
+
+    def _stream(self, wish: Wish, edit: Edit | None = None) -> Iterator[Look]:
+        settings: Any = {**wish.overrides(self.size), "every": self._every(wish), "edit": edit}
         shared: Any = {"progress": False, "watermark": self.watermark}
         return self._run(
             wish,
@@ -116,7 +119,7 @@ class Studio:
         Raises:
             DalleMiniError: the wish is beyond the limits, or the picture or the mask no good.
         """
-        return self._edit(wish, lambda sketcher: sketcher.inpaint(image, mask_image, paste=True))
+        return self._edit(wish, Inpaint(image, mask_image))
 
     def vary(self, wish: Wish, image: Any, strength: float) -> Iterator[Look]:
         """Redraw a share of a picture; drop the iterator to cancel.
@@ -124,7 +127,7 @@ class Studio:
         Raises:
             DalleMiniError: the wish is beyond the limits, or the picture or the share no good.
         """
-        return self._edit(wish, lambda sketcher: sketcher.vary(image, strength, paste=True))
+        return self._edit(wish, Vary(image, strength=strength))
 
     def extend(self, wish: Wish, image: Any, around: Mapping[str, int]) -> Iterator[Look]:
         """Go on beyond the edges of a picture; drop the iterator to cancel.
@@ -140,20 +143,10 @@ class Studio:
         most = max(self.size)
         if not all(0 <= pixels <= most for pixels in around.values()):
             raise InputError(f"A side grows by 0 to {most} pixels in one go.")
-        return self._edit(wish, lambda sketcher: sketcher.outpaint(image, around, paste=True))
+        return self._edit(wish, Outpaint(image, **dict[str, Any](around)))
 
-    def _edit(self, wish: Wish, sketch: Callable[[Sketcher], Sketch]) -> Iterator[Look]:
-        wish = replace(wish, shape="square").check(self.limits)
-        settings = wish.overrides(self.size)
-
-        def work(tell: Callback) -> Iterator[GenerationStep]:
-            meter = Meter(False, tell)
-            call = self.pipe._edit(
-                wish.prompt, sketch, settings, watermark=self.watermark, meter=meter
-            )
-            return call.steps(self._every(wish))
-
-        return self._run(wish, work)
+    def _edit(self, wish: Wish, edit: Edit) -> Iterator[Look]:
+        return self._stream(replace(wish, shape="square").check(self.limits), edit)
 
     def _run(
         self, wish: Wish, work: Callable[[Callback], Iterable[GenerationStep]]

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..config import both_sides
 from ..errors import InputError
 from ..models.transformer import Transformer
-from .drawing import FREE, Drawing
+from .drawing import FREE, Drawing, Weights
 from .lookahead import Particles, derive_seed
 from .sampling import Sampler
 from .slot import Slot, Tally
@@ -222,10 +222,19 @@ class CanvasPicture:
         drawing = replace(
             self._drawing,
             fixed=None if bool(window.free.all()) else given,
+            weights=self._weights(),
             seed=derive_seed(seed, "window", self._number) if self._number else seed,
             corner=divmod(int(window.index[0]), self._width),
         )
         self._particles = Particles(slots, drawing, count=self._lookahead)
+
+    def _weights(self) -> Weights:
+        """Return the weights of the next window's texts, at shares of all that is drawn."""
+        weights, sizes = self._drawing.weights, [int(window.free.sum()) for window in self.windows]
+        if not callable(weights) or len(sizes) == 1:
+            return weights
+        before, own, total = sum(sizes[: self._number]), sizes[self._number], sum(sizes)
+        return lambda share: weights((before + own * share) / total)
 
     def look(self, log_likelihoods: Tensor | None) -> int:
         """Take note of a step; return how many tokens it drew of those that were free."""

@@ -66,7 +66,8 @@ class GenerationConfig(Config):
         guidance_scale: how far the prompt pushes, s in `uncond + s * (cond - uncond)`; 1 turns
             guidance off and halves the work. Ho & Salimans 2022, section 3.2. Two numbers are the
             scale at the first token and, reached evenly, after the last; a function gets the share
-            of the picture that is drawn, from 0 up to 1, and returns the scale.
+            of the picture that is drawn, from 0 up to 1, and returns the scale. Windows of a large
+            picture go through it together, not each from 0.
         temperature: from 1e-6; lower is safer, higher is wilder.
         top_k: draw only among the k likeliest tokens; None for all, 1 is greedy.
         top_p: draw only among the likeliest tokens that together reach this probability.
@@ -79,7 +80,8 @@ class GenerationConfig(Config):
         upscale: how many times larger the finished pictures are made by the upscaler, such as 2
             or 4; None leaves them as they are.
         prune: with four candidates or more, drop the weaker half of each group when half of the
-            rows are drawn. It saves up to a quarter of the tokens and may drop the best.
+            rows are drawn. It saves up to a quarter of the tokens and may drop the best. Edits,
+            tiles and pictures of another size are not pruned, and a warning says so.
         negative_prompt: what the pictures are led away from, instead of the empty prompt; one for
             all prompts, or one for each. It needs guidance.
         width: of the pictures, in pixels; a multiple of a token's. None for the model's own.

@@ -17,7 +17,7 @@ from ..config import read_json
 from ..errors import DalleMiniError, InputError
 from ..foreign import check_file
 from ..hub.card import split_card
-from .metadata import fingerprint
+from .digests import fingerprint
 from .parts import EVALUATION_NAME, Parts
 
 _LARGEST = 1 << 22  # bytes of a file of figures or a card

@@ -16,9 +16,11 @@ from ..generation.request import Request
 from ..generation.watermark import Watermark
 from ..images import Picture
 from .call import Call
-from .metadata import check_redrawing, read_metadata, warn_of_differences
+from .edits import Inpaint, Outpaint, Vary
+from .metadata import read_metadata
 from .outputs import GenerationOutput
 from .progress import Callback, Meter
+from .redrawing import check_redrawing, warn_of_differences
 from .sketch import Sketch, Sketcher
 
 
@@ -35,10 +37,14 @@ class _Artist(Protocol):
 
     def _sketcher(self, config: GenerationConfig) -> Sketcher: ...
 
-    def _about(self, sampler: Sampler | None) -> dict[str, Any]: ...
-
     def _call(
-        self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
+        self,
+        request: Request,
+        sketch: Sketch | None,
+        sampler: Sampler | None,
+        meter: Meter,
+        *,
+        upscaler: str | None = None,
     ) -> Call: ...
 
     def _edit(
@@ -50,6 +56,7 @@ class _Artist(Protocol):
         sampler: Sampler | None = None,
         watermark: Watermark | None = None,
         meter: Meter,
+        upscaler: str | None = None,
     ) -> Call: ...
 
 
@@ -112,7 +119,7 @@ class Editing:
         """
         return self._edit(
             prompts,
-            lambda sketcher: sketcher.inpaint(image, mask_image, paste=paste),
+            Inpaint(image, mask_image, paste=paste)._sketch,
             overrides,
             sampler=sampler,
             watermark=watermark,
@@ -153,7 +160,7 @@ class Editing:
         """
         return self._edit(
             prompts,
-            lambda sketcher: sketcher.vary(image, strength, paste=paste),
+            Vary(image, strength=strength, paste=paste)._sketch,
             overrides,
             sampler=sampler,
             watermark=watermark,
@@ -203,10 +210,10 @@ class Editing:
             InputTypeError: as in a call; or what is given as a picture is none.
             UnsupportedOperationError: the VQGAN has no encoder.
         """
-        around = {"left": left, "right": right, "top": top, "bottom": bottom}
+        edit = Outpaint(image, left=left, right=right, top=top, bottom=bottom, paste=paste)
         return self._edit(
             prompts,
-            lambda sketcher: sketcher.outpaint(image, around, paste=paste),
+            edit._sketch,
             overrides,
             sampler=sampler,
             watermark=watermark,
@@ -227,8 +234,9 @@ class Editing:
     ) -> GenerationOutput:
         """Draw again what the file of a picture, or of a grid, says.
 
-        Where this pipeline has other weights, adapters or another dtype than the one that drew the
-        picture, a `DalleMiniWarning` says so.
+        Where this pipeline has other weights, adapters, another upscaler or dtype than the one that
+        drew the picture, a `DalleMiniWarning` says so. A pipeline without an upscaler takes the
+        packaged one that the file names.
 
         Args:
             picture: the path of a file that `save` or `save_grid` wrote.
@@ -252,16 +260,18 @@ class Editing:
         given = {"image": image, "mask_image": mask_image, "sampler": sampler}
         guidance = overrides.get("guidance_scale")
         check_redrawing(told, name, {**given, "watermark": watermark, "guidance_scale": guidance})
-        warn_of_differences(told, self._about(sampler), name=name)
         settings: Any = {**told.config.to_dict(), **overrides}
-        return self._edit(
+        call = self._edit(
             told.prompts,
             lambda sketcher: sketcher.repeat(told.edit, image, mask_image),
             settings,
             sampler=sampler,
             watermark=watermark,
             meter=Meter(progress, callback),
-        ).output()
+            upscaler=told.upscaler,
+        )
+        warn_of_differences(told, call.about, name=name)
+        return call.output()
 
     def _edit(
         self: _Artist,
@@ -272,7 +282,9 @@ class Editing:
         sampler: Sampler | None = None,
         watermark: Watermark | None = None,
         meter: Meter,
+        upscaler: str | None = None,
     ) -> Call:
         """Return an edit that is checked and not yet drawn; `sketch` says what is kept."""
         request = self._request(prompts, sampler, overrides, watermark)
-        return self._call(request, sketch(self._sketcher(request.config)), sampler, meter)
+        begun = sketch(self._sketcher(request.config))
+        return self._call(request, begun, sampler, meter, upscaler=upscaler)

@@ -21,6 +21,7 @@ from ..foreign import show
 from ..hub.packaged import DEFAULT_UPSCALER
 from ..images import MAX_PIXELS, image_to_tensor, open_image, tensor_to_images
 from ..sheets import png_bytes
+from .digests import upscaler_digest
 from .origin import stamp
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def enlarge_file(
         As `enlarge`.
     """
     picture = open_image(name, keep_alpha=True)
-    texts = _chunks(picture.info, factor, upscaler_name(upscaler))
+    texts = _chunks(picture.info, factor, upscaler)
     wraps = json.loads(texts.get("config", "{}")).get("tile") is True
     large = enlarge(picture, upscaler, factor, wraps=wraps)
     content = png_bytes(large, texts=texts)
@@ -189,9 +190,11 @@ def enlarge_file(
     return write_beside(numbered(path), content)
 
 
-def _chunks(info: Mapping[Any, Any], factor: int, name: str) -> dict[str, str]:
+def _chunks(info: Mapping[Any, Any], factor: int, upscaler: ImageUpscaler) -> dict[str, str]:
     """Return the text chunks of an enlarged picture, with those that draw it again."""
-    made = {"upscale": str(factor), "upscaler": name}
+    made = {"upscale": str(factor), "upscaler": upscaler_name(upscaler)}
+    if digest := upscaler_digest(upscaler):
+        made["upscaler_weights"] = digest
     known = {key: info[key] for key in _CARRIED if isinstance(info.get(key), str)}
     if not known.keys() >= _REDRAWING:
         return made

@@ -6,6 +6,7 @@ from the pixels as they are saved, which are whole levels of 256. `Pruner` judge
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import DalleMiniWarning, InputError
 from ..generation import GenerationConfig, text_likelihood
 from ..generation.blend import texts_of
 from ..generation.completion import complete_tokens
@@ -130,6 +131,19 @@ def needed_scorer(scorer: Scorer | None) -> Scorer:
             "rank='likelihood'."
         )
     return scorer
+
+
+def warn_of_pruning() -> None:
+    """Say that nothing is pruned where windows are drawn or a part is kept.
+
+    There, half of the rows are no half of the work, and no beginning that could be judged alone.
+    """
+    warnings.warn(
+        "prune=True plays no part in edits, tiles and pictures of another size than the model's: "
+        "all candidates are finished.",
+        DalleMiniWarning,
+        stacklevel=4,
+    )
 
 
 @dataclass(frozen=True, eq=False)

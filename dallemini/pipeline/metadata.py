@@ -1,4 +1,4 @@
-"""What a picture's file says of how it was drawn: written, read, and compared with a pipeline.
+"""What a picture's file says of how it was drawn: written and read.
 
 Texts in a PNG are chunks of their own (`prompt`, `seed`, `config`, ...); a JPEG, which is used for
 grids only, has them as one JSON object in its comment.
@@ -6,20 +6,17 @@ grids only, has them as one JSON object in its comment.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..errors import DalleMiniWarning, InputError
+from ..errors import InputError
 from ..foreign import show
 from ..generation.blend import Blend, Prompt
 from ..generation.config import GenerationConfig, guidance_name
@@ -28,13 +25,12 @@ from ..models.adapters import AdapterUse
 from ..models.lora import adapters_in
 from ..safety.checker import SafetyFlag
 from ..sheets import read_texts
+from .digests import fingerprint, upscaler_digest
 from .enlarging import upscaler_name
 from .moving import precisions
 
 if TYPE_CHECKING:
     import PIL.Image
-
-_SAMPLES = 4  # of each tensor of weights; more would read much of a mapped file
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -59,6 +55,7 @@ class Drawn:
         edit: of pictures that were drawn from another one, the operation, its settings, and the
             SHA-256 of each picture that was given; None for others.
         upscaler: name of what made the pictures `config.upscale` times larger, if anything did.
+        upscaler_weights: a digest of samples of its weights; "" where it has none that are seen.
         watermark: what kind of mark the tokens have, if any; the key is not told.
         safety_flags: what the safety checker flagged, None for each picture that passed; None
             where nothing was checked.
@@ -77,6 +74,7 @@ class Drawn:
     weights: str = ""
     edit: Mapping[str, Any] | None = None
     upscaler: str | None = None
+    upscaler_weights: str = ""
     watermark: str | None = None
     safety_flags: tuple[SafetyFlag | None, ...] | None = None
 
@@ -116,6 +114,8 @@ class PictureMetadata:
         edit: of pictures that were drawn from another one, the operation, its settings, and the
             SHA-256 of each picture that was given; None for others.
         upscaler: name of what made them `config.upscale` times larger, if anything did.
+        upscaler_weights: a digest of samples of its weights; "" where it has none that are seen, or
+            an older version wrote the file.
         watermark: what kind of mark the tokens have, if any; the key is not told.
         safety: of each picture what was done for which reason, such as "blank: nudity, ...", ""
             where it passed; empty where none was flagged.
@@ -143,6 +143,7 @@ class PictureMetadata:
     guidance: str | None = None
     edit: Mapping[str, Any] | None = None
     upscaler: str | None = None
+    upscaler_weights: str = ""
     watermark: str | None = None
     safety: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
@@ -214,6 +215,7 @@ def _shared(pictures: Drawn, **own: Any) -> dict[str, str]:
         "watermark": pictures.watermark or "",
         "upscale": str(config["upscale"]) if pictures.upscaler else "",
         "upscaler": pictures.upscaler or "",
+        "upscaler_weights": pictures.upscaler_weights,
         "edit": "" if pictures.edit is None else json.dumps(dict(pictures.edit)),
     }
     always = ("config", "model", "version")
@@ -266,6 +268,7 @@ def _parse(texts: Mapping[str, str]) -> PictureMetadata:
         sampler=texts.get("sampler"),
         guidance=texts.get("guidance"),
         upscaler=texts.get("upscaler"),
+        upscaler_weights=texts.get("upscaler_weights", ""),
         watermark=texts.get("watermark"),
         safety=_safety(texts),
         edit=dict(json.loads(texts["edit"])) if "edit" in texts else None,
@@ -305,115 +308,7 @@ def tell_of(
         "sampler": None if sampler is None else sampler_name(sampler),
         "precision": precisions(transformer=transformer, vqgan=vqgan, upscaler=upscaler),
         "upscaler": None if upscaler is None else upscaler_name(upscaler),
+        "upscaler_weights": upscaler_digest(upscaler),
         "adapters": adapters_in(transformer),
         "weights": fingerprint(transformer, vqgan),
     }
-
-
-def fingerprint(*parts: object) -> str:
-    """Return 16 digits of a SHA-256 of samples of all weights, the same wherever they lie.
-
-    It tells other weights from these in milliseconds, but is no proof against forgery.
-
-    Example:
-        >>> from dallemini.pipeline.metadata import fingerprint
-        >>> from dallemini.testing import tiny_vqgan
-        >>> fingerprint(tiny_vqgan()) == fingerprint(tiny_vqgan(seed=1))
-        False
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, nn.Module):
-            for name, tensor in sorted(part.named_parameters()):
-                digest.update(f"{name} {tuple(tensor.shape)}".encode())
-                digest.update(_sample(tensor.detach()))
-    return digest.hexdigest()[:16]
-
-
-def _sample(tensor: Tensor) -> bytes:
-    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    if local.is_meta or not local.numel():
-        return b""
-    flat = local.reshape(-1)
-    step = max(1, flat.numel() // _SAMPLES)
-    # a copy: a storage that numpy has seen cannot be freed by FSDP
-    return flat[::step].to(torch.float32).cpu().clone().numpy().tobytes()
-
-
-def check_redrawing(told: PictureMetadata, name: str, given: Mapping[str, object]) -> None:
-    """Look whether what a file says, and what is given, suffice to draw its pictures again.
-
-    Args:
-        told: what it says.
-        name: of the file.
-        given: what a file cannot hold, by the keyword of `redraw`; None where it is not given.
-
-    Raises:
-        InputError: it was made from other pictures, or by a function, a sampler or a key that is
-            not given; or pictures are given and it was drawn from none.
-    """
-    needed = {
-        "image": told.edit is not None
-        and f"from another picture, which it does not hold; give it as image= ({_inputs(told)})",
-        "mask_image": told.edit is not None
-        and "mask" in told.edit
-        and f"with a mask, which it does not hold; give it as mask_image= ({_inputs(told)})",
-        "sampler": told.sampler
-        and f"by the sampler {told.sampler!r}, which a file cannot hold; give it as sampler=",
-        "watermark": told.watermark
-        and "with a watermark, whose key a file does not hold; give it as watermark=Watermark(key)",
-        "guidance_scale": told.guidance
-        and f"with the function {told.guidance!r} of guidance, which a file cannot hold; give it "
-        "as guidance_scale=",
-    }
-    for keyword, reason in needed.items():
-        if reason and given.get(keyword) is None:
-            raise InputError(f"{name} was drawn {reason}.")
-    for keyword in ("image", "mask_image"):
-        if given.get(keyword) is not None and not needed[keyword]:
-            raise InputError(f"{name} was drawn without such a picture; leave out {keyword}=.")
-
-
-def _inputs(told: PictureMetadata) -> str:
-    return ", ".join(f"{key} {show(value)}" for key, value in (told.edit or {}).items())
-
-
-def warn_of_differences(told: PictureMetadata, now: Mapping[str, Any], *, name: str) -> None:
-    """Warn where a pipeline is not what drew a picture, so that it will look different.
-
-    Args:
-        told: what the picture says.
-        now: `model`, `weights`, `precision` and `adapters` of the pipeline.
-        name: of the picture's file.
-    """
-    found = []
-    kinds = [_kinds(told.precision, now["precision"]), dict(now["precision"])]
-    kinds[0] = {part: kind for part, kind in kinds[0].items() if part in kinds[1]}
-    then, here = (
-        [(one.digest, one.weight) for one in used] for used in (told.adapters, now["adapters"])
-    )
-    if then != here:
-        names = [", ".join(map(str, used)) or "none" for used in (told.adapters, now["adapters"])]
-        found.append(f"LoRA adapters ({names[0]}; here {names[1]})")
-    if told.precision and kinds[0] != kinds[1]:
-        found.append(f"dtype ({_join(kinds[0])}; here {_join(kinds[1])})")
-    elif not found:
-        known = told.weights and now["weights"]
-        if told.weights != now["weights"] if known else told.model != now["model"]:
-            found.append(f"weights (of {told.model!r}; here {now['model']!r})")
-    if found:
-        warnings.warn(
-            f"{name} was drawn with other {' and other '.join(found)}: this is another picture.",
-            DalleMiniWarning,
-            stacklevel=3,
-        )
-
-
-def _kinds(told: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """Spell out one dtype for all parts."""
-    return dict.fromkeys(now, told[""]) if "" in told else dict(told)
-
-
-def _join(kinds: Mapping[str, str]) -> str:
-    same = set(kinds.values())
-    return same.pop() if len(same) == 1 else ", ".join(f"{k} {v}" for k, v in kinds.items())

@@ -17,7 +17,7 @@ def move_together(
     Your own parts that hold no torch modules go first: they are put back by their own `to`, to the
     device that they name.
     """
-    ordered = sorted(parts, key=lambda part: bool(_modules(part)))
+    ordered = sorted(parts, key=lambda part: bool(modules_of(part)))
     undo: list[Callable[[], object]] = []
     try:
         for part in ordered:
@@ -41,7 +41,7 @@ def precisions(**parts: object) -> dict[str, str]:
 
 def _way_back(part: Any) -> Callable[[], object]:
     """Return what puts the tensors of a part back, bit for bit."""
-    modules = _modules(part)
+    modules = modules_of(part)
     if not modules:
         device = getattr(part, "device", None)
         return lambda: None if device is None else part.to(device=device)
@@ -62,7 +62,8 @@ def _way_back(part: Any) -> Callable[[], object]:
     return restore
 
 
-def _modules(part: object) -> list[nn.Module]:
+def modules_of(part: object) -> list[nn.Module]:
+    """Return a part that is a torch module, or the modules that it holds."""
     if isinstance(part, nn.Module):
         return [part]
     return [

@@ -104,8 +104,8 @@ class Pictures(Drawn):
         (a JSON object where parts differ); where there are any, `blend` (JSON, the prompts of a
         mixture with their shares), `commit`, `adapters` (JSON), `sampler`, `guidance` (the name of
         a function, which a file cannot hold), `watermark` (its kind), `edit` (JSON), `score`,
-        `safety` (what the safety checker did for which reason), and `upscale` with `upscaler`, the
-        factor and the name. Beside them XMP has IPTC's Digital
+        `safety` (what the safety checker did for which reason), and `upscale` with `upscaler` and
+        `upscaler_weights`, the factor, the name and a digest. Beside them XMP has IPTC's Digital
         Source Type: drawn by a model, wholly or in part.
 
         Args:

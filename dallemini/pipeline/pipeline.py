@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -17,12 +16,10 @@ from ..generation import GenerationConfig, GenerationOverrides, Sampler
 from ..generation.blend import Prompt
 from ..generation.request import Request, make_request
 from ..generation.watermark import SCHEME, MarkedSampler, Watermark
-from ..hub.packaged import DEFAULT_UPSCALER
 from ..images import Picture
 from ..models.precision import Precision, Quantization, check_dtype
 from ..models.pretrained import Loadable, SourceName, check_device, open_model
 from ..models.transformer import Transformer
-from ..models.upscaler import Upscaler
 from ..safety.checker import SafetyChecker
 from ..scorer import Scorer
 from ..text.tokenizer import Tokenizer
@@ -32,9 +29,11 @@ from .call import Call
 from .cards import pipeline_card
 from .detecting import Detecting, mark_request
 from .editing import Editing
+from .edits import Edit, begin
 from .enlarging import ImageUpscaler
 from .guarding import Guarded, SafetyCheck
-from .judging import find_judge, needed_scorer
+from .judging import find_judge, warn_of_pruning
+from .late import LateParts
 from .metadata import tell_of
 from .moving import move_together, precisions
 from .outputs import GenerationOutput, GenerationStep
@@ -53,10 +52,8 @@ from .pixels import ImageTokenizerLike
 from .progress import Callback, Meter
 from .sketch import Sketch, Sketcher
 
-_LOADING = threading.RLock()  # one for all, since a pipeline that holds one cannot be pickled
 
-
-class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
+class Pipeline(Adapting, Detecting, Editing, Guarded, LateParts, Loadable):
     """Text to image with a DALL-E Mini model.
 
     Args:
@@ -106,10 +103,8 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
         self.config = config or GenerationConfig()
         self.name = name
         self.safety_checker = safety_checker
-        self._scorer, self._upscaler = scorer, upscaler
-        self._default_upscaler: Upscaler | None = None
-        self._moved: dict[str, Any] = {}
-        self._origin: PartsLoader | None = None
+        self._scorer, self._upscaler, self._packaged = scorer, upscaler, {}
+        self._moved, self._origin = {}, None
 
     @classmethod
     def from_pretrained(
@@ -187,6 +182,7 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
         *,
         start_image: Picture | None = None,
         rows: int | None = None,
+        paste: bool = True,
         sampler: Sampler | None = None,
         watermark: Watermark | None = None,
         progress: bool | None = None,
@@ -202,6 +198,7 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
             start_image: a picture to go on from: its upper part is kept, and the rest is drawn. It
                 is fitted as `inpaint` does.
             rows: rows of tokens that are kept of it; None keeps its upper half.
+            paste: keep the pixels of these rows, too, as `inpaint` does.
             sampler: chooses the tokens; temperature, top_k and top_p are its own affair then.
             watermark: a key whose mark the tokens get; `detect` finds it again.
             progress: show a bar; None shows it on a terminal and in a notebook.
@@ -220,7 +217,7 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
             SafetyError: the safety checker refuses a prompt or a picture.
         """
         request = self._request(prompts, sampler, overrides, watermark)
-        sketch = self._sketcher(request.config).begin(start_image, rows)
+        sketch = self._sketcher(request.config).begin(start_image, rows, paste=paste)
         return self._call(request, sketch, sampler, Meter(progress, callback)).output()
 
     def stream(
@@ -228,8 +225,10 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
         prompts: Prompt | Sequence[Prompt] = (),
         *,
         every: int = 32,
+        edit: Edit | None = None,
         start_image: Picture | None = None,
         rows: int | None = None,
+        paste: bool = True,
         sampler: Sampler | None = None,
         watermark: Watermark | None = None,
         progress: bool | None = None,
@@ -239,13 +238,17 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
         """Draw pictures and show them on the way; drop the iterator to cancel.
 
         Arguments are checked at the call, before the first step is asked for. The `output` of the
-        last step is what a call with the same arguments returns, ranked and chosen.
+        last step is what a call with the same arguments returns, ranked and chosen; for an `edit`
+        that is a call of `inpaint`, `vary` or `outpaint`.
 
         Args:
             prompts: one prompt or several; a `Blend` may stand for each.
             every: tokens between two looks; the finished pictures are always shown.
+            edit: what is kept of a picture, as by `inpaint`, `vary` and `outpaint`, whose arguments
+                an `Inpaint`, `Vary` or `Outpaint` takes.
             start_image: as in a call.
             rows: as in a call.
+            paste: as in a call.
             sampler: chooses the tokens, instead of the settings.
             watermark: as in a call.
             progress: show a bar; None shows it on a terminal and in a notebook.
@@ -256,16 +259,18 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
         Raises:
             ConfigError: an unknown keyword or a setting out of range.
             InputError: no prompts, `every` below 1, ranking asked for without a scorer, or a factor
-                of `upscale` that the upscaler does not have.
-            InputTypeError: prompts that are neither strings nor blends, or a sampler that cannot
-                be called.
+                of `upscale` that the upscaler does not have; or what the edit refuses.
+            InputTypeError: prompts that are neither strings nor blends, a sampler that cannot be
+                called, or an `edit` that is none.
             SafetyError: the safety checker refuses a prompt, or later a picture.
+            UnsupportedOperationError: a picture is given, and the VQGAN has no encoder.
         """
         request = self._request(prompts, sampler, overrides, watermark)
         every = plain_number(every)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be a whole number from 1, not {every!r}.")
-        sketch = self._sketcher(request.config).begin(start_image, rows)
+        sketcher = self._sketcher(request.config)
+        sketch = begin(sketcher, edit, start_image, rows, paste=paste)
         return self._call(request, sketch, sampler, Meter(progress, callback)).steps(every)
 
     @property
@@ -291,32 +296,6 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
         told = same.pop() if len(same) == 1 else ", ".join(f"{k} {v}" for k, v in kinds.items())
         return f"<{type(self).__name__} {self.name!r}: {told} on {self.device}>"
 
-    @property
-    def scorer(self) -> Scorer:
-        """The scorer, loaded when it is first asked for.
-
-        Raises:
-            InputError: this pipeline has none.
-        """
-        return needed_scorer(self._find_scorer())
-
-    @property
-    def upscaler(self) -> ImageUpscaler:
-        """What makes pictures larger, loaded when it is first asked for.
-
-        Raises:
-            MissingDependencyError: this pipeline has none, and the extra `upscale` is missing.
-        """
-        if (found := self._find_upscaler()) is not None:
-            return found
-        with _LOADING:
-            if self._default_upscaler is None:
-                precision = {} if self._origin is None else self._origin.precision("upscaler")
-                place = {"device": self.transformer.device}
-                upscaler = Upscaler.from_pretrained(DEFAULT_UPSCALER, **precision | place)
-                self._default_upscaler = self._follow(upscaler)
-            return self._default_upscaler
-
     def quantize(self, quantization: Quantization = "int8") -> Self:
         """Make the transformer's weights smaller, in place; see `Transformer.quantize`."""
         self.transformer.quantize(quantization)
@@ -340,7 +319,7 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
         """
         device = None if device is None else check_device(device)
         dtype = None if dtype is None else check_dtype(dtype)
-        others = (self._scorer, self._upscaler, self._default_upscaler)
+        others = (self._scorer, self._upscaler, *self._packaged.values())
         parts: list[Any] = [self.transformer, self.vqgan, *filter(None, others)]
         for part in parts:
             if not hasattr(part, "to"):
@@ -371,10 +350,18 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
         return Sketcher(config, self.vqgan, self.transformer.config.grid)
 
     def _call(
-        self, request: Request, sketch: Sketch | None, sampler: Sampler | None, meter: Meter
+        self,
+        request: Request,
+        sketch: Sketch | None,
+        sampler: Sampler | None,
+        meter: Meter,
+        *,
+        upscaler: str | None = None,
     ) -> Call:
         safety = SafetyCheck.of(self.safety_checker, request.prompts)
-        upscaler = self._enlarger(request.config)
+        enlarger = self._enlarger(request.config, upscaler)
+        if sketch is not None and request.prunes:
+            warn_of_pruning()
         edit = None if sketch is None else sketch.record
         mark = SCHEME if isinstance(request.sampler, MarkedSampler) else None
         return Call(
@@ -385,37 +372,15 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, Loadable):
             judge=find_judge(
                 request.config, self._find_scorer, self.transformer, self.vqgan.codebook_size
             ),
-            upscaler=upscaler,
+            upscaler=enlarger,
             safety=safety,
             meter=meter,
-            about={**self._about(sampler, upscaler), "edit": edit, "watermark": mark},
+            about={
+                **tell_of(self.name, self.transformer, self.vqgan, sampler, enlarger),
+                "edit": edit,
+                "watermark": mark,
+            },
         )
-
-    def _about(self, sampler: Sampler | None, upscaler: object = None) -> dict[str, Any]:
-        return tell_of(self.name, self.transformer, self.vqgan, sampler, upscaler)
-
-    def _find_scorer(self) -> Scorer | None:
-        with _LOADING:  # one thread loads it, the others wait
-            if self._scorer is None and self._origin is not None:
-                self._scorer = self._follow(self._origin.scorer())
-            return self._scorer
-
-    def _find_upscaler(self) -> ImageUpscaler | None:
-        with _LOADING:
-            if self._upscaler is None and self._origin is not None:
-                self._upscaler = self._follow(self._origin.upscaler())
-            return self._upscaler
-
-    def _follow(self, part: Any) -> Any:
-        """Move a part that was loaded late to where the others went meanwhile."""
-        return part.to(**self._moved) if part is not None and self._moved else part
-
-    def _enlarger(self, config: GenerationConfig) -> ImageUpscaler | None:
-        """Return the upscaler of a call that asks for larger pictures, having checked it."""
-        if config.upscale is None:
-            return None
-        enlarging.check_factor(self.upscaler, config.upscale)
-        return self.upscaler
 
     @classmethod
     def _load(cls, source: hub.Source) -> Self:

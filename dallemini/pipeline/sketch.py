@@ -145,7 +145,9 @@ class Sketcher:
         """Width and height of the model's own pictures."""
         return self._grid[1] * self._unit, self._grid[0] * self._unit
 
-    def begin(self, start_image: Picture | None, rows: int | None) -> Sketch | None:
+    def begin(
+        self, start_image: Picture | None, rows: int | None, *, paste: bool = True
+    ) -> Sketch | None:
         """Return the sketch of a call: empty, or with the upper rows of a picture.
 
         None stands for an empty one of the model's own size.
@@ -156,7 +158,9 @@ class Sketcher:
         """
         config = self._config
         if start_image is not None:
-            return self._start(start_image, rows)
+            return self._start(start_image, rows, paste=paste)
+        if paste is not True:
+            raise InputError("paste says what is kept of a start_image; give that, too.")
         if rows is not None:
             raise InputError("rows says how much of a start_image is kept; give that, too.")
         if config.width is None and config.height is None and not config.tile:
@@ -164,7 +168,7 @@ class Sketcher:
         canvas = self._canvas(config.width or self._own[0], config.height or self._own[1])
         return None if canvas.is_plain else Sketch(canvas=canvas, token_size=self._unit)
 
-    def _start(self, image: Picture, rows: int | None) -> Sketch:
+    def _start(self, image: Picture, rows: int | None, *, paste: bool) -> Sketch:
         opened, canvas = self._open(image)
         kept = canvas.height // 2 if rows is None else plain_number(rows)
         if isinstance(kept, bool) or not isinstance(kept, int) or not 0 < kept < canvas.height:
@@ -174,8 +178,13 @@ class Sketcher:
             )
         hole = torch.ones(canvas.height, canvas.width, dtype=torch.bool, device="cpu")
         hole[:kept] = False
-        record = {"operation": "start", "image": picture_digest(opened), "rows": kept}
-        return self._sketch(opened, canvas, hole=hole, record=record)
+        record = {
+            "operation": "start",
+            "image": picture_digest(opened),
+            "rows": kept,
+            "paste": paste,
+        }
+        return self._sketch(opened, canvas, hole=hole, paste=paste, record=record)
 
     def inpaint(self, image: Picture, mask_image: Picture, *, paste: bool) -> Sketch:
         """Keep a picture where a mask is black.
@@ -195,8 +204,13 @@ class Sketcher:
         pixels = torch.from_numpy(np.array(fit_image(mask, size, coverage=True))) > 0
         hole = F.max_pool2d(pixels[None].float(), self._unit)[0] > 0
         if not bool(hole.any()):
+            lost = mask.getbbox() is not None
             raise InputError(
-                "The mask is black, so that nothing is to be redrawn; paint white what is."
+                f"The white part of the mask is lost where the picture is fitted to {size[0]}x"
+                f"{size[1]} pixels: it is cut off, or too small; cut the picture yourself, or "
+                "paint more white."
+                if lost
+                else "The mask is black, so that nothing is to be redrawn; paint white what is."
             )
         if bool(hole.all()):
             raise InputError(
@@ -303,7 +317,7 @@ class Sketcher:
         operation = edit.get("operation")
         try:
             if image is not None and operation == "start":
-                return self._start(image, edit["rows"])
+                return self._start(image, edit["rows"], paste=edit.get("paste", True))
             if image is not None and operation == "vary":
                 return self.vary(image, edit["strength"], paste=edit["paste"])
             if image is not None and operation == "outpaint":

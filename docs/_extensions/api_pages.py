@@ -50,6 +50,7 @@ CHAPTERS = (
         (
             *("dallemini.pipeline", "dallemini.Pipeline", "dallemini.GenerationOutput"),
             *("dallemini.GenerationStep", "dallemini.GenerationProgress", "dallemini.Detection"),
+            *("dallemini.Inpaint", "dallemini.Vary", "dallemini.Outpaint"),
             *("dallemini.C2PASigner", "dallemini.pipeline.metadata.PictureMetadata"),
             "dallemini.models.adapters.AdapterUse",
             *("dallemini.pipeline.metadata.Drawn", "dallemini.pipeline.metadata.read_metadata"),

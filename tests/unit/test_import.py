@@ -136,13 +136,14 @@ def test_public_names_are_these() -> None:
         *(
             "GenerationStep",
             "ImageTokenizer",
+            *("Inpaint", "Outpaint"),
             "PictureSafetyChecker",
             "Pipeline",
             "SafetyChecker",
             "SafetyCheckers",
         ),
-        *("SafetyFlag", "TextTokens", "Tokenizer", "Transformer", "Upscaler", "Watermark"),
-        *("WordSafetyChecker", "__version__", "image_to_tensor"),
+        *("SafetyFlag", "TextTokens", "Tokenizer", "Transformer", "Upscaler", "Vary"),
+        *("Watermark", "WordSafetyChecker", "__version__", "image_to_tensor"),
     ]
 
 

@@ -18,7 +18,7 @@ from ...data.token_shards import TokenRows, TokenShard, shard_name, token_dtype,
 from ...errors import InputError
 from ...files import as_path, make_folder
 from ...models.image_tokenizer import ImageTokenizer
-from ...pipeline.metadata import fingerprint
+from ...pipeline.digests import fingerprint
 from ...pipeline.pipeline import Pipeline
 from ..distributed import rank, wait
 

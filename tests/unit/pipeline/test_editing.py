@@ -159,6 +159,10 @@ def test_a_start_image_is_gone_on_from(pipe: Pipeline) -> None:
     out = pipe("a red apple", start_image=picture, rows=1, num_images_per_prompt=2, seed=0)
     assert torch.equal(out.image_tokens[:, :4], codes(pipe, picture)[:4].expand(2, 4))
     assert (levels(out.images[0])[:4] == levels(picture)[:4]).all()
+    bare = pipe("a red apple", start_image=picture, rows=1, paste=False, seed=0)
+    assert torch.equal(bare.image_tokens[0], out.image_tokens[0])
+    decoded = pipe.vqgan.decode(bare.image_tokens)[0].mul(255).byte().permute(1, 2, 0)
+    assert levels(bare.images[0]).tolist() == decoded.tolist()
     half = pipe("a red apple", start_image=picture, seed=0)
     assert torch.equal(half.image_tokens[0, :8], codes(pipe, picture)[:8])
     assert not torch.equal(half.image_tokens[0, 8:], codes(pipe, picture)[8:])
@@ -205,6 +209,20 @@ def test_a_seed_draws_the_same_picture_in_any_batch(pipe: Pipeline) -> None:
     for name, one in edits(pipe, seed=6).items():
         assert torch.equal(one.image_tokens[0], together[name].image_tokens[1]), name
         assert one.images[0].tobytes() == together[name].images[1].tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_edits_in_less_precision_are_the_same_in_any_batch(dtype: Any) -> None:
+    pipe = tiny_pipeline()
+    pipe = pipe.quantize() if dtype == "int8" else pipe.to(dtype=dtype)
+    picture, rest = noise(), {"lookahead": 3, "progress": False}
+    for call in (
+        lambda **own: pipe.inpaint("a bird", picture, white((4, 4, 12, 8)), **own, **rest),
+        lambda **own: pipe.outpaint(picture, "a bird", right=8, **own, **rest),
+    ):
+        together, alone = call(seed=5, num_images_per_prompt=3, batch_size=3), call(seed=6)
+        assert torch.equal(alone.image_tokens[0], together.image_tokens[1])
+        assert alone.images[0].tobytes() == together.images[1].tobytes()
 
 
 @pytest.mark.thorough
@@ -271,6 +289,11 @@ def test_what_is_drawn_fades_in_within_the_hole() -> None:
 PICTURE, MASK = noise(), white((4, 4, 8, 8))
 WRONG: dict[str, tuple[Any, str]] = {
     "size": (lambda p: p.inpaint("a", PICTURE, white(size=(8, 8))), "mask has 8x8 .* 16x16"),
+    "cut off": (
+        lambda p: p.inpaint("a", noise(18), white((0, 0, 1, 16), size=(18, 16))),
+        "white part of the mask is lost where the picture is fitted to 16x16",
+    ),
+    "paste alone": (lambda p: p("a", paste=False), "paste says what is kept of a start_image"),
     "empty": (lambda p: p.inpaint("a", PICTURE, white()), "nothing is to be redrawn"),
     "full": (lambda p: p.inpaint("a", PICTURE, white((0, 0, 16, 16))), "leaves no token"),
     "clear": (lambda p: p.inpaint("a", PICTURE, Image.new("RGBA", (16, 16))), "transparent"),
@@ -339,3 +362,19 @@ def test_an_image_tokenizer_of_your_own_edits_and_says_what_it_cannot(pipe: Pipe
     assert (levels(out.images[0])[8:] == levels(noise())[8:]).all()
     with pytest.raises(DalleMiniError, match="Mosaic decodes pictures of 16x16 pixels only"):
         own("a bird", width=24)
+
+
+def test_a_picture_is_encoded_once_for_all_that_is_drawn_on_it(pipe: Pipeline) -> None:
+    class Counting(Mosaic):
+        encoded = 0
+
+        def encode(self, images: Tensor) -> Tensor:
+            self.encoded += len(images)
+            return super().encode(images)
+
+    counting = Counting()
+    own = Pipeline(tokenizer=pipe.tokenizer, transformer=pipe.transformer, vqgan=counting)
+    settings: Any = {"num_images_per_prompt": 2, "candidates": 2, "batch_size": 1, "lookahead": 2}
+    prompts, mask = ["a bird", "a tree"], white((4, 4, 8, 8))
+    assert len(own.inpaint(prompts, noise(), mask, seed=0, progress=False, **settings)) == 4
+    assert counting.encoded == 1

