@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..hub.source import BUNDLED_MODEL
-from .generate import Settings, check_settings
-from .options import Drawing, Marks, OptionalFloat, OptionalInt, OptionalPath, Where
+from .calling import Call
+from .options import OptionalFloat, OptionalInt, OptionalPath
 from .prompts import check_words
-from .saving import Saving
 from .words import UsageError, checking_usage
 
 if TYPE_CHECKING:
@@ -38,15 +36,7 @@ class Edit:
             chooses.
         rows: keep so many rows of tokens at the top, and draw the rest.
         paste: keep the picture's own pixels outside what is redrawn.
-        model: Hub id or local folder of a pipeline.
-        output: folder for the PNG files.
-        seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
-            set one per picture.
-        json: print one line of JSON for each file instead of its path.
-        settings: of the drawing.
-        marks: that the pictures get.
-        drawing: of the model.
-        where: of the model.
+        call: how it is drawn on.
     """
 
     picture: _Picture
@@ -55,14 +45,7 @@ class Edit:
     strength: OptionalFloat = None
     rows: OptionalInt = None
     paste: bool = True
-    model: str = BUNDLED_MODEL
-    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path()
-    seed: Annotated[tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(aliases=("-s",))] = ()
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    settings: Annotated[Settings, tyro.conf.arg(name="")]
-    marks: Marks
-    drawing: Drawing
-    where: Where
+    call: Call
 
     def run(self) -> None:
         """Draw, save, and print the path of every file.
@@ -83,7 +66,8 @@ class Edit:
             return pipe.vary(
                 self.picture, self.prompts, strength=self.strength, paste=self.paste, **settings
             )
-        return pipe(self.prompts, start_image=self.picture, rows=self.rows, **settings)
+        start: Any = {"start_image": self.picture, "rows": self.rows, "paste": self.paste}
+        return pipe(self.prompts, **start, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +82,7 @@ class Extend:
         top: likewise.
         bottom: likewise.
         paste: keep the picture's own pixels.
-        model: Hub id or local folder of a pipeline.
-        output: folder for the PNG files.
-        seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
-            set one per picture.
-        json: print one line of JSON for each file instead of its path.
-        settings: of the drawing.
-        marks: that the pictures get.
-        drawing: of the model.
-        where: of the model.
+        call: how it is drawn on.
     """
 
     picture: _Picture
@@ -116,14 +92,7 @@ class Extend:
     top: int = 0
     bottom: int = 0
     paste: bool = True
-    model: str = BUNDLED_MODEL
-    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path()
-    seed: Annotated[tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(aliases=("-s",))] = ()
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    settings: Annotated[Settings, tyro.conf.arg(name="")]
-    marks: Marks
-    drawing: Drawing
-    where: Where
+    call: Call
 
     def run(self) -> None:
         """Draw, save, and print the path of every file.
@@ -150,17 +119,17 @@ def _run(
     command: Edit | Extend, draw: Callable[[Pipeline, dict[str, Any]], GenerationOutput]
 ) -> None:
     """Check what can be checked, load the model, draw, save, and print the paths."""
+    call = command.call
     with checking_usage():
         check_words(command.prompts, f"dallemini {_name(command)} {command.picture}")
-        settings = check_settings(command.settings, command.seed, command.output)
-        command.drawing.check()
-        watermark, signer = command.marks.watermark(), command.marks.signer()
+        settings = call.check()
+        watermark, signer = call.marks.watermark(), call.marks.signer()
+        checker = call.safety.checker()
     from ..images import open_image  # here, because torch takes seconds
 
     open_image(command.picture)  # before the model is loaded
-    saving = Saving(command.output, None, as_json=command.json, c2pa=signer)
-    pipe = command.drawing.load(command.where.open(command.model), command.where)
-    with saving:
+    with call.saving(signer) as saving:
+        pipe = call.load(checker)
         saving.add(draw(pipe, {**settings, "watermark": watermark}))
 
 

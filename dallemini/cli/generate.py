@@ -10,35 +10,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..errors import InputError, SafetyError
-from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path, make_folder
+from ..errors import SafetyError
+from ..files import as_path, make_folder
 from ..generation import GenerationConfig, GenerationOverrides
-from ..hub.source import BUNDLED_MODEL
-from .options import Drawing, Marks, OptionalPath, OptionalText, Safety, Where, drawing_type
+from .calling import Call
+from .options import OptionalPath
 from .processes import Process, own_device, this_process
 from .prompts import read_all
-from .saving import Saving, tell
+from .saving import tell
 from .words import checking_usage
 
-_ALIASES = {"num_images_per_prompt": ("--num-images", "-n")}
 _AT_ONCE = 32  # pictures that are drawn by one call, and then saved
 
 
 if TYPE_CHECKING:
     from ..generation.watermark import Watermark
-    from ..models.upscaler import Upscaler
-    from ..pipeline.pipeline import Pipeline
     from ..pipeline.signing import C2PASigner
     from ..safety.checker import SafetyChecker
-
-    Settings = GenerationOverrides
-else:
-    _names = [name for name in GenerationOverrides.__annotations__ if name != "seed"]
-    Settings = drawing_type("Settings", _names, aliases=_ALIASES)  # seed reads better repeated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,31 +38,17 @@ class Generate:
     """Draw pictures from prompts and save them as PNG files that say how they were drawn.
 
     They are saved while the next ones are drawn. With --rank the best of each prompt come first.
-    With --prompts the folder also gets manifest.jsonl, a line for each picture; the same command
-    again goes on where it was stopped. A prompt that is refused gets a line with the reason there,
-    the others are drawn, and the exit code is 1 in the end. torchrun shares the work between
-    processes: torchrun --no-python --nproc-per-node 8 dallemini generate --prompts ...
+    With --prompts and without --grid the folder also gets manifest.jsonl, a line for each picture;
+    the same command again goes on where it was stopped. A prompt that is refused gets a line with
+    the reason there, the others are drawn, and the exit code is 1 in the end. torchrun shares the
+    work between processes: torchrun --no-python --nproc-per-node 8 dallemini generate --prompts ...
 
     Attributes:
         prompts: one or more prompts, each in quotes; - reads them from standard input, one a line.
         file: a file of prompts: one a line, or a .csv, .jsonl or .parquet file with the column
             prompt; - is standard input. Files are numbered as its pictures are, whose first seed is
             0 unless --seed says another.
-        model: Hub id or local folder of a pipeline.
-        upscaler: model for --upscale, instead of the pipeline's or realesr-animevideov3: the name
-            of a released one, a Hub id, a local folder or file.
-        output: folder for the PNG files; the current one unless --grid is given.
-        grid: also lay all pictures out in this PNG or JPEG file, of --prompts without a manifest.
-            No file is ever overwritten: names that are taken are numbered on.
-        seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
-            set one per picture.
-        rank_by: what --rank and --candidates go by; the model's scorer if it has one.
-        json: print one line of JSON for each file instead of its path.
-        settings: of the drawing.
-        marks: that the pictures get.
-        safety: what looks at prompts and pictures.
-        drawing: of the model.
-        where: of the model.
+        call: how they are drawn.
     """
 
     prompts: Annotated[
@@ -78,18 +56,7 @@ class Generate:
         tyro.conf.arg(metavar="[PROMPT ...]", help_behavior_hint=""),
     ] = ()
     file: Annotated[OptionalPath, tyro.conf.arg(name="prompts", aliases=("--prompts-file",))] = None
-    model: str = BUNDLED_MODEL
-    upscaler: OptionalText = None
-    output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
-    grid: OptionalPath = None
-    seed: Annotated[tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(aliases=("-s",))] = ()
-    rank_by: Literal["scorer", "likelihood"] = "scorer"
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    settings: Annotated[Settings, tyro.conf.arg(name="")]
-    marks: Marks
-    safety: Safety
-    drawing: Drawing
-    where: Where
+    call: Call
 
     def run(self) -> None:
         """Draw, save, and print the path of every file.
@@ -99,14 +66,13 @@ class Generate:
                 the drawing is.
         """
         with checking_usage():
-            settings = self._checked_settings()
             prompts = read_all(self.prompts, self.file, keep_empty=self._is_bulk)
-            self.drawing.check()
+            settings = self.call.check()
             marks: dict[str, Any] = {
-                "watermark": self.marks.watermark(),
-                "c2pa": self.marks.signer(),
+                "watermark": self.call.marks.watermark(),
+                "c2pa": self.call.marks.signer(),
             }
-            process, checker = this_process(), self.safety.checker()
+            process, checker = this_process(), self.call.safety.checker()
         if self._is_bulk:
             make_folder(self._folder)
             self._draw_many(prompts, settings, process, checker, marks)
@@ -122,8 +88,7 @@ class Generate:
         watermark: Watermark | None,
         c2pa: C2PASigner | None,
     ) -> None:
-        saving = Saving(self.output, self.grid, as_json=self.json, c2pa=c2pa)
-        pipe = self._load(self.drawing.device, checker)
+        saving, pipe = self.call.saving(c2pa), self.call.load(checker)
         with checking_usage():
             calls = split_call(pipe.config.override(**settings), prompts)
         with saving:
@@ -140,12 +105,13 @@ class Generate:
     ) -> None:
         from ..pipeline.bulk import Bulk, Manifest, split_units
 
-        pipe = self._load(own_device(self.drawing.device), checker)
+        pipe = self.call.load(checker, device=own_device(self.call.drawing.device))
         with checking_usage():
             config = pipe.config.override(**settings)
             units = split_units(config, enumerate(prompts), count=len(prompts))
         share = list(itertools.islice(units, process.rank, None, process.world_size))
         new: list[dict[str, Any]] = []
+        as_json = self.call.json
         with Manifest(self._folder, process.name) as manifest:
             bulk = Bulk(pipe, config, manifest, at_once=at_once(config), **marks)
             left = bulk.missing(share)
@@ -157,7 +123,7 @@ class Generate:
                 for record in bulk.draw(left):
                     new.append(self._with_path(record))
             finally:
-                tell([one for one in new if self.json or "path" in one], as_json=self.json)
+                tell([one for one in new if as_json or "path" in one], as_json=as_json)
             if count := bulk.refused(share):
                 self._tell_refused(count, process)
 
@@ -179,50 +145,11 @@ class Generate:
 
     @property
     def _is_bulk(self) -> bool:
-        return self.file is not None and self.grid is None
+        return self.file is not None and self.call.grid is None
 
     @property
     def _folder(self) -> Path:
-        return Path() if self.output is None else as_path(self.output)
-
-    def _load(self, device: str, checker: SafetyChecker | None) -> Pipeline:
-        upscaler = None if self.upscaler is None else self._load_upscaler(self.upscaler)
-        keywords = {"upscaler": upscaler, "safety_checker": checker, "device": device}
-        return self.drawing.load(self.where.open(self.model), self.where, **keywords)
-
-    def _load_upscaler(self, name: str) -> Upscaler:
-        from .upscale import load_upscaler
-
-        return load_upscaler(name, self.where.elsewhere(), device=self.drawing.device)
-
-    def _checked_settings(self) -> GenerationOverrides:
-        """Return the settings that were given, having checked them without the model."""
-        if self.grid is not None and self.grid.suffix.lower() not in GRID_ENDINGS:
-            endings = ", ".join(GRID_ENDINGS)
-            raise InputError(f"--grid must end in one of {endings}, not as {str(self.grid)!r}.")
-        settings = check_settings(self.settings, self.seed, self.output)
-        if self.rank_by == "likelihood":
-            settings["rank"] = "likelihood"
-        return settings
-
-
-def check_settings(
-    settings: GenerationOverrides, seeds: Sequence[int], output: Path | None
-) -> GenerationOverrides:
-    """Return the settings of a drawing with its seeds, having checked them without the model.
-
-    Raises:
-        InputError: the output is the name of a picture.
-        ConfigError: a setting is out of range.
-    """
-    folder = output and as_path(output)
-    if folder and folder.suffix.lower() in PICTURE_ENDINGS and not folder.is_dir():
-        raise InputError(f"--output names a folder, not {folder}; for one file, use --grid.")
-    checked = settings.copy()
-    if seeds:
-        checked["seed"] = seeds[0] if len(seeds) == 1 else tuple(seeds)
-    GenerationConfig().override(**checked)
-    return checked
+        return Path() if self.call.output is None else as_path(self.call.output)
 
 
 def at_once(config: GenerationConfig) -> int | None:

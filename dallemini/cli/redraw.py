@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..errors import InputError
+from .calling import load_named_upscaler
 from .options import (
     Adapters,
+    DtypeName,
     OptionalPath,
     OptionalText,
     Pictures,
@@ -44,6 +47,9 @@ class Redraw:
         pictures: PNG files that `dallemini generate` saved, or its grids.
         model: Hub id or local folder of a pipeline, instead of the one that a picture names.
         adapter: LoRA adapters, instead of those that a picture names; with weights, me/ink:0.8.
+        upscaler: what makes those larger again that were, instead of the model's own or the
+            released one that a picture names: the name of a released one, a Hub id, a local folder
+            or file.
         output: folder for the PNG files.
         image: the picture that an edit began with.
         mask: the mask of an edit that had one.
@@ -57,6 +63,7 @@ class Redraw:
     pictures: Pictures
     model: OptionalText = None
     adapter: Adapters = ()
+    upscaler: OptionalText = None
     output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
     image: OptionalPath = None
     mask: OptionalPath = None
@@ -108,7 +115,15 @@ class Redraw:
             for used in told.adapters
             if used.source
         ]
-        return load_pipeline(source, adapters, device=self.device, dtype=dtype)
+        kind: Any = told.precision.get("upscaler", told.precision.get(""))
+        upscaler = load_named_upscaler(
+            self.upscaler,
+            self.where,
+            device=self.device,
+            dtype=kind if kind in typing.get_args(DtypeName) else "float32",
+        )
+        keywords = {"device": self.device, "dtype": dtype, "upscaler": upscaler}
+        return load_pipeline(source, adapters, **keywords)
 
     def _find(self, label: str, where: SourceOptions) -> Source:
         """Find what a picture names, at the commit that it names."""

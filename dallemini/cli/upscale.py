@@ -111,5 +111,9 @@ class _Tiled:
     def scale(self) -> int:
         return self.upscaler.scale
 
+    @property
+    def context(self) -> int:
+        return self.upscaler.context
+
     def upscale(self, images: Tensor) -> Tensor:
         return self.upscaler.upscale(images, tile=self.tile)

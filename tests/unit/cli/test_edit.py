@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dallemini import Pipeline, Upscaler
 from dallemini.generation.watermark import SCHEME
+from dallemini.models import UpscalerConfig
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +58,43 @@ def test_edits_are_marked_and_told_to_scripts(run: Any, tiny: Path) -> None:
         assert (told["prompt"], told["seed"]) == ("a bird", 3)
         with Image.open(told["path"]) as drawn:
             assert drawn.info["watermark"] == SCHEME
+
+
+def test_a_beginning_is_shown_as_it_is_decoded(run: Any, tiny: Path) -> None:
+    given = ["picture.png", "a tree", "--rows", 1, "--model", tiny, "--seed", 3]
+    kept, bare = (run("edit", *given, *more).lines[0] for more in ((), ("--no-paste",)))
+    assert (edit_of(kept)["paste"], edit_of(bare)["paste"]) == (True, False)
+    with Image.open(kept) as one, Image.open(bare) as other:
+        assert one.crop((0, 0, 16, 4)).getcolors() == [(64, (255, 0, 0))]
+        assert len(other.crop((0, 0, 16, 4)).getcolors()) > 1
+
+
+def test_edits_are_ranked_enlarged_checked_and_laid_out_as_pictures_are(
+    run: Any, tiny: Path
+) -> None:
+    config = UpscalerConfig(width=4, num_blocks=1, name="mine")
+    Upscaler.from_config(config).save_pretrained("larger")
+    more = ["--candidates", 2, "--rank-by", "likelihood", "--upscale", 2, "--upscaler", "larger"]
+    given = ["--model", tiny, "-n", 2, "-s", 3, "--grid", "all.png", "--safety", "words", *more]
+    for words in (["edit", "--rows", 1], ["extend", "--top", 4]):
+        result = run(words[0], "picture.png", "a bird", *words[1:], *given, "-o", "out", "--json")
+        assert result.code == 0, result.err
+        *each, sheet = map(json.loads, result.lines)
+        assert [one["safety"] for one in each] == [None, None]
+        scores = [one["score"] for one in each]
+        assert scores == sorted(scores, reverse=True)
+        with Image.open(each[0]["path"]) as drawn:
+            assert (drawn.width, drawn.info["upscaler"]) == (32, "mine")
+        with Image.open(sheet["path"]) as grid:
+            assert json.loads(grid.info["seeds"]) == [one["seed"] for one in each]
+    settings: Any = {"num_images_per_prompt": 2, "candidates": 2, "rank": "likelihood", "seed": 3}
+    expected = Pipeline.from_pretrained(tiny).outpaint("picture.png", "a bird", top=4, **settings)
+    assert scores == list(expected.scores or ())  # of the last command
+    Path("words.txt").write_text("bird")
+    refused = run(
+        "extend", "picture.png", "a bird", "--top", 4, *given, "--safety-words", "words.txt"
+    )
+    assert (refused.code, "bird" in refused.err) == (1, True)
 
 
 def test_a_picture_is_extended(run: Any, tiny: Path) -> None:

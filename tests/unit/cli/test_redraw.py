@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dallemini import Upscaler
 from dallemini.errors import DalleMiniWarning
+from dallemini.models import UpscalerConfig
 from dallemini.testing import tiny_pipeline
 
 
@@ -33,6 +35,19 @@ def test_pictures_are_drawn_again_with_the_model_and_dtype_that_they_name(
     assert (again.code, again.err) == (0, "")
     assert again.lines == ["again/a-cat-3.png", "again/a-cat-3-2.png"]
     assert all(same(*pair) for pair in zip(paths, again.lines, strict=True))
+
+
+def test_larger_pictures_are_made_larger_again_by_what_is_named(run: Any, tiny: Path) -> None:
+    for name in ("mine", "yours"):
+        config = UpscalerConfig(width=4, num_blocks=1, name=name)
+        Upscaler.from_config(config).save_pretrained(name)
+    words = ["generate", "a cat", "--model", tiny, "--seed", 3, "--upscale", 2]
+    (path,) = run(*words, "--upscaler", "mine").lines
+    again = run("redraw", path, "-o", "again", "--upscaler", "mine")
+    assert (again.code, again.err) == (0, "")
+    assert same(path, again.lines[0])
+    other = run("redraw", path, "-o", "again", "--upscaler", "yours")
+    assert "was drawn with another upscaler ('mine'; here 'yours')" in other.err
 
 
 @pytest.mark.thorough

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from dallemini import Upscaler
+from dallemini import Pipeline, Upscaler, image_to_tensor
+from dallemini.cli.upscale import _Tiled
 from dallemini.models import UpscalerConfig
+from dallemini.testing import tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,28 @@ def test_files_are_enlarged_into_a_folder(run: Any, model: Path, tmp_path: Path)
     told = json.loads(run("upscale", files[0], "--model", model, "-o", out, "--json").out)
     assert (told["picture"], told["factor"]) == (str(files[0]), 4)
     assert size_of(told["path"]) == (80, 40)
+
+
+@pytest.mark.parametrize("tile", [False, True])
+def test_a_file_has_the_pixels_that_the_pipeline_makes(
+    run: Any, model: Path, tmp_path: Path, tile: bool
+) -> None:
+    upscaler, parts = Upscaler.from_pretrained(model), tiny_pipeline()
+    pipe = Pipeline(
+        tokenizer=parts.tokenizer,
+        transformer=parts.transformer,
+        vqgan=parts.vqgan,
+        upscaler=upscaler,
+    )
+    small, large = (pipe("a cat", seed=3, tile=tile, upscale=n, progress=False) for n in (None, 4))
+    result = run("upscale", small.save(tmp_path)[0], "--model", model, "-o", tmp_path)
+    with Image.open(result.lines[0]) as made:
+        assert made.tobytes() == large.images[0].tobytes()
+        assert made.info["upscaler_weights"] == large.upscaler_weights
+    pixels = (upscaler.upscale(image_to_tensor(small.images[0])[None])[0] * 255).round()
+    if not tile:
+        assert pixels.byte().permute(1, 2, 0).tolist() == np.asarray(large.images[0]).tolist()
+    assert _Tiled(upscaler, 8).context == upscaler.context  # around a tile
 
 
 def test_what_cannot_be_enlarged_is_one_sentence(
