@@ -215,11 +215,12 @@ def test_a_seed_draws_the_same_picture_in_any_batch(pipe: Pipeline) -> None:
 def test_edits_in_less_precision_are_the_same_in_any_batch(dtype: Any) -> None:
     pipe = tiny_pipeline()
     pipe = pipe.quantize() if dtype == "int8" else pipe.to(dtype=dtype)
-    picture, rest = noise(), {"lookahead": 3, "progress": False}
-    for call in (
-        lambda **own: pipe.inpaint("a bird", picture, white((4, 4, 12, 8)), **own, **rest),
-        lambda **own: pipe.outpaint(picture, "a bird", right=8, **own, **rest),
-    ):
+    picture, rest = noise(), dict[str, Any](lookahead=3, progress=False)
+    calls: tuple[Any, ...] = (
+        lambda **own: pipe.inpaint("a bird", picture, white((4, 4, 12, 8)), **rest, **own),
+        lambda **own: pipe.outpaint(picture, "a bird", right=8, **rest, **own),
+    )
+    for call in calls:
         together, alone = call(seed=5, num_images_per_prompt=3, batch_size=3), call(seed=6)
         assert torch.equal(alone.image_tokens[0], together.image_tokens[1])
         assert alone.images[0].tobytes() == together.images[1].tobytes()
