@@ -30,8 +30,11 @@ from .wish import Wish
 if TYPE_CHECKING:
     import PIL.Image
 
-_LOOKS = 6  # on the way to a finished picture; each costs the decoding of all pixels
+_LOOKS = 6  # on the way to a finished picture; each costs decoding those that are shown
 _MANY = 12  # pictures, from which on fewer looks are taken
+_FEWER_LOOKS = 4
+
+Work = Callable[[Callback], Iterable[GenerationStep]]  # is given what to tell how far it is
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +44,8 @@ class Look:
     Attributes:
         wish: what is drawn, with its seed.
         share: of the work that is done.
-        previews: pictures that are not finished, by their seeds; none where they are as before.
+        previews: pictures that are not finished, by their seeds, one candidate for each that is
+            kept; none where they are as before.
         drawn: those that are finished and saved.
         notes: what the library warns of.
         seconds: since the beginning.
@@ -98,17 +102,7 @@ class Studio:
             DalleMiniError: the wish is beyond the limits or no good.
         """
         wish = wish.check(self.limits)
-        settings: Any = {**wish.overrides(self.size), "every": self._every(wish)}
-        shared: Any = {"progress": False, "watermark": self.watermark}
-        return self._run(
-            wish,
-            lambda tell: self.pipe.stream(wish.prompt, callback=tell, **settings, **shared),
-        )
-
-    def _every(self, wish: Wish) -> int:
-        """Return after how many tokens there is a look."""
-        looks = _LOOKS if wish.number * wish.candidates < _MANY else 2
-        return -(-self.pipe.transformer.config.image_length // looks)
+        return self._run(wish, self._work(wish, lambda sketcher: sketcher.begin(None, None)))
 
     def redraw(self, wish: Wish, image: Any, mask_image: Any) -> Iterator[Look]:
         """Redraw the white part of a mask; drop the iterator to cancel.
@@ -144,22 +138,26 @@ class Studio:
 
     def _edit(self, wish: Wish, sketch: Callable[[Sketcher], Sketch]) -> Iterator[Look]:
         wish = replace(wish, shape="square").check(self.limits)
+        return self._run(wish, self._work(wish, sketch))
+
+    def _work(self, wish: Wish, sketch: Callable[[Sketcher], Sketch | None]) -> Work:
+        """Return what draws a wish, looking at one candidate for each picture that is kept."""
         settings = wish.overrides(self.size)
+        looks = _LOOKS if wish.number < _MANY else _FEWER_LOOKS
+        every = -(-self.pipe.transformer.config.image_length // looks)
 
         def work(tell: Callback) -> Iterator[GenerationStep]:
             meter = Meter(False, tell)
             call = self.pipe._edit(
                 wish.prompt, sketch, settings, watermark=self.watermark, meter=meter
             )
-            return call.steps(self._every(wish))
+            return call.steps(every, candidates=False)
 
-        return self._run(wish, work)
+        return work
 
-    def _run(
-        self, wish: Wish, work: Callable[[Callback], Iterable[GenerationStep]]
-    ) -> Iterator[Look]:
+    def _run(self, wish: Wish, work: Work) -> Iterator[Look]:
         """Look at some work, which tells how far it is."""
-        start, previews = time.monotonic(), dict[int, Any]()
+        start, shown = time.monotonic(), dict[int, tuple[int, Any]]()
         about: Any = {"wish": wish, "notes": self._warnings(wish)}
         for share, step in watch(work):
             about["seconds"] = time.monotonic() - start
@@ -168,8 +166,11 @@ class Studio:
             elif step.output is not None:
                 yield Look(share=1.0, drawn=self._save(step.output, wish), **about)
             else:
-                previews |= dict(zip(step.seeds, step.images, strict=True))
-                yield Look(share=share, previews=dict(previews), **about)
+                for seed, image in zip(step.seeds, step.images, strict=True):
+                    place = (seed - (wish.seed or 0)) // wish.candidates
+                    if step.config.prune or shown.get(place, (seed,))[0] == seed:
+                        shown[place] = (seed, image)
+                yield Look(share=share, previews=dict(shown.values()), **about)
 
     def _warnings(self, wish: Wish) -> tuple[str, ...]:
         """Return what the tokenizer warns of; collecting it is, as `warnings` work, global."""
