@@ -21,6 +21,7 @@ from ..pipeline.outputs import GenerationOutput, GenerationStep
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.pixels import token_size
 from ..pipeline.progress import Callback, Meter
+from ..pipeline.signing import C2PASigner
 from ..pipeline.sketch import Sketch, Sketcher
 from .limits import AppLimits
 from .sessions import Drawn
@@ -67,6 +68,7 @@ class Studio:
         folder: where pictures are saved; whoever drops them deletes them.
         limits: what is refused.
         watermark: a key whose mark all pictures get.
+        c2pa: signs the files of all pictures.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Studio:
         limits: AppLimits | None = None,
         *,
         watermark: Watermark | None = None,
+        c2pa: C2PASigner | None = None,
     ) -> None:
-        self.pipe, self.limits, self.watermark = pipe, limits or AppLimits(), watermark
+        self.pipe, self.limits = pipe, limits or AppLimits()
+        self.watermark, self.c2pa = watermark, c2pa
         self._folder = folder
 
     @property
@@ -181,7 +185,7 @@ class Studio:
         return tuple(told)
 
     def _save(self, output: GenerationOutput, wish: Wish) -> tuple[Drawn, ...]:
-        paths = output.save(self._folder)
+        paths = output.save(self._folder, c2pa=self.c2pa)
         scores = output.scores or [None] * len(paths)
         flags = output.safety_flags or [None] * len(paths)
         return tuple(

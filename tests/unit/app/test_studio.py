@@ -12,12 +12,14 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from certificates import make_signer
 from dallemini import Watermark, WordSafetyChecker
 from dallemini.app.limits import AppLimits
 from dallemini.app.studio import Look, Studio
 from dallemini.app.watching import THREAD
 from dallemini.app.wish import Wish
 from dallemini.errors import InputError
+from dallemini.pipeline.signing import read_credentials
 from dallemini.testing import tiny_pipeline
 from patience import patience
 
@@ -146,9 +148,9 @@ def test_edits_are_seen_on_the_way_and_saved_with_what_they_were(studio: Studio)
 def test_edit_that_cannot_be_is_told(studio: Studio) -> None:
     picture = PIL.Image.new("RGB", (16, 16))
     with pytest.raises(InputError, match="A side grows by 0 to 16 pixels in one go"):
-        next(studio.extend(WISH, picture, {"right": 32}))
+        list(studio.extend(WISH, picture, {"right": 32}))
     with pytest.raises(InputError, match="The mask is black"):
-        next(studio.redraw(WISH, picture, PIL.Image.new("L", (16, 16))))
+        list(studio.redraw(WISH, picture, PIL.Image.new("L", (16, 16))))
 
 
 def test_pictures_have_the_mark_and_say_what_was_flagged(tmp_path: Path) -> None:
@@ -163,3 +165,11 @@ def test_pictures_have_the_mark_and_say_what_was_flagged(tmp_path: Path) -> None
     assert flagged.caption == "seed 5 · flagged"
     origin = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
     assert origin.encode() in flagged.path.read_bytes()
+
+
+def test_pictures_are_signed(studio: Studio, tmp_path: Path) -> None:
+    signing = Studio(studio.pipe, tmp_path, c2pa=make_signer(tmp_path))
+    (drawn,) = last_of(signing.draw(replace(WISH, number=1))).drawn
+    told = read_credentials(drawn.path.read_bytes())
+    assert told is not None
+    assert told.state == "valid"

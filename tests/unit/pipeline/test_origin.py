@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from certificates import make_signer
 from dallemini import C2PASigner, Pipeline, Watermark
 from dallemini.errors import InputError, MissingDependencyError, MissingFileError
 from dallemini.pipeline.inspecting import inspect_picture
@@ -35,11 +35,7 @@ def saved(pipe: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> C2PASigner:
-    for name in ("c2pa", "cryptography"):
-        pytest.importorskip(name, reason="needs the extra c2pa")
-    folder = tmp_path_factory.mktemp("certificate")
-    runpy.run_path(str(ROOT / "examples" / "make_test_certificate.py"))["make"](folder)
-    return C2PASigner(certificate=folder / "chain.pem", private_key=folder / "key.pem")
+    return make_signer(tmp_path_factory.mktemp("certificate"))
 
 
 def encoded(kind: str, mode: str = "RGB", **settings: Any) -> bytes:
@@ -208,6 +204,9 @@ def test_certificates_that_cannot_sign_are_refused(certificate: C2PASigner, tmp_
     swapped = C2PASigner(certificate=certificate.private_key, private_key=certificate.certificate)
     with pytest.raises(InputError, match="cannot sign a picture"):
         swapped.sign(encoded("PNG"), {})
+    with pytest.raises(InputError, match="cannot sign a picture"):
+        swapped.check()  # before anything is drawn
+    certificate.check()
 
 
 def test_without_the_extra_signing_names_it(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
