@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +139,15 @@ def test_an_inspection_says_what_was_taken_off(saved: Path) -> None:
 
 
 def test_a_foreign_picture_is_not_called_stripped() -> None:
-    content = stamp(encoded("PNG"), {}).replace(b"dallemini", b"otherprog")
+    content = stamp(encoded("PNG"), {})
+    start, end = content.index(b"iTXt") - 4, content.index(b"IDAT") - 4
+    assert b"dallemini" in content[start:end]
+    chunk = content[start + 8 : end - 4].replace(b"dallemini", b"otherprog")
+    checked = struct.pack(">I", zlib.crc32(b"iTXt" + chunk))
+    foreign = content[: start + 8] + chunk + checked + content[end:]
+    said = states(foreign)
+    assert (said["texts"], said["source type"]) == ("missing", "holds")
+    assert "stripped" not in said.values()
     assert states(encoded("JPEG"))["texts"] == "missing"
     with pytest.raises(InputError, match="cannot be read as a picture"):
         inspect_picture(content[:-30])
