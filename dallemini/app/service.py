@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from fastapi import Body, FastAPI, Form, Request, Response, UploadFile
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
@@ -43,6 +43,7 @@ from .api import (
 )
 from .batcher import Batcher
 from .config import ServiceConfig
+from .docs_page import docs_page
 from .errors import ServiceError, add_handlers, refuse
 from .guards import Counting, Guard
 from .metrics import Metrics
@@ -96,6 +97,8 @@ def create_service(
         version=__version__,
         description=f"Text to image in the shape of OpenAI's images API. {service.safeguards}",
         lifespan=service.lifespan,
+        docs_url=None,  # the pages of FastAPI ask a server far away for their scripts
+        redoc_url=None,
     )
     app.state.batcher = service.batcher
     _add_routes(app, service)
@@ -376,6 +379,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             watermark=None if service.watermark is None else SCHEME,
             c2pa=service.c2pa is not None,
         )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
 
     @app.get("/metrics", tags=["service"], summary="Counters for Prometheus")
     async def metrics() -> PlainTextResponse:

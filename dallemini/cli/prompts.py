@@ -50,10 +50,8 @@ def check_words(words: Sequence[str], command: str) -> None:
         if not prompt.strip():
             raise InputError(f"Prompt {number} is empty; say in words what to draw.")
     if len(words) > 1 and not any(" " in word for word in words):
-        told, quoted = (
-            f"These are {len(words)} prompts of one word",
-            f'{command} "{" ".join(words)}"',
-        )
+        told = f"These are {len(words)} prompts of one word"
+        quoted = f'{command} "{" ".join(words)}"'
         if _LITTLE_WORDS & {*words}:
             raise InputError(f"{told}; put one prompt in quotes: {quoted}.")
         warnings.warn(

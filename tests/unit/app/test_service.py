@@ -7,6 +7,7 @@ import copy
 import functools
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -301,7 +302,11 @@ def test_health_and_pages(shared: Served) -> None:
         "watermark": None,
         "c2pa": False,
     }
-    assert b"openapi.json" in shared.ask(path="/docs").body
+    page = shared.ask(path="/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for told in ("POST /v1/images/edits", "GET /health", "openapi.json", "partial_images", "429"):
+        assert told in page.body.decode()
+    assert not re.search(r"https?://|<script|src=", page.body.decode())  # it needs no network
     schema = shared.ask(path="/openapi.json").json
     fields = schema["components"]["schemas"]["GenerationRequest"]["properties"]
     assert fields["prompt"]["maxLength"] == 40
