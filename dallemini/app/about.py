@@ -44,14 +44,14 @@ RESPONSIBLE_USE = """
 """
 
 
-def safeguards(checker: SafetyChecker | None, *, has_mark: bool) -> str:
-    """Say what is checked here and what mark the pictures get, as lines of Markdown.
+def safeguards(checker: SafetyChecker | None, *, has_mark: bool, is_signed: bool = False) -> str:
+    """Say what is checked here and how the pictures are marked, as lines of Markdown.
 
     Example:
         >>> from dallemini.app.about import safeguards
         >>> print(safeguards(None, has_mark=False))
         - **Nothing checks what is asked for and drawn here**: whoever runs this app chose so.
-        - **The pictures have no watermark.**
+        - **The pictures have no watermark**, and their files no signature (C2PA).
     """
     checked = "**Nothing checks what is asked for and drawn here**: whoever runs this app chose so."
     if checker is not None:
@@ -60,22 +60,27 @@ def safeguards(checker: SafetyChecker | None, *, has_mark: bool) -> str:
             "list of words, and a small network where pictures are named: they miss things, and "
             "stop some that are harmless."
         )
-    mark = "**The pictures have no watermark.**"
+    mark = "**The pictures have no watermark**"
     if has_mark:
         mark = (
             "**The pictures have a watermark** that whoever runs this app can find again; it "
-            "survives JPEG and resizing, not everything."
+            "survives JPEG and resizing, not everything"
         )
-    return f"- {checked}\n- {mark}"
+    signed = "their files no signature (C2PA)"
+    if is_signed:
+        signed = "their files are signed with the certificate (C2PA) of whoever runs this app"
+    return f"- {checked}\n- {mark}, and {signed}."
 
 
-def limits_of(card: str) -> str:
-    r"""Return the section "Limits" of a model card, without its heading; empty without one.
+def told_by(card: str) -> str:
+    r"""Return the sections of a model card on limits and bias; empty where it has none.
 
     Example:
-        >>> from dallemini.app.about import limits_of
-        >>> limits_of("# A model\n\n## Limits\n\nNo text.\n\n## More\n")
-        'No text.'
+        >>> from dallemini.app.about import told_by
+        >>> told_by("# A model\n\n## Limits\n\nNo text.\n\n## Bias\n\nYellow.\n\n## More\n")
+        '### Limits\n\nNo text.\n\n### Bias\n\nYellow.'
     """
-    found = re.search(r"^##+ [^\n]*limit[^\n]*\n(.*?)(?=^#|\Z)", card, re.I | re.M | re.S)
-    return found[1].strip() if found else ""
+    sections = re.findall(
+        r"^##+ ([^\n]*(?:limit|bias)[^\n]*)\n(.*?)(?=^#|\Z)", card, re.I | re.M | re.S
+    )
+    return "\n\n".join(f"### {name}\n\n{text.strip()}" for name, text in sections if text.strip())

@@ -169,6 +169,7 @@ class Health(BaseModel):
     waiting: int
     safety: Annotated[str, Field(description="What is checked; 'off' for nothing.")]
     watermark: _Mark = None
+    c2pa: Annotated[bool, Field(description="Whether finished pictures are signed.")] = False
 
 
 class ImageEvent(BaseModel):

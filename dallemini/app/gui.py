@@ -44,7 +44,7 @@ class Page:
         self, studio: Studio, sessions: Sessions, *, card: str = "", ranks: bool = False
     ) -> None:
         self.studio, self.sessions = studio, sessions
-        self._limits, self._ranks = about.limits_of(card), ranks
+        self._told, self._ranks = about.told_by(card), ranks
         self._targets: dict[str, list[Any]] = {}  # of each tab that takes a picture
         self._wanted: set[str] = set()  # clicks that are waited for
 
@@ -76,11 +76,14 @@ class Page:
         with gr.Tab("History", id="history"):
             self._add_history()
         with gr.Tab("Limits", id="limits"):
-            has_mark = self.studio.watermark is not None
-            here = about.safeguards(self.studio.pipe.safety_checker, has_mark=has_mark)
+            here = about.safeguards(
+                self.studio.pipe.safety_checker,
+                has_mark=self.studio.watermark is not None,
+                is_signed=self.studio.c2pa is not None,
+            )
             gr.Markdown(about.RESPONSIBLE_USE + here)
-            if self._limits:
-                gr.Markdown(f"## What the makers of this model say\n\n{self._limits}")
+            if self._told:
+                gr.Markdown(f"## What the makers of this model say\n\n{self._told}")
 
     # The form
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from fastapi import Body, FastAPI, Form, Request, Response, UploadFile
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
@@ -30,6 +30,7 @@ from ..images import open_image
 from ..pipeline.guarding import guarded
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.pixels import token_size
+from ..pipeline.signing import C2PASigner
 from ..safety.checker import SafetyChecker, describe_checker
 from . import openapi
 from .api import (
@@ -42,6 +43,7 @@ from .api import (
 )
 from .batcher import Batcher
 from .config import ServiceConfig
+from .docs_page import docs_page
 from .errors import ServiceError, add_handlers, refuse
 from .guards import Counting, Guard
 from .metrics import Metrics
@@ -62,6 +64,7 @@ def create_service(
     sampler: Sampler | None = None,
     safety_checker: SafetyChecker | Literal["usual"] | None = "usual",
     watermark: Watermark | None = None,
+    c2pa: C2PASigner | None = None,
 ) -> FastAPI:
     """Make the service of a pipeline.
 
@@ -75,6 +78,7 @@ def create_service(
         safety_checker: asked about prompts and pictures; "usual" is the pipeline's own, or
             `usual_checker()` where it has none; None is none.
         watermark: a key whose mark all pictures get.
+        c2pa: signs the files of all finished pictures.
 
     Raises:
         ConfigError: `api_key` is empty, or nothing that a header can hold.
@@ -82,13 +86,19 @@ def create_service(
             safety checker or watermark is none.
     """
     service = Service(
-        guarded(pipe, safety_checker), config or ServiceConfig(), sampler, watermark=watermark
+        guarded(pipe, safety_checker),
+        config or ServiceConfig(),
+        sampler,
+        watermark=watermark,
+        c2pa=c2pa,
     )
     app = FastAPI(
         title="dallemini",
         version=__version__,
         description=f"Text to image in the shape of OpenAI's images API. {service.safeguards}",
         lifespan=service.lifespan,
+        docs_url=None,  # the pages of FastAPI ask a server far away for their scripts
+        redoc_url=None,
     )
     app.state.batcher = service.batcher
     _add_routes(app, service)
@@ -114,6 +124,7 @@ class Service:
         config: limits.
         sampler: instead of the pipeline's settings.
         watermark: a key whose mark all pictures get.
+        c2pa: signs the files of all finished pictures.
     """
 
     def __init__(
@@ -123,9 +134,10 @@ class Service:
         sampler: Sampler | None,
         *,
         watermark: Watermark | None = None,
+        c2pa: C2PASigner | None = None,
     ) -> None:
         self.pipe, self.config = pipe, config
-        self.sampler, self.watermark = sampler, watermark
+        self.sampler, self.watermark, self.c2pa = sampler, watermark, c2pa
         self.sizes = find_sizes(pipe)
         # which has the settings of the pipeline, and the mark
         usual = pipe._request("", sampler, {"num_images_per_prompt": 1, "seed": 0}, watermark)
@@ -157,7 +169,9 @@ class Service:
         """
         looks = (asked.partial_images or 0) if asked.stream else 0
         kind = "image_generation" if isinstance(asked, GenerationRequest) else "image_edit"
-        ticket = Ticket(self.batcher, self.metrics, timeout=self.config.timeout, kind=kind)
+        ticket = Ticket(
+            self.batcher, self.metrics, timeout=self.config.timeout, kind=kind, c2pa=self.c2pa
+        )
         ticket.submit(pictures, client=_client(request), looks=looks)
         if asked.stream:
             return _Events(ticket)
@@ -217,7 +231,8 @@ class Service:
         """What is checked, and what mark the pictures get, in words for clients."""
         mark = "no watermark" if self.watermark is None else f"a watermark ({SCHEME})"
         checked = describe_checker(self.pipe.safety_checker)
-        return f"Safety check: {checked}. The pictures have {mark}."
+        signed = "not signed" if self.c2pa is None else "signed (C2PA)"
+        return f"Safety check: {checked}. The pictures have {mark}, and are {signed}."
 
     @property
     def for_orders(self) -> dict[str, Any]:
@@ -362,7 +377,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             waiting=batcher.waiting,
             safety=describe_checker(service.pipe.safety_checker),
             watermark=None if service.watermark is None else SCHEME,
+            c2pa=service.c2pa is not None,
         )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
 
     @app.get("/metrics", tags=["service"], summary="Counters for Prometheus")
     async def metrics() -> PlainTextResponse:

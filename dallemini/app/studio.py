@@ -17,11 +17,12 @@ import torch
 
 from ..errors import DalleMiniWarning, InputError
 from ..generation.watermark import Watermark
-from ..pipeline.edits import Edit, Inpaint, Outpaint, Vary
+from ..pipeline.edits import Edit, Inpaint, Outpaint, Vary, begin
 from ..pipeline.outputs import GenerationOutput, GenerationStep
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.pixels import token_size
-from ..pipeline.progress import Callback
+from ..pipeline.progress import Callback, Meter
+from ..pipeline.signing import C2PASigner
 from .limits import AppLimits
 from .sessions import Drawn
 from .watching import watch
@@ -30,8 +31,11 @@ from .wish import Wish
 if TYPE_CHECKING:
     import PIL.Image
 
-_LOOKS = 6  # on the way to a finished picture; each costs the decoding of all pixels
+_LOOKS = 6  # on the way to a finished picture; each costs decoding those that are shown
 _MANY = 12  # pictures, from which on fewer looks are taken
+_FEWER_LOOKS = 4
+
+Work = Callable[[Callback], Iterable[GenerationStep]]  # is given what to tell how far it is
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +45,8 @@ class Look:
     Attributes:
         wish: what is drawn, with its seed.
         share: of the work that is done.
-        previews: pictures that are not finished, by their seeds; none where they are as before.
+        previews: pictures that are not finished, by their seeds, one candidate for each that is
+            kept; none where they are as before.
         drawn: those that are finished and saved.
         notes: what the library warns of.
         seconds: since the beginning.
@@ -63,6 +68,7 @@ class Studio:
         folder: where pictures are saved; whoever drops them deletes them.
         limits: what is refused.
         watermark: a key whose mark all pictures get.
+        c2pa: signs the files of all pictures.
     """
 
     def __init__(
@@ -72,8 +78,10 @@ class Studio:
         limits: AppLimits | None = None,
         *,
         watermark: Watermark | None = None,
+        c2pa: C2PASigner | None = None,
     ) -> None:
-        self.pipe, self.limits, self.watermark = pipe, limits or AppLimits(), watermark
+        self.pipe, self.limits = pipe, limits or AppLimits()
+        self.watermark, self.c2pa = watermark, c2pa
         self._folder = folder
 
     @property
@@ -98,20 +106,7 @@ class Studio:
             DalleMiniError: the wish is beyond the limits or no good.
         """
         wish = wish.check(self.limits)
-        return self._stream(wish)
-
-    def _stream(self, wish: Wish, edit: Edit | None = None) -> Iterator[Look]:
-        settings: Any = {**wish.overrides(self.size), "every": self._every(wish), "edit": edit}
-        shared: Any = {"progress": False, "watermark": self.watermark}
-        return self._run(
-            wish,
-            lambda tell: self.pipe.stream(wish.prompt, callback=tell, **settings, **shared),
-        )
-
-    def _every(self, wish: Wish) -> int:
-        """Return after how many tokens there is a look."""
-        looks = _LOOKS if wish.number * wish.candidates < _MANY else 2
-        return -(-self.pipe.transformer.config.image_length // looks)
+        return self._run(wish, self._work(wish, None))
 
     def redraw(self, wish: Wish, image: Any, mask_image: Any) -> Iterator[Look]:
         """Redraw the white part of a mask; drop the iterator to cancel.
@@ -146,13 +141,30 @@ class Studio:
         return self._edit(wish, Outpaint(image, **dict[str, Any](around)))
 
     def _edit(self, wish: Wish, edit: Edit) -> Iterator[Look]:
-        return self._stream(replace(wish, shape="square").check(self.limits), edit)
+        wish = replace(wish, shape="square").check(self.limits)
+        return self._run(wish, self._work(wish, edit))
 
-    def _run(
-        self, wish: Wish, work: Callable[[Callback], Iterable[GenerationStep]]
-    ) -> Iterator[Look]:
+    def _work(self, wish: Wish, edit: Edit | None) -> Work:
+        """Return what draws a wish, looking at one candidate for each picture that is kept."""
+        settings = wish.overrides(self.size)
+        looks = _LOOKS if wish.number < _MANY else _FEWER_LOOKS
+        every = -(-self.pipe.transformer.config.image_length // looks)
+
+        def work(tell: Callback) -> Iterator[GenerationStep]:
+            call = self.pipe._edit(
+                wish.prompt,
+                lambda sketcher: begin(sketcher, edit, None, None, paste=True),
+                settings,
+                watermark=self.watermark,
+                meter=Meter(False, tell),
+            )
+            return call.steps(every, candidates=False)
+
+        return work
+
+    def _run(self, wish: Wish, work: Work) -> Iterator[Look]:
         """Look at some work, which tells how far it is."""
-        start, previews = time.monotonic(), dict[int, Any]()
+        start, shown = time.monotonic(), dict[int, tuple[int, Any]]()
         about: Any = {"wish": wish, "notes": self._warnings(wish)}
         for share, step in watch(work):
             about["seconds"] = time.monotonic() - start
@@ -161,8 +173,11 @@ class Studio:
             elif step.output is not None:
                 yield Look(share=1.0, drawn=self._save(step.output, wish), **about)
             else:
-                previews |= dict(zip(step.seeds, step.images, strict=True))
-                yield Look(share=share, previews=dict(previews), **about)
+                for seed, image in zip(step.seeds, step.images, strict=True):
+                    place = (seed - (wish.seed or 0)) // wish.candidates
+                    if step.config.prune or shown.get(place, (seed,))[0] == seed:
+                        shown[place] = (seed, image)
+                yield Look(share=share, previews=dict(shown.values()), **about)
 
     def _warnings(self, wish: Wish) -> tuple[str, ...]:
         """Return what the tokenizer warns of; collecting it is, as `warnings` work, global."""
@@ -173,7 +188,7 @@ class Studio:
         return tuple(told)
 
     def _save(self, output: GenerationOutput, wish: Wish) -> tuple[Drawn, ...]:
-        paths = output.save(self._folder)
+        paths = output.save(self._folder, c2pa=self.c2pa)
         scores = output.scores or [None] * len(paths)
         flags = output.safety_flags or [None] * len(paths)
         return tuple(

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from ..pipeline.outputs import Pictures
+from ..pipeline.signing import C2PASigner
 from ..sheets import png_bytes
 from .api import FINISHED_EVENT, PREVIEW_EVENT, Image, ImageEvent, ImagesResponse
 from .batcher import Batcher, Event, Finished, Job, Preview
@@ -27,12 +28,19 @@ class Ticket:
         metrics: count.
         timeout: seconds from now after which the request is given up.
         kind: what its events are called: "image_generation" or "image_edit".
+        c2pa: signs finished pictures.
     """
 
     def __init__(
-        self, batcher: Batcher, metrics: Metrics, *, timeout: float, kind: str = "image_generation"
+        self,
+        batcher: Batcher,
+        metrics: Metrics,
+        *,
+        timeout: float,
+        kind: str = "image_generation",
+        c2pa: C2PASigner | None = None,
     ) -> None:
-        self._batcher, self._metrics, self._kind = batcher, metrics, kind
+        self._batcher, self._metrics, self._kind, self._c2pa = batcher, metrics, kind, c2pa
         self._loop = asyncio.get_running_loop()
         self._timeout, self._end = timeout, self._loop.time() + timeout
         self._told: asyncio.Queue[Event] = asyncio.Queue()
@@ -68,7 +76,7 @@ class Ticket:
         size, mark = "", None
         async for event in self._events():
             if isinstance(event, Finished):
-                content = await asyncio.to_thread(event.output.png, 0)
+                content = await asyncio.to_thread(event.output.png, 0, c2pa=self._c2pa)
                 size, mark = _size(event.output.images[0]), event.output.watermark
                 found[event.number] = Image(
                     b64_json=_text(content),
@@ -124,7 +132,7 @@ class Ticket:
         pictures: Pictures = event.output if isinstance(event, Finished) else event.step
         image = pictures.images[0]
         finished = isinstance(event, Finished)
-        content = pictures.png(0) if finished else png_bytes(image)
+        content = pictures.png(0, c2pa=self._c2pa) if finished else png_bytes(image)
         return ImageEvent(
             type=f"{self._kind}.{FINISHED_EVENT if finished else PREVIEW_EVENT}",
             b64_json=_text(content),

@@ -22,6 +22,7 @@ from ..generation.watermark import Watermark
 from ..pipeline.guarding import guarded
 from ..pipeline.parts import Parts
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.signing import C2PASigner
 from ..safety.checker import SafetyChecker
 from .body_limit import BodyLimit
 from .gui import Page
@@ -41,6 +42,7 @@ def create_app(
     limits: AppLimits | None = None,
     safety_checker: SafetyChecker | Literal["usual"] | None = "usual",
     watermark: Watermark | None = None,
+    c2pa: C2PASigner | None = None,
 ) -> FastAPI:
     """Make the ASGI app that draws with a pipeline.
 
@@ -53,11 +55,12 @@ def create_app(
         safety_checker: asked about prompts and pictures; "usual" is the pipeline's own, or
             `usual_checker()` where it has none; None is none.
         watermark: a key whose mark all pictures get.
+        c2pa: signs the files of all pictures.
     """
     limits = limits or AppLimits()
     parts = None if source is None else Parts(source)
     page = Page(
-        Studio(guarded(pipe, safety_checker), folder, limits, watermark=watermark),
+        Studio(guarded(pipe, safety_checker), folder, limits, watermark=watermark, c2pa=c2pa),
         Sessions(limits),
         card="" if parts is None else parts.notes().get("README.md", ""),
         ranks=parts is not None and parts.find("scorer") is not None,

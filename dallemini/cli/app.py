@@ -90,7 +90,10 @@ def _help() -> str:
 
 def _complete(words: list[str]) -> int:
     """Print or write the completion of a shell, for which all commands are loaded."""
+    from . import train
+
     commands = {name: _load(name) for name, (kind, _) in _COMMANDS.items() if kind}
+    commands["train"] = train.for_completion()
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="dallemini", args=words)
     except SystemExit as stopped:

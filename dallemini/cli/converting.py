@@ -13,6 +13,7 @@ from .._version import __version__
 from ..checkpoints.formats import CLASS_NAMES
 from ..errors import InputError, MissingFileError
 from ..files import replacing_folder, write_text
+from ..models.part_card import save_part
 from ..models.precision import check_dtype, read_precision
 from ..models.transformer import Transformer
 from ..pipeline.cards import short_name
@@ -88,7 +89,7 @@ class Conversion:
 
     def _convert(self, part: str, source: hub.Source, folder: Path) -> None:
         if part == "tokenizer":
-            Tokenizer.from_pretrained(source).save_pretrained(folder)
+            save_part(Tokenizer.from_pretrained(source), folder)
             return
         component = component_of(part, source)
         checkpoints.convert(
@@ -99,11 +100,10 @@ class Conversion:
             expected=MODELS[component].expected_shapes,
         )
         if part == "transformer" and self.int8 is not None:
-            model = Transformer.from_pretrained(folder, dtype=self.int8)
-            model.save_pretrained(folder)
+            save_part(Transformer.from_pretrained(folder, dtype=self.int8), folder)
         if part == "scorer":
             with contextlib.suppress(MissingFileError):  # OpenAI's file holds the weights only
-                CLIPTokenizer.from_pretrained(source).save_pretrained(folder)
+                save_part(CLIPTokenizer.from_pretrained(source), folder)
 
     def _write_index(self, folder: Path, source: Parts, parts: Mapping[str, hub.Source]) -> None:
         classes = {part: CLASSES[part][0].__name__ for part in parts}

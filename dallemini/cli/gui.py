@@ -38,6 +38,7 @@ class App(Serving):
                 source=source,
                 safety_checker=guards.checker,
                 watermark=guards.watermark,
+                c2pa=guards.c2pa,
             )
             print(f"{pipe.name} draws on {url_of(listener)}")
             print(guards, flush=True)

@@ -66,7 +66,9 @@ class Inspect:
 
 @dataclass(frozen=True, kw_only=True)
 class Detect:
-    """Look for the mark of a key: p-value, score, votes and file, one line each, then all together.
+    """Look for the mark of a key: a line for each picture, then one for all together.
+
+    A line has p-value, score, votes, tokens and file, with tabs between them.
 
     A p-value is the chance that pictures without the mark do as well: below 0.001 they have it.
     Small pictures often say too little alone; several of one key say more together.
@@ -110,9 +112,10 @@ class Detect:
             if self.json:
                 path = None if len(group) > 1 else name
                 told = {"path": path, "p_value": found.p_value, "score": found.score}
-                print(dumps(told | {"votes": found.votes}))
+                print(dumps(told | {"votes": found.votes, "tokens": found.tokens}))
             else:
-                print(f"{found.p_value:.3g}\t{found.score:.3f}\t{found.votes}\t{name}")
+                numbers = (f"{found.p_value:.3g}", f"{found.score:.3f}", found.votes, found.tokens)
+                print(*numbers, name, sep="\t")
 
 
 def _vqgan(source: hub.Source) -> ImageTokenizer:

@@ -269,36 +269,25 @@ def _form(name: str, hint: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MarkOptions:
-    """How pictures are marked.
+class SigningOptions:
+    """What signs pictures.
 
     Attributes:
-        watermark_key_file: a file with a secret, whose mark the tokens get; `dallemini detect`
-            finds it again. A key in the command itself could be read by other users.
         c2pa_certificate: a PEM file with your certificate and those that vouch for it; every file
             is signed with it.
         c2pa_key: a PEM file with the key of the certificate.
         c2pa_algorithm: of that key.
     """
 
-    watermark_key_file: OptionalPath = None
     c2pa_certificate: OptionalPath = None
     c2pa_key: OptionalPath = None
     c2pa_algorithm: str = "es256"
-
-    def watermark(self) -> Watermark | None:
-        """Read the key, if there is one.
-
-        Raises:
-            DalleMiniError: as `read_watermark`.
-        """
-        return read_watermark(self.watermark_key_file)
 
     def signer(self) -> C2PASigner | None:
         """Return what signs, if anything does.
 
         Raises:
-            DalleMiniError: one of the two files is not given, not there, or no PEM file.
+            DalleMiniError: one of the two files is not given, not there, or cannot sign.
         """
         if self.c2pa_certificate is None and self.c2pa_key is None:
             return None
@@ -313,6 +302,30 @@ class MarkOptions:
         )
         signer.check()
         return signer
+
+
+Signing = Annotated[SigningOptions, tyro.conf.arg(name="")]
+"""The same, with its options named as if they were the command's own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MarkOptions(SigningOptions):
+    """How pictures are marked.
+
+    Attributes:
+        watermark_key_file: a file with a secret, whose mark the tokens get; `dallemini detect`
+            finds it again. A key in the command itself could be read by other users.
+    """
+
+    watermark_key_file: OptionalPath = None
+
+    def watermark(self) -> Watermark | None:
+        """Read the key, if there is one.
+
+        Raises:
+            DalleMiniError: as `read_watermark`.
+        """
+        return read_watermark(self.watermark_key_file)
 
 
 Marks = Annotated[MarkOptions, tyro.conf.arg(name="")]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import DalleMiniWarning, InputError
 
 _STDIN = "-"
 _LITTLE_WORDS = {"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "the", "to", "with"}
@@ -40,17 +41,23 @@ def check_words(words: Sequence[str], command: str) -> None:
         command: what stands before them, for the messages.
 
     Raises:
-        InputError: there is none, one is empty, or quotes were forgotten.
+        InputError: there is none, one is empty, or quotes were forgotten. Where they may have been,
+            a `DalleMiniWarning` says so.
     """
     if not words:
         raise InputError(f'There is no prompt; try: {command} "a red apple".')
     for number, prompt in enumerate(words, start=1):
         if not prompt.strip():
             raise InputError(f"Prompt {number} is empty; say in words what to draw.")
-    if len(words) > 1 and not any(" " in word for word in words) and _LITTLE_WORDS & {*words}:
-        raise InputError(
-            f"These are {len(words)} prompts of one word; put one prompt in quotes: "
-            f'{command} "{" ".join(words)}".'
+    if len(words) > 1 and not any(" " in word for word in words):
+        told = f"These are {len(words)} prompts of one word"
+        quoted = f'{command} "{" ".join(words)}"'
+        if _LITTLE_WORDS & {*words}:
+            raise InputError(f"{told}; put one prompt in quotes: {quoted}.")
+        warnings.warn(
+            f"{told}, drawn one by one; for a single prompt put it in quotes: {quoted}.",
+            DalleMiniWarning,
+            stacklevel=2,
         )
 
 

@@ -59,6 +59,7 @@ class Serve(Serving):
                 api_key=key,
                 safety_checker=guards.checker,
                 watermark=guards.watermark,
+                c2pa=guards.c2pa,
             )
             server = Server(app, timeout=self.config.timeout, access_log=self.access_log)
             print(f"{pipe.name} is served on {url_of(listener)} (see /docs)")

@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..hub.source import BUNDLED_MODEL
-from .options import Drawing, OptionalPath, Safety, SafetyOptions, Where, read_watermark
+from .options import (
+    Drawing,
+    OptionalPath,
+    Safety,
+    SafetyOptions,
+    Signing,
+    SigningOptions,
+    Where,
+    read_watermark,
+)
 from .words import checking_usage
 
 if TYPE_CHECKING:
     from ..generation.watermark import Watermark
+    from ..pipeline.signing import C2PASigner
     from ..safety import SafetyChecker
 
 WATERMARK_VARIABLE = "DALLEMINI_WATERMARK_KEY"
@@ -40,16 +50,20 @@ class Safeguards:
     Attributes:
         checker: looks at prompts and pictures.
         watermark: whose mark the pictures get.
+        c2pa: signs their files.
     """
 
     checker: SafetyChecker | None
     watermark: Watermark | None
+    c2pa: C2PASigner | None
 
     def __str__(self) -> str:
         from ..safety.checker import describe_checker  # here, because torch takes seconds
 
         mark = "none" if self.watermark is None else "of your key"
-        return f"safety check: {describe_checker(self.checker)}; watermark: {mark}"
+        signed = "none" if self.c2pa is None else f"by {os.fspath(self.c2pa.certificate)}"
+        checked = describe_checker(self.checker)
+        return f"safety check: {checked}; watermark: {mark}; C2PA signature: {signed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +76,7 @@ class Serving:
         port: to listen on; 0 for a free one.
         watermark_key_file: a file with a secret, whose mark all pictures get; the environment
             variable DALLEMINI_WATERMARK_KEY is another place for the secret itself.
+        signing: of finished pictures.
         safety: what looks at prompts and pictures.
         drawing: of the model.
         where: of the model.
@@ -71,6 +86,7 @@ class Serving:
     host: str = "127.0.0.1"
     port: int
     watermark_key_file: OptionalPath = None
+    signing: Signing = field(default_factory=SigningOptions)
     safety: Safety = field(default_factory=lambda: SafetyOptions(safety="auto"))
     drawing: Drawing
     where: Where
@@ -83,4 +99,5 @@ class Serving:
         """
         with checking_usage():
             self.drawing.check()
-            return Safeguards(self.safety.checker(), _watermark(self.watermark_key_file))
+            mark, signer = _watermark(self.watermark_key_file), self.signing.signer()
+            return Safeguards(self.safety.checker(), mark, signer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -51,6 +51,20 @@ def run(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     getattr(recipes, f"train_{argv[0]}")(config)  # imported now, since torch takes seconds
     return 0
+
+
+def for_completion() -> Any:
+    """Return what tells the parser of the parts and their options, to complete them in a shell."""
+    kinds = tuple(
+        Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        for name, kind in _PARTS.items()
+    )
+
+    def train(part: Any) -> None:
+        del part
+
+    train.__annotations__["part"] = Annotated[Union[kinds], tyro.conf.arg(name="")]  # noqa: UP007
+    return train
 
 
 def _take_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..config import Config
+from ..config import Config, suggest
 from ..errors import ConfigError
 
 DEFAULT_SPACE = "efficientnet-lite0"
+SPACES = (DEFAULT_SPACE, "clip", "inception")
 Measure = Literal["samples", "frechet", "retrieval", "clip_score", "reconstruction", "likelihood"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
@@ -55,5 +56,29 @@ class EvaluationConfig(Config):
         for name, low in {**least, "seed": 0, "batch_size": 1, "pictures": 0}.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"{name} must be at least {low}, not {getattr(self, name)}.")
+        split_space(self.features)
         if not self.measure:
             raise ConfigError(f"measure must name something of {', '.join(MEASURES)}.")
+
+
+def split_space(name: str) -> tuple[str, str]:
+    """Return the kind of a feature space, and where it comes from; empty for its own place.
+
+    Raises:
+        ConfigError: there is no such kind, or it is written in another way.
+
+    Example:
+        >>> from dallemini.evaluation.config import split_space
+        >>> split_space("clip:me/clip"), split_space("clip")
+        (('clip', 'me/clip'), ('clip', ''))
+    """
+    kind, _, source = name.partition(":")
+    if kind not in SPACES:
+        raise ConfigError(
+            f"There is no feature space {name!r}.{suggest(kind, SPACES)} Any object with name, "
+            "size and a call can be passed in Python."
+        )
+    if bool(source) != (kind == "inception") and kind != "clip":
+        usage = f"{kind}:FILE" if kind == "inception" else kind
+        raise ConfigError(f"The feature space {kind} is written {usage!r}, not {name!r}.")
+    return kind, source

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import suggest
 from ..errors import CheckpointError, InputError, MissingFileError
 from ..scorer import CLIPScorer, Scorer
-from .config import DEFAULT_SPACE
+from .config import DEFAULT_SPACE, split_space
 from .efficientnet import POOLED_SIZE, EfficientNetFeatures
 
 PICTURES_AT_ONCE = 16
@@ -164,26 +163,19 @@ def feature_space(
         device: where to compute.
 
     Raises:
-        InputError: no such name, a part of it is missing, or "clip" without a CLIP.
+        ConfigError: no such name, or a part of it is missing.
+        InputError: "clip" without a CLIP.
         MissingDependencyError: EfficientNet-Lite0 is not installed.
         MissingFileError: the source or file does not exist.
         HubError: the Hub could not be reached or refused.
         CheckpointError: the file is corrupt or holds another network.
     """
-    kind, _, source = name.partition(":")
+    kind, source = split_space(name)
     makers: dict[str, Callable[[], FeatureSpace]] = {
         DEFAULT_SPACE: lambda: EfficientNetSpace(device=device),
         "clip": lambda: _clip_space(name, source, scorer, device),
         "inception": lambda: InceptionSpace(source, device=device),
     }
-    if kind not in makers:
-        raise InputError(
-            f"There is no feature space {name!r}.{suggest(kind, makers)} Any object with name, "
-            "size and a call can be passed in Python."
-        )
-    if bool(source) != (kind == "inception") and kind != "clip":
-        usage = f"{kind}:FILE" if kind == "inception" else kind
-        raise InputError(f"The feature space {kind} is written {usage!r}, not {name!r}.")
     return makers[kind]()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from PIL import Image
 
 from .._version import __version__
 from ..files import as_path, replacing_folder, write_text
+from ..pipeline.origin import stamp
 
 JSON_NAME, PAGE_NAME, PICTURE_FOLDER = "report.json", "report.md", "images"
 
@@ -51,7 +53,9 @@ class SavedReport(ABC):
                 write_text(folder / name, content)
             (folder / PICTURE_FOLDER).mkdir()
             for path, picture in self._pictures():
-                picture.save(folder / path, optimize=True)
+                encoded = io.BytesIO()
+                picture.save(encoded, format="PNG", optimize=True)
+                (folder / path).write_bytes(stamp(encoded.getvalue(), {}))  # a model drew it
         return as_path(directory) / PAGE_NAME
 
     def _texts(self) -> dict[str, str]:

@@ -51,7 +51,7 @@ def model_card(
         summary: Markdown below the heading.
         license: identifier such as "apache-2.0"; left out when unknown.
         tags: tags beside the library's name and `pipeline_tag`.
-        pipeline_tag: the Hub's name of the task.
+        pipeline_tag: the Hub's name of the task; empty for none.
         datasets: ids of the data that the model was trained on.
         base_model: id of the model that this one was made from.
         figures: what was measured: they are the header's `model-index`.
@@ -66,7 +66,7 @@ def model_card(
         "license": license,
         "library_name": "dallemini",
         "pipeline_tag": pipeline_tag,
-        "tags": list(dict.fromkeys([pipeline_tag, "dallemini", *tags])),
+        "tags": [tag for tag in dict.fromkeys([pipeline_tag, "dallemini", *tags]) if tag],
         "datasets": list(datasets),
         "base_model": base_model,
         "model-index": model_index(title, figures, task=pipeline_tag),
@@ -151,6 +151,7 @@ def upload_folder(
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    keep: Sequence[str] = (),
 ) -> str:
     """Upload the files of a folder as a model, creating model and branch where needed.
 
@@ -161,6 +162,7 @@ def upload_folder(
         token: access token that may write; the default is `HF_TOKEN` or the stored login.
         revision: branch to upload to; the default is the main branch.
         commit_message: the default names this library.
+        keep: files that are not uploaded where the Hub has some of these names.
 
     Returns:
         The address of the commit.
@@ -180,4 +182,4 @@ def upload_folder(
     if is_offline():
         raise HubError(f"Offline: {repo_id} cannot be uploaded. Unset HF_HUB_OFFLINE first.")
     message = commit_message or "Upload with dallemini"
-    return repository.upload(directory, private=private, message=message)
+    return repository.upload(directory, private=private, message=message, keep=keep)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -185,8 +186,21 @@ class Repository:
             raise self._explain_download(error, filename) from error
         return Path(path)
 
-    def upload(self, directory: str | os.PathLike[str], *, private: bool, message: str) -> str:
+    def upload(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        private: bool,
+        message: str,
+        keep: Sequence[str] = (),
+    ) -> str:
         """Add the files of a folder in one commit, creating model and branch; return its address.
+
+        Args:
+            directory: whose files are added.
+            private: whether a model that is newly created is private.
+            message: of the commit.
+            keep: names of files that are left out where the branch has them already.
 
         Raises:
             HubError: the Hub cannot be reached or refuses.
@@ -196,8 +210,12 @@ class Repository:
             api.create_repo(self.repo_id, private=private, exist_ok=True)
             if self.revision != constants.DEFAULT_REVISION:
                 api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+            there = [
+                name for name in keep if api.file_exists(self.repo_id, name, revision=self.revision)
+            ]
             commit = api.upload_folder(
                 repo_id=self.repo_id,
+                ignore_patterns=there,
                 folder_path=os.fspath(directory),
                 revision=self.revision,
                 commit_message=message,

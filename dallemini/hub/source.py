@@ -9,6 +9,7 @@ Knows nothing about what the files hold.
 from __future__ import annotations
 
 import abc
+import difflib
 import functools
 import importlib.resources
 import os
@@ -29,7 +30,7 @@ from ..errors import (
 )
 from ..files import finish_folder
 from .blobs import with_right_bytes
-from .packaged import find_packaged
+from .packaged import PACKAGED, find_packaged
 
 # Inside the functions that need the Hub, because its client is slow to import and what lies on
 # this machine does without.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .client import Repository
 
 BUNDLED_MODEL = "dallemini/emoji"
+_NEAR = 0.85  # how like a known name another one is that may be meant for it
 """Name of the model that comes inside the package."""
 
 _SUBFOLDER = re.compile(r"(?!.*(^|/)\.\.?(/|$))[\w.][^\\:\0]*(?<!/)")
@@ -312,7 +314,16 @@ def _find(asked: str | os.PathLike[str], where: Where) -> Source:
             f"There is no file or folder {name!r} (seen from {_here()}). Check the path; a "
             "model on the Hub is written 'owner/name'."
         )
-    return _open_hub(name, where, selected)
+    try:
+        return _open_hub(name, where, selected)
+    except (HubError, MissingFileError) as error:
+        known = [BUNDLED_MODEL, *PACKAGED]
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_NEAR)
+        if not near:
+            raise
+        raise type(error)(
+            f"Did you mean {near[0]!r}, which needs no network? On the Hub: {error}"
+        ) from error
 
 
 def _open_hub(name: str, where: Where, selected: str | None) -> Source:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from .. import hub, kernels
 from ..config import suggest
 from ..errors import ConfigError, InputError
-from ..files import as_path, write_text
+from ..files import as_path, replacing_folder, write_text
 from .adapted import (
     adapters_of,
     add_adapter,
@@ -45,7 +44,6 @@ from .adapters import (
     linear_layers,
     matching,
 )
-from .pretrained import save_into
 
 __all__ = [
     "LoRAConfig",
@@ -301,14 +299,12 @@ def save_lora(
     }
     configs = {name: adapter.config for name, adapter in _adapters(model).items()}
 
-    def write(folder: Path) -> None:
+    with replacing_folder(directory, obsolete=(FORMER_WEIGHTS_FILE,)) as folder:
         write_adapter(folder, tensors, configs, model=model, base_model=base_model)
         if not (as_path(directory) / CARD_FILE).exists():
             write_text(
                 folder / CARD_FILE, card or adapter_card(as_path(directory).name, base_model)
             )
-
-    save_into(directory, write, obsolete=(FORMER_WEIGHTS_FILE,))
 
 
 def load_lora(

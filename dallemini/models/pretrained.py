@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -26,8 +26,9 @@ from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.shapes import check_tensors, find_misfit
 from ..config import CONFIG_NAME, Config
 from ..errors import CheckpointError, InputError, InputTypeError, UnsupportedOperationError
-from ..files import replacing_folder, write_text
+from ..files import write_text
 from ..foreign import show, with_article
+from .part_card import CARD_NAME, save_part, title_for
 from .precision import FLOATS, Precision, Quantization, Weights, check_dtype, read_precision
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -111,7 +112,9 @@ class Loadable(metaclass=ABCMeta):  # ABC itself has slots, which FSDP's classes
         """Write the part in the native layout; `from_pretrained(directory)` reads it back.
 
         Over an older one this happens all at once: whoever loads the folder, also after this
-        process was killed, finds the old part or the new one. Files of other names stay.
+        process was killed, finds the old part or the new one. Files of other names stay. A model
+        card, `README.md`, is written where there is none, but not into the folders of a pipeline,
+        which has its own.
 
         Raises:
             StorageError: the folder cannot be made or written.
@@ -119,8 +122,7 @@ class Loadable(metaclass=ABCMeta):  # ABC itself has slots, which FSDP's classes
             UnsupportedOperationError: what would be written could not be loaded, such as a model
                 with adapters.
         """
-        self._check_savable()
-        save_into(directory, self._save, obsolete=self._optional_files)
+        save_part(self, directory, title=title_for(directory))
 
     def push_to_hub(
         self,
@@ -131,6 +133,8 @@ class Loadable(metaclass=ABCMeta):  # ABC itself has slots, which FSDP's classes
         commit_message: str | None = None,
     ) -> str:
         """Publish the part on the Hugging Face Hub and return the address of the commit.
+
+        A part gets a model card there unless the Hub has one.
 
         Args:
             repo_id: `owner/name`; made if missing.
@@ -143,9 +147,14 @@ class Loadable(metaclass=ABCMeta):  # ABC itself has slots, which FSDP's classes
             UnsupportedOperationError: what would be written could not be loaded.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            has_card = save_part(self, folder, title=repo_id.rpartition("/")[2])
             return hub.upload_folder(
-                folder, repo_id, private=private, token=token, commit_message=commit_message
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                commit_message=commit_message,
+                keep=() if has_card else (CARD_NAME,),
             )
 
 
@@ -385,20 +394,6 @@ def empty_embedding(rows: int, width: int) -> nn.Embedding:
         torch.empty(rows, width, dtype=torch.float32), freeze=False
     )
     return empty
-
-
-def save_into(
-    directory: SourceName, write: Callable[[Path], None], *, obsolete: Iterable[str] = ()
-) -> None:
-    """Let `write` make files that take the places of those of an older save, all or none.
-
-    Args:
-        directory: made if missing.
-        write: fills an empty folder.
-        obsolete: files of an older save that go where no new ones take their places.
-    """
-    with replacing_folder(directory, obsolete=obsolete) as folder:
-        write(folder)
 
 
 def write_config(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..generation.drawing import FREE
 from ..generation.loop import half_length
 from ..generation.request import Request
 from ..generation.slot import Tally
@@ -65,23 +66,39 @@ class Call:
             drawn |= zip(part, tokens.cpu(), strict=True)
         return self._complete(drawn, {}, {})
 
-    def steps(self, every: int) -> Iterator[GenerationStep]:
-        """Look at the pictures every so many tokens; the last look has what `output` returns."""
+    def steps(self, every: int, *, candidates: bool = True) -> Iterator[GenerationStep]:
+        """Look at the pictures every so many tokens; the last look has what `output` returns.
+
+        Args:
+            every: tokens between two looks.
+            candidates: look at all of them; else at the first for each picture that is kept, and
+                no other is decoded before one is chosen.
+        """
         drawn: dict[int, Tensor] = {}
         images: dict[int, Any] = {}
         large: dict[int, Any] = {}
+        enlarges = self.upscaler is not None and (candidates or self.request.config.candidates == 1)
         for part, tokens in self._draw(every=every):
-            step = self._look(part, tokens)
-            if step.finished:
-                drawn |= zip(part, step.image_tokens, strict=True)
-                images |= zip(part, step.images, strict=True)
-                if self.upscaler is not None:
-                    large |= {image: self._enlarge(images[image]) for image in part}
-                    step = dataclasses.replace(step, images=[large[image] for image in part])
+            seen = [*range(len(part))] if candidates else self._firsts(part)
+            shown = [part[index] for index in seen]
+            step = self._look(shown, tokens[seen])
+            if tokens.shape[1] == step.length and not (tokens == FREE).any():
+                drawn |= zip(part, tokens.cpu(), strict=True)
+                images |= zip(shown, step.images, strict=True)
+                if enlarges:
+                    large |= {image: self._enlarge(images[image]) for image in shown}
+                    step = dataclasses.replace(step, images=[large[image] for image in shown])
                 if self._is_last(part):
                     output = self._complete(drawn, images, large)
                     step = dataclasses.replace(step, output=output)
-            yield self._covered(part, step)
+            yield self._covered(shown, step)
+
+    def _firsts(self, part: Sequence[int]) -> list[int]:
+        """Return where in a batch the first candidate is for each picture that is kept."""
+        found: dict[int, int] = {}
+        for index, image in enumerate(part):
+            found.setdefault(image // self.request.config.candidates, index)
+        return [*found.values()]
 
     def look(self, part: Sequence[int], tokens: Tensor) -> GenerationStep:
         """Return a look at some pictures, not yet enlarged, from their tokens so far."""

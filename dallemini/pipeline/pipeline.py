@@ -402,9 +402,10 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, LateParts, Loadable):
 
     def _save(self, directory: Path) -> None:
         parts = {name: part for name, part in self._parts().items() if part is not None}
+        # first, so that the parts see that they are a pipeline's, which has a card of its own
+        write_index(directory, {name: type(part).__name__ for name, part in parts.items()})
         for name, part in parts.items():
             part.save_pretrained(directory / name)
-        write_index(directory, {name: type(part).__name__ for name, part in parts.items()})
         self.config.save(directory / GENERATION_CONFIG_NAME)
         origin = None if self._origin is None else self._origin.parts
         notes = {} if origin is None else origin.notes()

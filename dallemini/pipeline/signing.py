@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import PIL.Image
+
 from .._version import __version__
 from ..errors import InputError, MissingDependencyError
 from ..files import as_path
 from ..foreign import check_file, show
+from ..sheets import png_bytes
 from .origin import VOCABULARY, file_format, source_type
 
 _MOST_PEM = 1 << 20
@@ -48,13 +51,17 @@ class C2PASigner:
     timestamp_url: str | None = None
 
     def check(self) -> None:
-        """Look whether the files are there, before anything is drawn.
+        """Sign a picture of one pixel, before anything is drawn.
 
         Raises:
             MissingDependencyError: c2pa-python is not installed.
             MissingFileError: there is no such certificate or key.
-            InputError: it is no PEM file.
+            InputError: they are no PEM files, or cannot sign.
         """
+        self._check_files()
+        self._sign(png_bytes(PIL.Image.new("RGB", (1, 1))), {})
+
+    def _check_files(self) -> None:
         _package()
         for path in map(as_path, (self.certificate, self.private_key)):
             check_file(path, error=InputError, largest=_MOST_PEM)
@@ -74,7 +81,10 @@ class C2PASigner:
             MissingFileError: there is no such certificate or key.
             InputError: they cannot sign, or the content is no such file.
         """
-        self.check()
+        self._check_files()
+        return self._sign(content, texts)
+
+    def _sign(self, content: bytes, texts: Mapping[str, str]) -> bytes:
         c2pa, kind = _package(), _MEDIA_TYPES[file_format(content)]
         pem = [as_path(path).read_bytes() for path in (self.certificate, self.private_key)]
         signed = io.BytesIO()

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from ..errors import DalleMiniError, InputError, StorageError
 from ..files import make_folder, replacing
-from ..sheets import Sheet
+from ..pipeline.origin import stamp
+from ..sheets import Sheet, png_bytes
 from .callbacks import Callback, EarlyStopping, Judge, ProgressBar
 from .config import TrainingConfig
 from .curves import plot_curves
@@ -94,7 +95,7 @@ class Monitor(Callback):
             with self._while_disk_is_full():
                 path = make_folder(self.folder / IMAGES_FOLDER) / f"{name}-{step:07}.png"
                 with replacing(path) as file:
-                    picture.draw().save(file, format="PNG")
+                    file.write(stamp(png_bytes(picture.draw()), {}))
 
     def _append(self, line: str) -> None:
         """Write a row whole, or take back what was written of it."""

@@ -7,18 +7,22 @@ import copy
 import functools
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from app_service import GENERATIONS, Served, serving, wait_until
+from certificates import make_signer
 from dallemini import Pipeline, SafetyFlag, Watermark, WordSafetyChecker
 from dallemini.app.config import ServiceConfig
 from dallemini.app.service import create_service, find_sizes
 from dallemini.errors import ConfigError, DalleMiniWarning
+from dallemini.pipeline.signing import read_credentials
 
 
 def decode(text: str) -> Image.Image:
@@ -292,8 +296,17 @@ def test_metrics_count_what_happens(shared: Served) -> None:
 
 def test_health_and_pages(shared: Served) -> None:
     health = {"status": "ok", "model": "tiny", "drawing": 0, "waiting": 0}
-    assert shared.ask(path="/health").json == {**health, "safety": "off", "watermark": None}
-    assert b"openapi.json" in shared.ask(path="/docs").body
+    assert shared.ask(path="/health").json == {
+        **health,
+        "safety": "off",
+        "watermark": None,
+        "c2pa": False,
+    }
+    page = shared.ask(path="/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for told in ("POST /v1/images/edits", "GET /health", "openapi.json", "partial_images", "429"):
+        assert told in page.body.decode()
+    assert not re.search(r"https?://|<script|src=", page.body.decode())  # it needs no network
     schema = shared.ask(path="/openapi.json").json
     fields = schema["components"]["schemas"]["GenerationRequest"]["properties"]
     assert fields["prompt"]["maxLength"] == 40
@@ -361,6 +374,21 @@ def test_marks_and_flags_are_told(pipe: Pipeline) -> None:
     assert pipe.safety_checker is None  # the service has its own
 
 
+def test_finished_pictures_are_signed(pipe: Pipeline, tmp_path: Path) -> None:
+    with serving(pipe, c2pa=make_signer(tmp_path)) as served:
+        answer = served.ask({"prompt": "a cat", "seed": 3}).json["data"][0]
+        body = {"prompt": "a cat", "stream": True, "partial_images": 1}
+        (_, preview), (_, finished) = events(served.ask(body).body)
+        states = []
+        for picture in (answer, finished, preview):
+            told = read_credentials(base64.b64decode(picture["b64_json"]))
+            states.append(told and told.state)
+        assert states == ["valid", "valid", None]
+        assert served.ask(path="/health").json["c2pa"] is True
+        about = served.ask(path="/openapi.json").json["info"]["description"]
+        assert "are signed (C2PA)" in about
+
+
 def test_what_is_refused_is_told_and_not_drawn(pipe: Pipeline, caplog: Any) -> None:
     with serving(pipe, safety_checker=Strict()) as served:
         for prompt, reason in (("naked", "ask in other words"), ("a cat", "is not shown")):
@@ -381,7 +409,7 @@ def test_the_service_checks_unless_it_is_told_not_to(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.warns(DalleMiniWarning, match="Only the words of prompts are checked"):
         app = create_service(pipe)
-    assert "Safety check: words (refuse). The pictures have no watermark." in app.description
+    assert "Safety check: words (refuse). The pictures have no watermark," in app.description
     own = copy.copy(pipe)
     own.safety_checker = Strict()
     assert "Safety check: words (refuse)." in create_service(own).description

@@ -12,12 +12,14 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from certificates import make_signer
 from dallemini import Watermark, WordSafetyChecker
 from dallemini.app.limits import AppLimits
 from dallemini.app.studio import Look, Studio
 from dallemini.app.watching import THREAD
 from dallemini.app.wish import Wish
 from dallemini.errors import InputError
+from dallemini.pipeline.signing import read_credentials
 from dallemini.testing import tiny_pipeline
 from patience import patience
 
@@ -88,8 +90,24 @@ def test_candidates_are_drawn_and_the_best_of_each_is_kept(studio: Studio) -> No
     wish = Wish(prompt="a red apple", number=2, seed=5, candidates=3)
     *looks, last = studio.draw(wish)
     expected = studio.pipe("a red apple", num_images_per_prompt=2, seed=5, candidates=3)
-    assert max(len(look.previews) for look in looks) == 6
+    assert max(len(look.previews) for look in looks) == 2
     assert tuple(drawn.wish.seed for drawn in last.drawn) == expected.seeds
+    assert [read(drawn.path) for drawn in last.drawn] == [i.tobytes() for i in expected.images]
+
+
+def test_nine_pictures_of_four_candidates_fill_nine_places_in_several_looks(
+    studio: Studio,
+) -> None:
+    looks = studio.draw(Wish(prompt="a red apple", number=9, seed=5, candidates=4))
+    shown = [[*look.previews] for look in looks if look.previews]
+    assert max(map(len, shown)) == 9
+    assert shown[-1] == [*range(5, 41, 4)]  # the first candidate of each
+    assert len(shown) >= 3
+
+
+def read(path: Path) -> bytes:
+    with PIL.Image.open(path) as image:
+        return image.tobytes()
 
 
 def test_dropped_drawing_is_cancelled(studio: Studio) -> None:
@@ -130,9 +148,9 @@ def test_edits_are_seen_on_the_way_and_saved_with_what_they_were(studio: Studio)
 def test_edit_that_cannot_be_is_told(studio: Studio) -> None:
     picture = PIL.Image.new("RGB", (16, 16))
     with pytest.raises(InputError, match="A side grows by 0 to 16 pixels in one go"):
-        next(studio.extend(WISH, picture, {"right": 32}))
+        list(studio.extend(WISH, picture, {"right": 32}))
     with pytest.raises(InputError, match="The mask is black"):
-        next(studio.redraw(WISH, picture, PIL.Image.new("L", (16, 16))))
+        list(studio.redraw(WISH, picture, PIL.Image.new("L", (16, 16))))
 
 
 def test_pictures_have_the_mark_and_say_what_was_flagged(tmp_path: Path) -> None:
@@ -147,3 +165,11 @@ def test_pictures_have_the_mark_and_say_what_was_flagged(tmp_path: Path) -> None
     assert flagged.caption == "seed 5 · flagged"
     origin = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
     assert origin.encode() in flagged.path.read_bytes()
+
+
+def test_pictures_are_signed(studio: Studio, tmp_path: Path) -> None:
+    signing = Studio(studio.pipe, tmp_path, c2pa=make_signer(tmp_path))
+    (drawn,) = last_of(signing.draw(replace(WISH, number=1))).drawn
+    told = read_credentials(drawn.path.read_bytes())
+    assert told is not None
+    assert told.state == "valid"

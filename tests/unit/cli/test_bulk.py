@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,24 @@ from dallemini.errors import InputError, StorageError
 from dallemini.pipeline.bulk import Bulk, Manifest, settings_digest, split_units
 from dallemini.safety import SafetyFlag
 from dallemini.testing import tiny_pipeline
+from patience import patience
 
 PROMPTS = ("a cat", "a dog", "ein Bär", "a cat", "rot/grün?")
 NAMES = ["a-cat", "a-dog", "ein-bär", "a-cat", "rot-grün"]
+
+
+SLOWLY = """
+import sys, time
+from dallemini import Pipeline
+from dallemini.cli import generate, main
+generate._AT_ONCE = 1
+call = Pipeline.__call__
+def slowly(self, prompts, **settings):
+    time.sleep(0.5)
+    return call(self, prompts, **settings)
+Pipeline.__call__ = slowly
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +141,27 @@ def test_half_a_line_and_an_unlisted_file_of_a_killed_process_are_mended(
     assert (drawn_now, pictures("out")) == ([4], before)
     lines = manifest.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in (*lines[:4], lines[5])] == whole
+
+
+@pytest.mark.thorough
+def test_a_killed_process_is_gone_on_from(draw: Any, tiny: Path, drawn_now: list[Any]) -> None:
+    draw("whole")
+    words = ["generate", "--prompts", "prompts.txt", "--model", str(tiny), "--output", "part"]
+    with subprocess.Popen([sys.executable, "-c", SLOWLY, *words], stderr=subprocess.DEVNULL) as one:
+        end = time.monotonic() + patience(120)
+        while len(pictures("part")) < 2:
+            assert one.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        one.kill()
+    assert one.returncode == -signal.SIGKILL
+    there = len(pictures("part"))
+    assert 2 <= there < len(PROMPTS)
+    del drawn_now[:]
+    assert draw("part").code == 0
+    assert len(drawn_now) in (len(PROMPTS) - there, len(PROMPTS) - there + 1)
+    assert pictures("part") == pictures("whole")
+    assert [one["file"] for one in listed("part") if "file" in one] == sorted(pictures("part"))
 
 
 @pytest.mark.thorough

@@ -89,7 +89,7 @@ def test_what_cannot_be_measured_is_one_sentence(
 ) -> None:
     words = [word.format(data=data) for word in words]
     result = run("evaluate", *words, "--model", tiny, "--output", tmp_path / "report")
-    wrong_use = "must be at least 1" in message or words[-2] in ("--temperature", "--dtype")
+    wrong_use = words[-2] in ("--captions", "--temperature", "--dtype", "--features")
     assert (result.code, result.out) == (1 + wrong_use, "")
     assert message in result.err
     assert "Traceback" not in result.err

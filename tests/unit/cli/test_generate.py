@@ -187,6 +187,14 @@ def test_prompts_that_were_hardly_meant_are_refused(
     assert (result.code, result.out, result.err) == (2, "", f"dallemini: {message}\n")
 
 
+def test_several_prompts_of_one_word_are_warned_of(run: Any, tiny: Path) -> None:
+    result = run("generate", "red", "apple", "--model", tiny)
+    assert (result.code, len(result.lines)) == (0, 2)
+    assert "These are 2 prompts of one word, drawn one by one; for a single prompt" in result.err
+    assert 'put it in quotes: dallemini generate "red apple".' in result.err
+    assert "one word" not in run("generate", "red apple", "cat", "--model", tiny).err
+
+
 FILES = {
     "prompts.txt": "a cat\n\n  a dog\n",
     "prompts.csv": 'id,prompt\n1,a cat\n2,"a dog"\n',

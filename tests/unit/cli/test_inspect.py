@@ -39,10 +39,13 @@ def test_detect_prints_each_picture_and_all_together(run: Any, tiny: Path) -> No
     assert all(0 < float(row[0]) <= 1 for row in rows)
     found = Pipeline.from_pretrained(tiny).detect(paths[0], Watermark("my secret"))
     assert rows[0][0] == f"{found.p_value:.3g}"
+    assert rows[0][2:4] == [str(found.votes), str(found.tokens)]
+    assert found.tokens == 16
     assert len(run(*command[:-1]).lines) == 1
     told = [json.loads(line) for line in run(*command, "--json").lines]
     assert [one["path"] for one in told] == [*paths, None]
     assert [f"{one['p_value']:.3g}" for one in told] == [row[0] for row in rows]
+    assert [one["tokens"] for one in told] == [16, 16, 32]
 
 
 def test_inspect_prints_every_layer(run: Any, tiny: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import shlex
@@ -63,6 +64,12 @@ def test_completion_knows_the_commands(run: Any) -> None:
     result = run("--tyro-print-completion", "bash")
     assert result.code == 0
     assert "redraw" in result.out
+    (line,) = [line for line in result.out.splitlines() if line.startswith("COMPLETION_SPEC = ")]
+    commands = ast.literal_eval(line.partition(" = ")[2])["subcommands"]
+    parts = commands["train"]["subcommands"]
+    assert sorted(parts) == ["clip", "transformer", "vqgan"]
+    flags = [flag for option in parts["vqgan"]["options"] for flag in option["flags"]]
+    assert "--loss.decoder-only" in flags
 
 
 def test_import_of_another_missing_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_model_is_served_until_it_is_interrupted(
     assert result.code == 0
     assert result.out == (
         f"{tiny} is served on http://127.0.0.1:{port} (see /docs)\n"
-        "safety check: words (refuse); watermark: of your key\n"
+        "safety check: words (refuse); watermark: of your key; C2PA signature: none\n"
     )
     assert "Application shutdown complete" in result.err
 
@@ -106,6 +106,12 @@ def test_empty_watermark_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DALLEMINI_WATERMARK_KEY", " ")
     result = run("serve", "--safety", "off")
     assert (result.code, "The key of a watermark is empty" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["app", "serve"])
+def test_half_a_signature_is_refused(run: Any, command: str) -> None:
+    result = run(command, "--c2pa-key", "key.pem", "--safety", "off")
+    assert (result.code, "Signing needs both --c2pa-cert" in result.err) == (2, True)
 
 
 def test_limits_are_checked(run: Any) -> None:

@@ -23,6 +23,7 @@ from dallemini.evaluation import (
 )
 from dallemini.hub import model_card
 from dallemini.images import tensor_to_images
+from dallemini.pipeline.inspecting import inspect_picture
 from dallemini.testing import tiny_pipeline, tiny_tokenizer, tiny_transformer
 
 PROMPTS = AuditPrompts.from_dict(
@@ -160,6 +161,8 @@ def test_the_report_is_written_with_pictures_and_a_section_for_the_card(
     report: AuditReport, tmp_path: Path
 ) -> None:
     page = report.save(tmp_path)
+    first = min((tmp_path / "images").iterdir())
+    assert inspect_picture(first)["source type"].state == "holds"
     values = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert values["questions"][0]["attributes"][0]["asked"]["counts"][0] > 50
     assert len(list((tmp_path / "images").glob("*.png"))) == 5  # neutral, two with interventions

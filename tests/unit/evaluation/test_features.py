@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dallemini.errors import CheckpointError, InputError, MissingFileError
+from dallemini.errors import CheckpointError, ConfigError, InputError, MissingFileError
 from dallemini.evaluation import (
     CLIPSpace,
     EfficientNetSpace,
@@ -18,6 +18,7 @@ from dallemini.evaluation import (
     InceptionSpace,
     feature_space,
 )
+from dallemini.evaluation.config import EvaluationConfig
 from dallemini.evaluation.features import embed
 from dallemini.testing import tiny_clip_scorer
 
@@ -117,8 +118,10 @@ def test_inception_space_refuses_another_network(tmp_path: Path, images: Tensor)
     ],
 )
 def test_unknown_names_are_refused(name: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ConfigError, match=message):
         feature_space(name)
+    with pytest.raises(ConfigError, match=message):  # whatever is measured
+        EvaluationConfig(features=name, measure=("clip_score",))
 
 
 class Own:

@@ -428,3 +428,12 @@ def test_model_card_has_a_header_that_the_hub_reads() -> None:
 
 def test_model_card_leaves_out_what_is_unknown() -> None:
     assert "license" not in model_card("Tiny")
+
+
+def test_near_misses_of_names_that_need_no_network_are_told(hub: HubServer) -> None:
+    for name, meant in (("dallemini/emoj", "dallemini/emoji"), ("DalleMini/Emoji", BUNDLED_MODEL)):
+        with pytest.raises(HubError, match=f"^Did you mean '{meant}', which needs no network"):
+            hub_package.open(name)
+    with pytest.raises(HubError) as caught:
+        hub_package.open("someone/else")
+    assert "Did you mean" not in str(caught.value)

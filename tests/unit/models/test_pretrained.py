@@ -72,6 +72,7 @@ def test_saving_and_loading_is_identity(
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
         "config.json",
         "model.safetensors",
+        "README.md",
     }
     loaded = type(model).from_pretrained(tmp_path / "new" / "folder")
     assert loaded.config == model.config

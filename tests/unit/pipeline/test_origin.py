@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import runpy
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from certificates import make_signer
 from dallemini import C2PASigner, Pipeline, Watermark
 from dallemini.errors import InputError, MissingDependencyError, MissingFileError
 from dallemini.pipeline.inspecting import inspect_picture
@@ -35,11 +37,7 @@ def saved(pipe: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> C2PASigner:
-    for name in ("c2pa", "cryptography"):
-        pytest.importorskip(name, reason="needs the extra c2pa")
-    folder = tmp_path_factory.mktemp("certificate")
-    runpy.run_path(str(ROOT / "examples" / "make_test_certificate.py"))["make"](folder)
-    return C2PASigner(certificate=folder / "chain.pem", private_key=folder / "key.pem")
+    return make_signer(tmp_path_factory.mktemp("certificate"))
 
 
 def encoded(kind: str, mode: str = "RGB", **settings: Any) -> bytes:
@@ -141,7 +139,15 @@ def test_an_inspection_says_what_was_taken_off(saved: Path) -> None:
 
 
 def test_a_foreign_picture_is_not_called_stripped() -> None:
-    content = stamp(encoded("PNG"), {}).replace(b"dallemini", b"otherprog")
+    content = stamp(encoded("PNG"), {})
+    start, end = content.index(b"iTXt") - 4, content.index(b"IDAT") - 4
+    assert b"dallemini" in content[start:end]
+    chunk = content[start + 8 : end - 4].replace(b"dallemini", b"otherprog")
+    checked = struct.pack(">I", zlib.crc32(b"iTXt" + chunk))
+    foreign = content[: start + 8] + chunk + checked + content[end:]
+    said = states(foreign)
+    assert (said["texts"], said["source type"]) == ("missing", "holds")
+    assert "stripped" not in said.values()
     assert states(encoded("JPEG"))["texts"] == "missing"
     with pytest.raises(InputError, match="cannot be read as a picture"):
         inspect_picture(content[:-30])
@@ -208,6 +214,9 @@ def test_certificates_that_cannot_sign_are_refused(certificate: C2PASigner, tmp_
     swapped = C2PASigner(certificate=certificate.private_key, private_key=certificate.certificate)
     with pytest.raises(InputError, match="cannot sign a picture"):
         swapped.sign(encoded("PNG"), {})
+    with pytest.raises(InputError, match="cannot sign a picture"):
+        swapped.check()  # before anything is drawn
+    certificate.check()
 
 
 def test_without_the_extra_signing_names_it(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:

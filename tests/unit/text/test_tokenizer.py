@@ -270,7 +270,7 @@ def test_saving_and_loading_is_identity(tokenizer: Tokenizer, tmp_path: Path) ->
     assert loaded.config == tokenizer.config
     assert loaded.backend.to_str() == tokenizer.backend.to_str()
     files = sorted(path.name for path in (tmp_path / "new" / "tokenizer").iterdir())
-    assert files == ["config.json", "tokenizer.json"]
+    assert files == ["README.md", "config.json", "tokenizer.json"]
 
 
 def test_word_frequencies_are_saved_too(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from dallemini.errors import (
     StorageError,
 )
 from dallemini.images import image_to_tensor, read_image
+from dallemini.pipeline.inspecting import inspect_picture
 from dallemini.training import Sheet, TrainingConfig
 from dallemini.training.callbacks import ProgressBar
 from dallemini.training.log import LOG_NAME, read_log
@@ -151,7 +152,9 @@ def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
 def test_sheets_are_written_by_name_and_step(tmp_path: Path) -> None:
     Monitor(tmp_path).on_evaluation(1500, {"psnr": 20.0}, {"samples": picture(8, 6)})
     assert list(read_log(tmp_path)) == [{"step": 1500, "psnr": 20.0}]
-    assert read_image(tmp_path / "images" / "samples-0001500.png").shape == (3, 6, 8)
+    path = tmp_path / "images" / "samples-0001500.png"
+    assert read_image(path).shape == (3, 6, 8)
+    assert inspect_picture(path)["source type"].detail == "trainedAlgorithmicMedia"
 
 
 def test_a_sheet_has_rows_and_their_captions() -> None:
