@@ -17,7 +17,10 @@ from typing import Any, BinaryIO
 from ..errors import CheckpointError
 
 _MOST_STEPS = 500_000  # a model with 1,000 tensors and its optimizer takes 75,000
+_MOST_COPIED = 500_000  # entries, though every instruction could ask for one large container
 _MOST_BITS = 128  # the number that begins torch's files has 77
+_MOST_KEY_BITS = 60  # larger numbers can be chosen so that Python's dict compares all with all
+_LONGEST_NAME = 1000  # of a class: an instruction copies it
 
 _ATTACK = re.compile(
     r"(os|posix|nt|subprocess|pty|shutil|socket|runpy|importlib|ctypes|webbrowser|code|sys)[. ].*"
@@ -106,6 +109,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[Any, Any] = {}
+        self.copies_left = _MOST_COPIED
 
     def run(self, file: BinaryIO) -> Any:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -127,7 +131,10 @@ class _Machine:
         elif name in _EMPTY:
             self.stack.append(_EMPTY[name]())
         elif "PUT" in name or name == "MEMOIZE":
-            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.stack[-1]
+            place = len(self.memo) if name == "MEMOIZE" else argument
+            if place.bit_length() > _MOST_KEY_BITS:
+                raise ValueError("a place in the memo without measure")
+            self.memo[place] = self.stack[-1]
         elif name.endswith("GET"):
             self.stack.append(self.memo[argument])
         elif name in _LAST:
@@ -138,6 +145,15 @@ class _Machine:
             self.stack.append(_small(argument))
         elif name not in ("PROTO", "FRAME"):
             raise ValueError(f"the instruction {name}")
+
+    def count_copies(self, entries: int) -> None:
+        """Spend a part of what this pickle may copy, which bounds the work of all instructions."""
+        self.copies_left -= entries
+        if self.copies_left < 0:
+            raise CheckpointError(
+                f"{self.origin} holds a pickle that copies more than {_MOST_COPIED} entries, which "
+                "is no file of weights. Get the weights as safetensors."
+            )
 
     def pop_last(self, count: int) -> list[Any]:
         if len(self.stack) < count:
@@ -164,6 +180,8 @@ class _Machine:
             target |= _pairs(values)
 
     def global_name(self, name: str) -> None:
+        if len(name) > _LONGEST_NAME:
+            raise ValueError("a name without measure")
         allowed = self.allowed is None or self.allowed.fullmatch(name)
         if _ATTACK.fullmatch(name) or not allowed:
             wanted = name.replace(" ", ".")[:100]
@@ -178,14 +196,18 @@ class _Machine:
         module, name = self.pop_last(2)
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name that is not text")
+        if len(module) > _LONGEST_NAME:
+            raise ValueError("a name without measure")
         self.global_name(f"{module} {name}")
 
     def call(self, function: Any, arguments: Any) -> None:
         """Put what stands for a call on the stack."""
         name = function.name if isinstance(function, Global | Inert) else "unknown"
         values = arguments if isinstance(arguments, tuple) else ()
+        self.count_copies(len(values))
         if name in _MAPPINGS:
             pairs = next((value for value in values if isinstance(value, list)), [])
+            self.count_copies(len(pairs))
             made: Any = _pairs([part for pair in pairs if len(pair) == 2 for part in pair])
         else:
             made = self.make(name, values)
@@ -211,8 +233,12 @@ class _Machine:
         """Give an object its attributes."""
         (state,) = self.pop_last(1)
         if isinstance(target := self.stack[-1], Inert):
-            for part in state if isinstance(state, tuple) else (state,):
-                target.children |= part if isinstance(part, dict) else {}
+            parts = state if isinstance(state, tuple) else (state,)
+            self.count_copies(len(parts))
+            for part in parts:
+                if isinstance(part, dict):
+                    self.count_copies(len(part))
+                    target.children |= part
 
 
 _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
@@ -248,11 +274,14 @@ def _set_of(_: list[Any]) -> Inert:
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
     """Make a dict of keys and values; a key that is neither text nor a number is an object."""
-    keys = (
-        key if key is None or isinstance(key, str | int | float | bytes) else Inert("key")
-        for key in values[::2]
-    )
+    keys = (key if _is_key(key) else Inert("key") for key in values[::2])
     return dict(zip(keys, values[1::2], strict=True))
+
+
+def _is_key(value: Any) -> bool:
+    if isinstance(value, int):
+        return value.bit_length() <= _MOST_KEY_BITS
+    return value is None or isinstance(value, str | float | bytes)
 
 
 def _small(value: Any) -> Any:

@@ -214,11 +214,15 @@ def _read_zip(file: BinaryIO, path: Path, size: int, allowed: re.Pattern[str] | 
     if order is not None and _content(file, path, order, size) == b"big":
         raise CheckpointError(f"{path} was written on a big-endian machine. Save it again here.")
     content = _content(file, path, entries[pickles[0]], size)
+    storages: dict[tuple[str, torch.dtype, int], _Storage] = {}
 
     def storage(pid: Any) -> _Storage:
         match pid:
-            case ("storage", kind, str(key), _, int(count), *_) if count >= 0:
+            case ("storage", kind, str(key), _, int(count), *_) if 0 <= count <= size:
+                if known := storages.get((key, _storage_kind(kind), count)):
+                    return known
                 found = _Storage(path, _storage_kind(kind), count)
+                storages[key, found.dtype, count] = found
                 entry = entries[f"{folder}data/{key}"]
                 found.span, found.checksum = _span(file, path, entry, size), entry.CRC
                 if found.span.size < count * found.dtype.itemsize:

@@ -288,6 +288,40 @@ def cyclic() -> bytes:
     return b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."
 
 
+ORDERED = b"ccollections\nOrderedDict\n"
+ENTRY = b"X\x01\x00\x00\x00aK\x01"
+
+
+def called_again(times: int) -> bytes:
+    """Build a mapping of one shared list of 5,000 pairs, again and again."""
+    pairs = b"](" + ENTRY + b"\x86" + b"2" * 4999 + b"eq\x00"
+    again = ORDERED + b"q\x01" + b"h\x01h\x00\x85R0" * times
+    return b"\x80\x02" + pairs + again + b"}."
+
+
+def built_again(times: int) -> bytes:
+    """Give one object the attributes of one dict of 5,000 keys, in tuples and one by one."""
+    keys = b"".join(b"M" + struct.pack("<H", key) + b"N" for key in range(5000))
+    state = b"}(" + keys + b"uq\x00" + b"(" + b"h\x00" * 100 + b"tq\x01"
+    return b"\x80\x02" + state + b"cargparse\nNamespace\n)R" + b"h\x01bh\x00b" * times + b"0}."
+
+
+def long_name(times: int) -> bytes:
+    text = b"X" + struct.pack("<I", 100_000) + b"a" * 100_000 + b"q\x00"
+    return b"\x80\x02" + text + b"h\x00\x930" * times + b"}."
+
+
+def keys_of_one_hash(count: int) -> bytes:
+    """Fill a dict with numbers that Python cannot tell apart by their hash."""
+    numbers = (key * ((1 << 61) - 1) for key in range(1 << 20, (1 << 20) + count))
+    entries = b"".join(b"\x8a\x0b" + number.to_bytes(11, "little") + b"N" for number in numbers)
+    return b"\x80\x02}(" + entries + b"u."
+
+
+def places_of_one_hash(count: int) -> bytes:
+    return b"N" + b"".join(b"p%d\n" % (key * ((1 << 61) - 1)) for key in range(count)) + b"."
+
+
 def refuse_quickly(path: Path, message: str) -> None:
     start = time.process_time()
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -307,6 +341,11 @@ def refuse_quickly(path: Path, message: str) -> None:
         (b"L" + b"9" * 5000 + b"L\n.", "structure cannot be read"),
         (b"\x80\x02}]Ns.", "holds no state dict"),
         (b"\x80\x02}" + b"(" * 1000 + b"t" * 1000 + b"Ns.", "holds no state dict"),
+        (called_again(1000), "copies more than 500000 entries"),
+        (built_again(1000), "copies more than 500000 entries"),
+        (long_name(20_000), "structure cannot be read"),
+        (keys_of_one_hash(20_000), "holds no state dict"),
+        (places_of_one_hash(20_000), "structure cannot be read"),
     ],
 )
 def test_pickle_without_measure_is_refused_at_once(
