@@ -109,6 +109,7 @@ def check_file(
     error: type[DalleMiniError] = CheckpointError,
     largest: int | None = None,
     may_be_empty: bool = False,
+    packed: bool = False,
 ) -> int:
     """Return the size of a file that can be read, without waiting for pipes and devices.
 
@@ -117,6 +118,7 @@ def check_file(
         error: what is raised for a file that is something else.
         largest: bytes that it may have.
         may_be_empty: whether a file without content is one, too.
+        packed: whether it is meant to be packed with gzip.
 
     Raises:
         MissingFileError: it does not exist or cannot be opened.
@@ -138,7 +140,7 @@ def check_file(
             raise
         reason = failure.strerror if isinstance(failure, OSError) else failure
         raise MissingFileError(f"{name} cannot be read: {reason}.") from failure
-    if (head or not may_be_empty) and (problem := _other_content(head)):
+    if (head or not may_be_empty) and (problem := other_content(head, packed=packed)):
         raise error(f"{name} {problem}")
     if largest is not None and found.st_size > largest:
         raise error(
@@ -148,8 +150,21 @@ def check_file(
     return found.st_size
 
 
-def _other_content(head: bytes) -> str | None:
-    """Say what the first bytes of a file show that it is, where it is not what it is called."""
+def other_content(head: bytes, *, packed: bool = False) -> str | None:
+    """Say what the first bytes of a file show that it is, where it is not what it is called.
+
+    Args:
+        head: of the file, 100 bytes or more where it has them.
+        packed: whether the file is meant to be packed with gzip.
+
+    Returns:
+        The end of a sentence that begins with its name; None where nothing strange is seen.
+
+    Example:
+        >>> from dallemini.foreign import other_content
+        >>> other_content(b"<!DOCTYPE html>")
+        'is a web page, not the file itself: download it from its address for raw files.'
+    """
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head:
         return "is empty. Delete it and download it again."
@@ -157,6 +172,6 @@ def _other_content(head: bytes) -> str | None:
         return "is a Git LFS pointer: run git lfs pull in its folder."
     if start.startswith(_PAGES):
         return "is a web page, not the file itself: download it from its address for raw files."
-    if head.startswith(_GZIP):
+    if head.startswith(_GZIP) and not packed:
         return "is packed with gzip: unpack it first."
     return None

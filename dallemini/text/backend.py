@@ -10,6 +10,7 @@ grows with the prompt; and a few strings are tried before a vocabulary is truste
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DalleMiniError
+from ..files import write_text
 from ..foreign import check_file
 
 if TYPE_CHECKING:
@@ -30,24 +32,33 @@ MAX_LENGTH = 65_536
 
 _TRIED = ("", "a", "A red apple, 3 of them!", "\u00e9\u4eac \n x" * 20)
 _MOST_IDS = 64  # for a character that is tried: UTF-8 has four bytes, special tokens are few
-_LARGEST_FILE = 200_000_000
+_LARGEST_FILE = 16 << 20  # the released ones have 2 MB; indented, with 50,000 ids, 4 MB
+_MOST_LISTS = 400_000  # in a file of that size; each takes 60 bytes once it is read
+MOST_MERGES = 300_000
 _DEPTH = 4  # of sequences in sequences
 _SHORT = 32  # characters of a prefix or suffix, or of what takes the place of something
 _NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents"})
 _PRE_TOKENIZERS = frozenset({"ByteLevel", "Whitespace", "WhitespaceSplit", "Digits", "Punctuation"})
 _PROCESSORS = frozenset({"ByteLevel", "RobertaProcessing", "BertProcessing", "TemplateProcessing"})
+_DECODERS = frozenset({"ByteLevel", "BPEDecoder", "Fuse"})
 _MEMBERS = {
     "normalizer": "normalizers",
     "pre_tokenizer": "pretokenizers",
     "post_processor": "processors",
+    "decoder": "decoders",
 }
 _ALLOWED = {
     "normalizer": _NORMALIZERS,
     "pre_tokenizer": _PRE_TOKENIZERS,
     "post_processor": _PROCESSORS,
+    "decoder": _DECODERS,
 }
-_UNBOUNDED = re.compile(r"(?<!\\)[*+]|\{\d*,\}")
-_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+_REPLACING = (("normalizer", "Replace"), ("pre_tokenizer", "Split"), ("decoder", "Replace"))
+_ONE_CHARACTER = re.compile(r"\\[pP]\{\^?\w+\}|\\[^gkKGXR1-9]|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
+_UNBOUNDED = re.compile(r"(?:[*+]|\{\d*,\d*\}|\{\d\d+\})[+?]?")
+_OPTIONAL = re.compile(r"(?<![(*+?}])\?")
+_ENDLESS = re.compile(r"\\|[)}]\s*[*+{]|[*+?]\s*[*{]|\(\?(?!i?:|<?[!=])")
+_MOST_UNBOUNDED, _MOST_OPTIONAL, _MOST_GROUPS = 2, 4, 3  # of an alternative
 
 
 @contextlib.contextmanager
@@ -86,7 +97,7 @@ def read_backend(path: Path) -> tokenizers.Tokenizer:
 
     with refusing(f"{path} is not a readable vocabulary; download it again"):
         text = read_text(path)
-        _check(json.loads(text))
+        _check(_parse(text))
         return tokenizers.Tokenizer.from_str(text)
 
 
@@ -100,6 +111,47 @@ def read_text(path: Path) -> str:
     """
     check_file(path, largest=_LARGEST_FILE)
     return path.read_text(encoding="utf-8")
+
+
+def write_backend(backend: tokenizers.Tokenizer, path: Path, *, pretty: bool = False) -> None:
+    """Write a vocabulary as a `tokenizer.json` that `read_backend` takes.
+
+    Args:
+        backend: the vocabulary.
+        path: of the file.
+        pretty: whether to indent it.
+
+    Raises:
+        CheckpointError: it has a part that is not read again, or is too large for that.
+        StorageError: the file cannot be written.
+    """
+    with refusing("This vocabulary cannot be saved, because it could not be loaded again"):
+        text = backend.to_str(pretty=pretty)
+        if len(text.encode()) > _LARGEST_FILE:
+            raise _RefusedError(f"it takes more than {_LARGEST_FILE:,} bytes")
+        _check(_parse(text))
+    write_text(path, text)
+
+
+def read_merges(text: str, *, most: int = MOST_MERGES) -> list[tuple[str, str]]:
+    """Read a merge a line, most frequent first; a first line that names the version is skipped.
+
+    Args:
+        text: the file.
+        most: merges that are read; what comes after them is not looked at.
+
+    Raises:
+        ValueError: a line is not a pair.
+    """
+    merges: list[tuple[str, str]] = []
+    for number, line in enumerate(io.StringIO(text, newline="\n")):
+        if len(merges) == most:
+            break
+        if line.isspace() or (number == 0 and "#version" in line):
+            continue
+        left, right = line.split(maxsplit=2)
+        merges.append((left, right))
+    return merges
 
 
 def special_token(token: str) -> tokenizers.AddedToken:
@@ -157,15 +209,15 @@ def read_vocabulary(paths: Sequence[Path]) -> tokenizers.Tokenizer:
     names = " and ".join(str(path) for path in paths)
     with refusing(f"{names} are not a readable vocabulary; download them again"):
         vocabulary, merges = map(read_text, paths)
-        return _build_backend(json.loads(vocabulary), merges.split("\n"))
+        return _build_backend(_parse(vocabulary), read_merges(merges))
 
 
-def _build_backend(vocabulary: dict[str, int], lines: Sequence[str]) -> tokenizers.Tokenizer:
+def _build_backend(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]]
+) -> tokenizers.Tokenizer:
     from tokenizers import models
 
-    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    pairs = [(left, right) for left, right in merges]
-    backend = byte_level(models.BPE(vocabulary, pairs))
+    backend = byte_level(models.BPE(vocabulary, merges))
     known = [token for token in SPECIAL_TOKENS if token in vocabulary]
     backend.add_special_tokens([special_token(token) for token in known])
     return surround(backend)
@@ -185,6 +237,12 @@ def try_backend(backend: tokenizers.Tokenizer) -> None:
                 f"The vocabulary makes {count} tokens of a text of {len(text)} characters; it is "
                 "not one of a DALL-E Mini or CLIP model."
             )
+
+
+def _parse(text: str) -> Any:
+    if text.count("[") + text.count("{") > _MOST_LISTS:
+        raise _RefusedError(f"it has more than {_MOST_LISTS:,} lists")
+    return json.loads(text)
 
 
 def _check(values: Any) -> None:
@@ -209,10 +267,12 @@ def _check_piece(place: str, piece: Any, *, depth: int) -> None:
     if isinstance(members, list) and depth < _DEPTH and len(members) <= _SHORT:
         for member in members:
             _check_piece(place, member, depth=depth + 1)
-    elif (place, kind) in (("normalizer", "Replace"), ("pre_tokenizer", "Split")):
+    elif (place, kind) in _REPLACING:
         _check_pattern(str(kind), piece)
     elif not isinstance(kind, str) or kind not in _ALLOWED[place]:
         raise _foreign(place, kind)
+    elif kind == "BPEDecoder":
+        _check_short("suffix", piece.get("suffix"))
 
 
 def _check_pattern(kind: str, piece: Mapping[str, Any]) -> None:
@@ -225,11 +285,31 @@ def _check_pattern(kind: str, piece: Mapping[str, Any]) -> None:
     if not isinstance(content, str) or len(content) > 1:
         raise _RefusedError(f"it has a {kind} that makes texts longer")
     assert isinstance(pattern, dict)
-    if "Regex" in pattern and (
-        _REPEATED_GROUP.search(found)
-        or any(len(_UNBOUNDED.findall(part)) > 2 for part in found.split("|"))
-    ):
+    if "Regex" in pattern and _may_search_long(found):
         raise _RefusedError(f"it has a {kind} whose pattern may search without end")
+
+
+def _may_search_long(pattern: str) -> bool:
+    """Tell whether a regular expression has more ways to match a text than the known ones have."""
+    plain = _ONE_CHARACTER.sub("x", pattern)
+    return bool(_ENDLESS.search(plain)) or any(
+        len(_UNBOUNDED.findall(part)) > _MOST_UNBOUNDED
+        or len(_OPTIONAL.findall(part)) > _MOST_OPTIONAL
+        or part.count("(") > _MOST_GROUPS
+        for part in _alternatives(plain)
+    )
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """Split at the bars that are in no group."""
+    depth, parts = 0, [""]
+    for character in pattern:
+        depth += (character == "(") - (character == ")")
+        if character == "|" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _check_short(key: str, value: object) -> None:

@@ -30,8 +30,17 @@ from ..errors import (
     MissingFileError,
 )
 from ..files import write_text
+from ..foreign import check_file
 from ..models.pretrained import Loadable
-from .backend import MAX_LENGTH, read_backend, read_text, refusing, try_backend
+from .backend import (
+    MAX_LENGTH,
+    read_backend,
+    read_merges,
+    read_text,
+    refusing,
+    try_backend,
+    write_backend,
+)
 
 # Inside the functions that need it, because importing this library must be quick.
 if TYPE_CHECKING:
@@ -40,7 +49,7 @@ if TYPE_CHECKING:
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _OPENAI_MERGES, _NUM_OPENAI_MERGES = "bpe_simple_vocab_16e6.txt.gz", 48894
-_LARGEST_TEXT = 50_000_000  # OpenAI's has 3.2 MB
+_LARGEST_TEXT = 8 << 20  # OpenAI's has 3.2 MB
 _WORD_END = "</w>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -190,8 +199,7 @@ class CLIPTokenizer(Loadable):
         mark = {"component": "clip_tokenizer", "version": __version__}
         settings = json.dumps({"dallemini": mark, **self.config.to_dict()}, indent=2)
         write_text(directory / _SETTINGS, settings + "\n")
-        with refusing("This vocabulary cannot be saved, so it could not be loaded again"):
-            write_text(directory / _VOCABULARY, self.backend.to_str())
+        write_backend(self.backend, directory / _VOCABULARY)
 
 
 def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:
@@ -205,11 +213,11 @@ def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:
         if {"vocab.json", "merges.txt"} <= names:
             paths = source.fetch(["vocab.json", "merges.txt"])
             vocab = read_json(paths["vocab.json"])
-            merges = _read_merges(read_text(paths["merges.txt"]))
+            merges = read_merges(read_text(paths["merges.txt"]))
             return _with_rules(tokenizers.models.BPE(vocab, merges, end_of_word_suffix=_WORD_END))
         if _OPENAI_MERGES in names:
             path = source.fetch([_OPENAI_MERGES])[_OPENAI_MERGES]
-            return _backend(_read_merges(_gunzip(path))[:_NUM_OPENAI_MERGES])
+            return _backend(read_merges(_gunzip(path), most=_NUM_OPENAI_MERGES))
     raise MissingFileError(
         f"{source.name} has no CLIP vocabulary (tokenizer.json, or vocab.json and merges.txt). "
         "Put tokenizer.json of openai/clip-vit-base-patch32 beside the weights, or pass "
@@ -219,20 +227,12 @@ def _read_backend(source: hub.Source, names: set[str]) -> tokenizers.Tokenizer:
 
 def _gunzip(path: Path) -> str:
     """Read a compressed text of a size that OpenAI's file could have."""
+    check_file(path, largest=_LARGEST_TEXT, packed=True)
     with gzip.open(path) as file:
         content = file.read(_LARGEST_TEXT + 1)
     if len(content) > _LARGEST_TEXT:
-        raise CheckpointError(f"{path} holds more than {_LARGEST_TEXT:,} bytes of merges.")
+        raise CheckpointError(f"{path} holds more than {_LARGEST_TEXT} bytes of merges.")
     return content.decode("utf-8")
-
-
-def _read_merges(text: str) -> list[tuple[str, str]]:
-    """Read a merge a line, most frequent first; a first line that names the version is skipped."""
-    lines = text.split("\n")
-    if "#version" in lines[0]:
-        del lines[0]
-    pairs = [line.split() for line in lines if line.strip()]
-    return [(left, right) for left, right in pairs]
 
 
 def _read_settings(source: hub.Source, names: set[str]) -> CLIPTokenizerConfig:

@@ -36,6 +36,7 @@ from .backend import (
     special_token,
     surround,
     try_backend,
+    write_backend,
 )
 from .knowledge import KNOWLEDGE_FILE, Knowledge
 from .normalizer import TextNormalizer
@@ -366,9 +367,7 @@ class Tokenizer(Loadable):
 
     def _save(self, directory: Path) -> None:
         write_config(directory, self.config, component="tokenizer")
-        with refusing("This vocabulary cannot be saved, so it could not be loaded again"):
-            text = self.backend.to_str(pretty=True)
-        write_text(directory / TOKENIZER_FILE, text)
+        write_backend(self.backend, directory / TOKENIZER_FILE, pretty=True)
         if self.knowledge is not None:
             self.knowledge.save(directory / KNOWLEDGE_FILE)
         words = self.normalizer.word_frequencies

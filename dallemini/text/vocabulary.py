@@ -14,6 +14,7 @@ from typing import Any
 
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, MissingFileError, UnsupportedModelError
+from ..foreign import show
 from ..hub.source import Source, list_files
 from .knowledge import KNOWLEDGE_FILE
 
@@ -88,7 +89,7 @@ def read_text_settings(path: Path) -> dict[str, Any]:
         return _released_settings(path, values)
     component = mark.get("component") if isinstance(mark, dict) else mark
     if component != "tokenizer":
-        raise CheckpointError(f"{path} belongs to a {component}, not to a tokenizer.")
+        raise CheckpointError(f"{path} belongs to a {show(component)[1:-1]}, not to a tokenizer.")
     return values
 
 
@@ -107,7 +108,7 @@ def _released_settings(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     model_type = values.get("model_type")
     if model_type not in (None, _MODEL_TYPE):
         raise UnsupportedModelError(
-            f"{path}: model_type is {model_type!r}; only {_MODEL_TYPE!r} can be loaded."
+            f"{path}: model_type is {show(model_type)}; only {_MODEL_TYPE!r} can be loaded."
         )
     settings = {
         # False is the default of the released models' class, whose configs do say true; min-dalle's

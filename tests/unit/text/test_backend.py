@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,17 @@ for _ in range(8):
         ({"normalizer": "NFC"}, "normalizer is of type 'None'"),
         ({"pre_tokenizer": _split(r"(a+)+$")}, "a Split whose pattern may search without end"),
         ({"pre_tokenizer": _split(r".*.*.*=")}, "a Split whose pattern may search without end"),
+        ({"pre_tokenizer": _split("a?" * 30 + "a" * 30)}, "a Split whose pattern may search"),
+        ({"pre_tokenizer": _split("a{0,99}" * 5 + "=")}, "a Split whose pattern may search"),
+        ({"pre_tokenizer": _split("(?:a|a)" * 30 + "=")}, "a Split whose pattern may search"),
+        ({"pre_tokenizer": _split(r"(a)\1")}, "a Split whose pattern may search"),
+        (
+            {"decoder": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 99}},
+            "longer",
+        ),
+        ({"decoder": {"type": "BPEDecoder", "suffix": "w" * 99}}, "a suffix that is not a short"),
+        ({"decoder": {"type": "Metaspace"}}, "decoder is of type 'Metaspace'"),
+        ({"vocab": [[]] * 400_001}, "more than 400,000 lists"),
         ({"pre_tokenizer": {"type": "Split", "pattern": 3}}, "a Split without a usable pattern"),
         ({"pre_tokenizer": {"type": "Metaspace"}}, "pre_tokenizer is of type 'Metaspace'"),
         ({"post_processor": {"type": ["ByteLevel"]}}, "post_processor is of type"),
@@ -97,6 +109,8 @@ def test_what_no_tokenizer_of_the_family_uses_is_refused(
     [
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}},
         {"normalizer": _replace({"Regex": r"\s+"}, " ")},
+        {"decoder": {"type": "Sequence", "decoders": [BYTES, {"type": "Fuse"}]}},
+        {"decoder": {"type": "BPEDecoder", "suffix": "</w>"}},
         {
             "pre_tokenizer": {
                 "type": "Sequence",
@@ -111,6 +125,20 @@ def test_what_no_tokenizer_of_the_family_uses_is_refused(
 def test_what_they_use_is_read(edited: Callable[[Values], Path], changes: Values) -> None:
     tokens = Tokenizer.from_pretrained(edited(changes).parent)("a red apple").trim()
     assert tokens.input_ids.shape[1] > 3
+
+
+def test_what_could_not_be_loaded_is_not_saved(text: str, tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer.from_str(text)
+    backend.model.dropout = 0.5
+    clip = CLIPTokenizer.train(["a red apple"] * 5, vocab_size=560)
+    clip.backend.decoder = tokenizers.decoders.Metaspace()
+    for tokenizer, message in (
+        (Tokenizer(backend), "cannot be saved, because .* drops merges at random"),
+        (clip, "cannot be saved, because .* decoder is of type 'Metaspace'"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            tokenizer.save_pretrained(tmp_path / "saved")
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_panic_while_encoding_is_an_error_of_ours(edited: Callable[[Values], Path]) -> None:
@@ -146,6 +174,14 @@ def test_what_stands_in_for_a_vocabulary_is_named(
     path = tmp_path / "tokenizer.json"
     path.write_text(content, "utf-8")
     with pytest.raises(CheckpointError, match=message):
+        read_backend(path)
+
+
+def test_file_of_a_size_that_no_vocabulary_has_is_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("[")
+    os.truncate(path, 17 << 20)
+    with pytest.raises(CheckpointError, match=r"has 17825792 bytes, but .* at most 16777216"):
         read_backend(path)
 
 

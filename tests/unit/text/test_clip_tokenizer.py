@@ -19,6 +19,7 @@ from dallemini.errors import (
     MissingFileError,
 )
 from dallemini.scorer import CLIPTokenizer, CLIPTokenizerConfig
+from dallemini.text import clip_tokenizer
 
 TEXTS = ["a red apple on a white ground", "a blue rocket", "the face of a cat"] * 4
 
@@ -92,6 +93,34 @@ def test_reads_openai_merges(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
     loaded = CLIPTokenizer.from_pretrained(tmp_path)
     assert loaded.backend.get_vocab() == tokenizer.backend.get_vocab()
     assert loaded.config == CLIPTokenizerConfig(clean_text=True, pad_token_id=0)
+
+
+def test_only_the_merges_of_openai_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_tokenizer, "_NUM_OPENAI_MERGES", 2)
+    path = tmp_path / "bpe_simple_vocab_16e6.txt.gz"
+    path.write_bytes(gzip.compress(b"#version: 0.2\nr e\nre d\n" + b"not a pair\n" * 700_000))
+    loaded = CLIPTokenizer.from_pretrained(tmp_path)
+    assert loaded.vocab_size == 516
+    assert loaded.backend.token_to_id("red") == 513
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"a b\n" * 3_000_000), "holds more than 8388608 bytes of merges"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer: run git lfs"),
+        (b"<!DOCTYPE html>", "is a web page"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_stands_in_for_the_merges_of_openai_is_named(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        CLIPTokenizer.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
