@@ -16,7 +16,7 @@ import pickle
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError, StorageError
+from ..foreign import show
 from .description import NAME, SafePlanner, SafeReader
 from .distributed import local, rank, someone, wait
 
@@ -183,11 +184,14 @@ def save(
     return target
 
 
-def read_progress(path: Path) -> dict[str, Any]:
+def read_progress(path: Path, *, needed: Collection[str] = ()) -> dict[str, Any]:
     """Return the JSON values that were saved beside the weights.
+
+    Those that a run goes on from are of the kinds that the loop writes.
 
     Args:
         path: of the checkpoint.
+        needed: names that must be among them.
 
     Raises:
         CheckpointError: the checkpoint is corrupt, or holds what no checkpoint needs.
@@ -195,8 +199,38 @@ def read_progress(path: Path) -> dict[str, Any]:
     state = {"progress": ""}
     with _explained(path):
         _read(state, SafeReader(path))
-        progress: dict[str, Any] = json.loads(state["progress"])
+        progress = json.loads(state["progress"])
+        if not isinstance(progress, dict):
+            raise ValueError(f"its progress is {show(progress)}, not an object")
+        for name, fits in _KINDS.items():
+            if (name in progress or name in needed) and not fits(progress.get(name)):
+                raise ValueError(f"its {name} cannot be {show(progress.get(name))}")
     return progress
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _has_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
+
+
+def _has_rows(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(row, list) and row and all(type(v) in (int, float) for v in row)
+        for row in value.values()
+    )
+
+
+_KINDS: dict[str, Callable[[object], bool]] = {
+    "config": lambda value: isinstance(value, dict),
+    "task": lambda value: isinstance(value, dict),
+    "step": _is_whole,
+    "sums": _has_rows,
+    "scaler": _has_numbers,
+    "ended": lambda value: isinstance(value, bool),
+}
 
 
 def load(

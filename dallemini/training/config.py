@@ -44,7 +44,7 @@ class TrainingConfig(Config):
         schedule: after the warm-up; "constant_then_decay" falls linearly to zero at the end.
         decay_share: last share of the steps, over which "constant_then_decay" falls.
         warmup_steps: steps over which the rates rise from zero; None takes a tenth of all, at most
-            100.
+            100, and stays with that where a run goes on with other steps.
         ema_decay: of the averaged weights that the run returns; 0 returns the last weights.
         precision: of the computation (autocast); weights stay float32, and so does what evaluates.
         gradient_checkpointing: compute the blocks again in the backward pass; saves memory.

@@ -13,6 +13,7 @@ import pickletools
 import re
 import stat
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,8 +31,12 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import ReadItem
 
+from ..foreign import show
+
 NAME = ".metadata"
-MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 25  # the largest model of the family, split over 8 processes, takes 6 MB
+_MOST_CHUNKS = 1_000_000
+_MOST_AXES = 8
 _DATA_FILE = re.compile(r"__\d+_\d+\.distcp")
 _CLASSES = {  # what PyTorch 2.6 to 2.13 name in a description
     "torch.distributed.checkpoint.metadata": {
@@ -62,9 +67,13 @@ _OPCODES = {
 class _Found:
     """Stands for an object of PyTorch: keeps what it would be made of."""
 
+    made_of: tuple[Any, ...] = ()
+    state: Any = None
+
     def __init__(self, *made_of: Any) -> None:
+        if len(made_of) > _MOST_AXES:  # each holds a copy of them
+            raise pickle.UnpicklingError("it makes an object of too many values")
         self.made_of = made_of
-        self.state: Any = {}
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -79,7 +88,9 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in _CLASSES.get(module, ()):
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which no checkpoint needs")
+            raise pickle.UnpicklingError(
+                f"it holds {f'{module}.{name}'[:100]}, which no checkpoint needs"
+            )
         return self._made.setdefault(name, type(name, (_Found,), {}))
 
 
@@ -133,11 +144,12 @@ def _read(path: Path) -> Metadata:
             raise pickle.UnpicklingError(f"it holds {opcode.name}, which no checkpoint needs")
     fields = _fields(_Unpickler(io.BytesIO(content)).load(), "Metadata")
     sizes: dict[str, int] = {}
+    entries = {_text(name): _entry(entry) for name, entry in _some(fields, "state_dict_metadata")}
     return Metadata(
-        {_text(name): _entry(entry) for name, entry in fields["state_dict_metadata"].items()},
+        entries,
         storage_data={
             _index(index): _place(place, path, sizes)
-            for index, place in fields["storage_data"].items()
+            for index, place in _some(fields, "storage_data")
         },
         storage_meta=StorageMeta(),
     )
@@ -159,6 +171,16 @@ def _fields(found: Any, name: str) -> dict[str, Any]:
     if not isinstance(found.state, dict):
         raise ValueError(f"its {name} has no fields")
     return found.state
+
+
+def _some(fields: dict[str, Any], name: str) -> Iterable[tuple[Any, Any]]:
+    """Return the entries of a mapping; refuse those whose parts, shared ones too, are too many."""
+    entries = list(fields[name].items())
+    states = [found.state for _, found in entries if isinstance(found, _Found)]
+    chunks = [state.get("chunks") for state in states if isinstance(state, dict)]
+    if sum(len(part) for part in chunks if isinstance(part, list)) > _MOST_CHUNKS:
+        raise ValueError(f"its tensors have more than {_MOST_CHUNKS} parts")
+    return entries
 
 
 def _entry(found: Any) -> BytesStorageMetadata | TensorStorageMetadata:
@@ -187,7 +209,7 @@ def _place(found: Any, path: Path, sizes: dict[str, int]) -> _StorageInfo:
     fields = _fields(found, "_StorageInfo")
     name, offset, length = (fields[key] for key in ("relative_path", "offset", "length"))
     if not _DATA_FILE.fullmatch(_text(name)) or fields.get("transform_descriptors"):
-        raise ValueError(f"it names {name!r}, which no checkpoint needs")
+        raise ValueError(f"it names {show(name)}, which no checkpoint needs")
     if name not in sizes:
         sizes[name] = _regular(path / name).stat().st_size
     if _whole(offset) + _whole(length) > sizes[name]:
@@ -199,6 +221,8 @@ def _size(found: Any) -> torch.Size:
     if type(found).__name__ != "Size" or not isinstance(found, _Found):
         raise ValueError("a size is missing")
     (numbers,) = found.made_of
+    if not isinstance(numbers, tuple) or len(numbers) > _MOST_AXES:
+        raise ValueError("a size has too many axes")
     return torch.Size([_whole(number) for number in numbers])
 
 

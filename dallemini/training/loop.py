@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..files import as_path
+from ..foreign import show
 from ..sheets import Sheet
 from . import checkpoint
 from .callbacks import Callback
@@ -45,7 +46,7 @@ from .lock import locked
 from .memory import used_memory
 from .monitor import own_callbacks
 from .optimizer import make_optimizers, rate_factor
-from .resuming import changes, refuse_changed, refuse_changes, starting_point
+from .resuming import changes, refuse_changed, refuse_changes, starting_point, with_warmup
 from .task import Task
 
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -409,7 +410,9 @@ class _Loop:
         refuse_changes(before, self.config, path)
         found = changes(before, self.config)
         if found and rank() == 0:
-            told = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in found.items())
+            told = ", ".join(
+                f"{name} {show(old)} -> {show(new)}" for name, (old, new) in found.items()
+            )
             _logger.info("Going on from %s with other settings: %s.", path, told)
         return found
 
@@ -417,9 +420,12 @@ class _Loop:
         """Go on from the folder's checkpoint or the one that is named, if there is one."""
         path = starting_point(self.folder, self.config.resume_from)
         if path is None:
+            self.config = with_warmup(self.config, {})
             return
-        progress = checkpoint.read_progress(path)
-        found = self._tell_changes(progress.get("config", {}), path)
+        progress = checkpoint.read_progress(path, needed=("step", "sums", "scaler"))
+        before = progress.get("config", {})
+        found = self._tell_changes(before, path)
+        self.config = with_warmup(self.config, before)
         refuse_changed(progress.get("task", {}), self.task.fixed, path)
         decays = [[g["weight_decay"] for g in o.param_groups] for o in self.optimizers]
         checkpoint.load(

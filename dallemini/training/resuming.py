@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..errors import ConfigError, MissingFileError
+from ..errors import CheckpointError, ConfigError, MissingFileError
 from ..files import as_path
+from ..foreign import show
 from .checkpoint import is_checkpoint, newest, read_progress
 from .config import TrainingConfig
+
+_Config = TypeVar("_Config", bound=TrainingConfig)
+_MOST_TOLD = 3  # settings with both values in a message
 
 
 def starting_point(folder: Path, resume_from: str | None) -> Path | None:
@@ -29,7 +34,7 @@ def starting_point(folder: Path, resume_from: str | None) -> Path | None:
     named = as_path(resume_from).resolve()
     if last is not None and last.resolve() != named:
         before = read_progress(last).get("config", {}).get("resume_from")
-        if before is not None and as_path(before).resolve() == named:
+        if isinstance(before, str) and as_path(before).resolve() == named:
             return last
     if not is_checkpoint(named):
         raise MissingFileError(
@@ -64,6 +69,21 @@ def changes(before: Mapping[str, Any], config: TrainingConfig) -> dict[str, tupl
     }
 
 
+def with_warmup(config: _Config, before: Mapping[str, Any]) -> _Config:
+    """Return a configuration that says its warm-up: the one there was, where none is asked for.
+
+    More steps than before thus do not make the rates fall and rise again.
+
+    Args:
+        config: of this run.
+        before: the settings in the checkpoint; empty where there is none.
+    """
+    if config.warmup_steps is not None:
+        return config
+    usual = replace(config, steps=before.get("steps", config.steps)).warmup
+    return replace(config, warmup_steps=before.get("warmup_steps") or usual)
+
+
 def refuse_changes(before: Mapping[str, Any], config: TrainingConfig, path: Path) -> None:
     """Refuse to go on with settings that stay as they are for the length of a run.
 
@@ -73,8 +93,16 @@ def refuse_changes(before: Mapping[str, Any], config: TrainingConfig, path: Path
         path: of the checkpoint, for the error.
 
     Raises:
-        ConfigError: names every such setting with both values.
+        ConfigError: names such settings with both values.
+        CheckpointError: the checkpoint's settings are not those of a run.
     """
+    try:
+        type(config).from_dict({**config.to_dict(), **_known(before, config.to_dict())})
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path} is corrupt or of another run ({show(str(error), most=300)[1:-1]}); move it "
+            "away to start anew."
+        ) from error
     old, new = _flat(before), _flat(config.to_dict())
     fixed = {
         name: value
@@ -89,14 +117,15 @@ def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Any], path: Path
     """Refuse values that are not those of the checkpoint, where it has them.
 
     Raises:
-        ConfigError: names all with both values.
+        ConfigError: names the first few with both values.
     """
     told = [
-        f"{name}={before[name]!r}, not {value!r}"
+        f"{name}={show(before[name])}, not {show(value)}"
         for name, value in now.items()
         if before.get(name, value) != value
     ]
     if told:
+        told[_MOST_TOLD:] = [f"{len(told) - _MOST_TOLD} more"] * (len(told) > _MOST_TOLD)
         raise ConfigError(
             f"{path} was made with {', '.join(told)}: that stays as it is for the length of a run. "
             "Ask for what it was made with, or take another run folder to start anew."
@@ -105,9 +134,20 @@ def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Any], path: Path
 
 def _is_the_same(name: str, old: Any, new: Any) -> bool:
     """Tell whether two values mean one thing: a folder by two names, a start that is not given."""
+    if name == "warmup_steps" and new is None:
+        return True
     if name in ("init_from", "vqgan", "tokenizer") and old and new:
         return as_path(old).resolve() == as_path(new).resolve()
     return name in ("loss.quantize_from", "loss.adversarial_from") and None in (old, new)
+
+
+def _known(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what there was of the settings that there are now; older ones had others."""
+    return {
+        name: _known(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else old
+        for name, value in now.items()
+        for old in [before.get(name, value)]
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

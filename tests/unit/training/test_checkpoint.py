@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from dallemini.errors import CheckpointError, StorageError
-from dallemini.training import checkpoint
+from dallemini.errors import CheckpointError, ConfigError, StorageError
+from dallemini.training import TrainingConfig, checkpoint
+from dallemini.training.resuming import refuse_changes
 
 
 class State:
@@ -51,6 +52,48 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 def test_a_number_that_is_none_comes_back(tmp_path: Path) -> None:
     assert math.isnan(checkpoint.read_progress(save(tmp_path, State(), sum=math.nan))["sum"])
+
+
+@pytest.mark.parametrize(
+    ("progress", "message"),
+    [
+        ([], r"its progress is \[\], not an object"),
+        ({"config": 5}, "its config cannot be 5"),
+        ({"config": "x" * 10**6}, "its config cannot be 'x+"),
+        ({"step": -1}, "its step cannot be -1"),
+        ({"step": True}, "its step cannot be True"),
+        ({"step": 1, "sums": {"loss": []}}, r"its sums cannot be \{'loss': \[\]\}"),
+        ({"step": 1, "sums": {}}, "its scaler cannot be None"),
+        ({"step": 1, "sums": {}, "scaler": {"scale": "1"}}, "its scaler cannot be"),
+        ({"ended": "no"}, "its ended cannot be 'no'"),
+    ],
+)
+def test_progress_that_no_run_made_is_refused(tmp_path: Path, progress: Any, message: str) -> None:
+    path = checkpoint.save(tmp_path, step=3, progress=progress, **State().parts)
+    with pytest.raises(
+        CheckpointError, match=f"is corrupt or of another run .*{message}"
+    ) as caught:
+        checkpoint.read_progress(
+            path, needed=("step", "sums", "scaler") if "step" in progress else ()
+        )
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "before",
+    [{"steps": "many"}, {"warmup_steps": [1]}, {"resume_from": 5}, {"optimizer": "x" * 10**6}],
+)
+def test_settings_that_no_run_had_are_refused(before: dict[str, Any]) -> None:
+    config = TrainingConfig(steps=3)
+    with pytest.raises(CheckpointError, match="there is corrupt or of another run") as caught:
+        refuse_changes(before, config, Path("there"))
+    assert len(str(caught.value)) < 1000
+
+
+def test_settings_of_an_older_version_may_say_more_and_less() -> None:
+    refuse_changes({"seed": 0, "forgotten": 5}, TrainingConfig(steps=3), Path("there"))
+    with pytest.raises(ConfigError, match="seed=1, not 0: that stays"):
+        refuse_changes({"seed": 1, "forgotten": 5}, TrainingConfig(steps=3), Path("there"))
 
 
 def test_the_last_one_replaces_those_before(tmp_path: Path) -> None:

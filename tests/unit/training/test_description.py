@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import io
 import os
 import pickle
@@ -261,3 +262,20 @@ def test_values_that_are_compressed_are_refused(good: Path) -> None:
     (good / DATA).write_bytes(packed.getvalue())
     describe(good, found)
     assert "it is compressed" in refused(good)
+
+
+def test_parts_that_are_shared_are_counted_and_sizes_have_few_axes(good: Path) -> None:
+    found = described(good)
+    name, entry = next(
+        (n, e)
+        for n, e in found.state_dict_metadata.items()
+        if isinstance(e, metadata.TensorStorageMetadata)
+    )
+    chunks = [*entry.chunks] * 60_000
+    for number in range(20):
+        found.state_dict_metadata[f"{name}{number}"] = dataclasses.replace(entry, chunks=chunks)
+    describe(good, found)
+    assert "its tensors have more than 1000000 parts" in refused(good)
+    found.state_dict_metadata = {name: dataclasses.replace(entry, size=torch.Size([1] * 9))}
+    describe(good, found)
+    assert "a size has too many axes" in refused(good)

@@ -281,6 +281,19 @@ def test_weight_decay_is_that_of_the_resumed_run(tmp_path: Path) -> None:
     assert float(decayed.net.weight.detach().norm()) < float(kept.net.weight.detach().norm())
 
 
+def test_more_steps_do_not_warm_up_again(tmp_path: Path) -> None:
+    config = changed(warmup_steps=None, schedule="constant", log_every=1)
+    run(Regression(), config, folder=tmp_path)
+    longer = TrainingConfig.from_dict({**config.to_dict(), "steps": 1000})
+    for _ in range(2):  # the second goes on from a checkpoint of the longer run
+        run(Regression(), longer, folder=tmp_path, seconds=0.0)
+    rates = [row["learning_rate"] for row in rows(tmp_path) if "learning_rate" in row]
+    assert rates == [0.05] * 12
+    path = newest(tmp_path)
+    assert path is not None
+    assert read_progress(path)["config"]["warmup_steps"] == 1
+
+
 def test_a_finished_run_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(Regression(), CONFIG, folder=tmp_path)
     with caplog.at_level("INFO", "dallemini.training"):
