@@ -34,6 +34,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FORMER_WEIGHTS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, FORMER_WEIGHTS_FILE, CARD_FILE)
 
 _PREFIX = "base_model.model."
 _ENDS = {".lora_A.weight": 0, ".lora_B.weight": 1}
@@ -310,7 +311,9 @@ def _pairs(
         raise CheckpointError(f"The adapter {source} has no tensors; train or download it again.")
     for layer, pair in found.items():
         if len(pair) < 2:
-            raise CheckpointError(f"The adapter {source} has only one matrix for {layer}, not two.")
+            raise CheckpointError(
+                f"The adapter {source} has only one matrix for {show(layer)}, not two."
+            )
     return {layer: (pair[0], pair[1]) for layer, pair in found.items()}
 
 
@@ -324,7 +327,7 @@ def _low_rank(name: str, pair: tuple[Tensor, Tensor], config: LoRAConfig, source
     fit = narrow.ndim == wide.ndim == 2 and len(narrow) == wide.shape[1] == config.rank
     if not (fit and narrow.is_floating_point() and wide.is_floating_point()):
         raise CheckpointError(
-            f"The matrices of {name} in the adapter {source} have the shapes {list(narrow.shape)} "
+            f"The matrices of {show(name)} in the adapter {source} are {list(narrow.shape)} "
             f"and {list(wide.shape)}, which do not go together at rank {config.rank}."
         )
     return LowRank(narrow=narrow.to(ADAPTER_DTYPE), wide=wide.to(ADAPTER_DTYPE), scale=config.scale)

@@ -11,7 +11,8 @@ Shapes: r rank, I inputs and O outputs of a projection.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from .adapted import (
     refuse_as_base,
     refuse_loaded,
 )
-from .adapter_files import CARD_FILE, FORMER_WEIGHTS_FILE, adapter_card, read_adapter, write_adapter
+from .adapter_files import ADAPTER_FILES, CARD_FILE, adapter_card, read_adapter, write_adapter
 from .adapters import (
     ADAPTER_DTYPE,
     Adapter,
@@ -275,13 +276,38 @@ def save_lora(
             whoever loads them.
         state_dict: whole tensors to write instead of the model's own, such as averaged ones, named
             as in `lora_state_dict`; others in it are ignored.
-        card: text of its `README.md`; one that says what is known when None. A card that is there
-            already stays.
+        card: text of its `README.md`; one that says what is known when None.
 
     Raises:
         InputError: the model or `state_dict` has no adapters, or without it the model is split.
         StorageError: the folder cannot be made or written.
         InputTypeError: `directory` is neither a string nor a path.
+    """
+    name = as_path(directory).name
+    write = lora_writer(model, name=name, base_model=base_model, state_dict=state_dict, card=card)
+    with replacing_folder(directory, obsolete=ADAPTER_FILES) as folder:
+        write(folder)
+
+
+def lora_writer(
+    model: nn.Module,
+    *,
+    name: str,
+    base_model: str = "",
+    state_dict: Mapping[str, Tensor] | None = None,
+    card: str | None = None,
+) -> Callable[[Path], None]:
+    """Return what writes the adapters of a model into an empty folder, also after they are merged.
+
+    Args:
+        model: with adapters.
+        name: of the adapter, for its card.
+        base_model: as in `save_lora`.
+        state_dict: likewise.
+        card: likewise.
+
+    Raises:
+        InputError: as `save_lora`.
     """
     parts = _parts(model)
     if state_dict is None and any(hasattr(part, "full_tensor") for part in parts.values()):
@@ -294,17 +320,15 @@ def save_lora(
         raise InputError(
             f"state_dict lacks {len(absent)} tensors of the adapters, such as {absent[0]}."
         )
-    tensors = {
-        name: (whole[f"{name}.lora_a"], whole[f"{name}.lora_b"]) for name in _adapters(model)
-    }
-    configs = {name: adapter.config for name, adapter in _adapters(model).items()}
+    layers = _adapters(model)
+    tensors = {layer: (whole[f"{layer}.lora_a"], whole[f"{layer}.lora_b"]) for layer in layers}
+    configs = {layer: adapter.config for layer, adapter in layers.items()}
 
-    with replacing_folder(directory, obsolete=(FORMER_WEIGHTS_FILE,)) as folder:
+    def write(folder: Path) -> None:
         write_adapter(folder, tensors, configs, model=model, base_model=base_model)
-        if not (as_path(directory) / CARD_FILE).exists():
-            write_text(
-                folder / CARD_FILE, card or adapter_card(as_path(directory).name, base_model)
-            )
+        write_text(folder / CARD_FILE, card or adapter_card(name, base_model))
+
+    return write
 
 
 def load_lora(

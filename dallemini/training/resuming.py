@@ -14,7 +14,7 @@ from .checkpoint import is_checkpoint, newest, read_progress
 from .config import TrainingConfig
 
 _Config = TypeVar("_Config", bound=TrainingConfig)
-_MOST_TOLD = 3  # settings with both values in a message
+_MOST_TOLD = 5  # settings with both values in a message
 
 
 def starting_point(folder: Path, resume_from: str | None) -> Path | None:
@@ -120,7 +120,7 @@ def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Any], path: Path
         ConfigError: names the first few with both values.
     """
     told = [
-        f"{name}={show(before[name])}, not {show(value)}"
+        f"{name}={show(before[name], most=60)}, not {show(value, most=60)}"
         for name, value in now.items()
         if before.get(name, value) != value
     ]

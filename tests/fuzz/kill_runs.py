@@ -26,12 +26,14 @@ from PIL import Image
 from dallemini import VQGAN
 from dallemini.data import CaptionedImages, DataConfig, encode_images
 from dallemini.data.token_shards import TokenShard
+from dallemini.files import finish_folder
 from dallemini.testing import tiny_pipeline
 from dallemini.training.checkpoint import newest, read_progress
 from dallemini.training.log import read_log
 from dallemini.training.recipes import TransformerTrainingConfig, train_transformer
 
 DATA = DataConfig(image_size=16, min_side=8, caption_dropout=0.1)
+NOTES = "README.md", "evaluation.json"
 CLOCK = {"images_per_second", "tokens_per_second", "memory_gb", "time"}
 SIGNALS = signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 
@@ -62,10 +64,18 @@ def prepare(place: Path) -> None:
         Image.new("RGB", (20, 16), (10 * number, 255 - 10 * number, 90)).save(path)
         path.with_suffix(".txt").write_text(f"square {number}")
     tiny_pipeline().save_pretrained(place / "model")
+    older = tiny_pipeline(seed=7)
+    older.save_pretrained(place / "older")
+    for name in NOTES:
+        (place / "older" / name).write_text("of the older weights")
 
 
 def train(place: Path, output: Path) -> None:
-    """Fine-tune, with a checkpoint at every step."""
+    """Fine-tune, with a checkpoint at every step, and save over an older model."""
+    if not (output / "model").exists():
+        shutil.rmtree(output / "copied", ignore_errors=True)
+        shutil.copytree(place / "older", output / "copied")
+        os.replace(output / "copied", output / "model")
     train_transformer(
         TransformerTrainingConfig(
             train_data=(str(place / "set"),),
@@ -91,7 +101,21 @@ def check_training(output: Path, before: int) -> int:
     path = newest(output / "run")
     step = 0 if path is None else int(read_progress(path)["step"])
     assert step >= before, f"{before} steps were done, and {step} are left"
+    if (output / "model").exists():
+        check_notes(output / "model", output.parent / "older")
     return step
+
+
+def check_notes(model: Path, older: Path) -> None:
+    """Look whether an older card and evaluation lie beside the older weights, and nowhere else."""
+    finish_folder(model)
+    name = Path("transformer", "model.safetensors")
+    is_older = (model / name).read_bytes() == (older / name).read_bytes()
+    found = [
+        (model / note).exists() and (model / note).read_text() == (older / note).read_text()
+        for note in NOTES
+    ]
+    assert found == [is_older] * len(NOTES), "notes of other weights"
 
 
 def trained(output: Path) -> Any:

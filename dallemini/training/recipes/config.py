@@ -115,6 +115,15 @@ class VQGANTrainingConfig(RunConfig):
     model: VQGANConfig = field(default_factory=VQGANConfig)
     loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
 
+    def check(self) -> None:
+        """Refuse a run that lacks something, or whose settings contradict each other.
+
+        Raises:
+            ConfigError: says which.
+        """
+        super().check()
+        _check_start(self, model=self.model != VQGANConfig())
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerTrainingConfig(RunConfig):
@@ -197,8 +206,7 @@ class TransformerTrainingConfig(RunConfig):
             raise ConfigError("prior_prompts are drawn by a trained model: give init_from.")
         if self.lora_targets is not None and not self.lora_rank:
             raise ConfigError("lora_targets name layers for adapters: give lora_rank.")
-        if self.init_from is not None and self.model != TransformerConfig():
-            raise ConfigError("model describes a new network; leave it out beside init_from.")
+        _check_start(self, model=self.model != TransformerConfig())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,3 +222,19 @@ class CLIPTrainingConfig(RunConfig):
 
     tokenizer: str | None = None
     model: CLIPConfig = field(default_factory=CLIPConfig)
+
+    def check(self) -> None:
+        """Refuse a run that lacks something, or whose settings contradict each other.
+
+        Raises:
+            ConfigError: says which.
+        """
+        super().check()
+        _check_start(self, model=self.model != CLIPConfig(), tokenizer=self.tokenizer is not None)
+
+
+def _check_start(config: RunConfig, **given: bool) -> None:
+    """Refuse what describes a new network where one is started from."""
+    named = " and ".join(name for name, is_given in given.items() if is_given)
+    if config.init_from is not None and named:
+        raise ConfigError(f"{named} describes a new network; leave it out beside init_from.")

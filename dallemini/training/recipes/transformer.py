@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from ...data import EncodedImages, TokenBatches
 from ...data.sources import split_weights
 from ...data.token_shards import find_shards, is_encoded
 from ...errors import DalleMiniWarning
-from ...files import as_path, write_text
+from ...files import as_path, make_folder, replacing_folder, write_text
 from ...hub import model_card, usual_sections
 from ...images import image_to_tensor
-from ...models.adapter_files import adapter_card
+from ...models.adapter_files import ADAPTER_FILES, adapter_card
 from ...models.image_tokenizer import ImageTokenizer
-from ...models.lora import LoRAConfig, add_lora, merge_lora, save_lora
+from ...models.lora import LoRAConfig, add_lora, lora_writer, merge_lora
 from ...models.transformer import Transformer, TransformerConfig
 from ...pipeline.cards import short_name
 from ...pipeline.parts import EVALUATION_NAME
@@ -38,7 +38,6 @@ from .common import (
     HELD_OUT,
     MOST_CAPTIONS,
     all_captions,
-    first_process_saves,
     learnt_once,
     load_image_tokenizer,
     load_part,
@@ -53,6 +52,7 @@ from .gap import GapWatch
 from .prior import draw_prior, read_listed
 from .tokens import open_tokens, tell_long_captions
 
+_ADAPTER = "adapter"  # the folder of the adapter in the output
 _DRAWN = 4  # pictures of each prompt
 
 
@@ -94,8 +94,8 @@ def train_transformer(
         watch = GapWatch(steps=config.steps, is_lora=lora is not None)
         folder, callbacks = config.run_folder, [*begun.callbacks, watch]
         run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)
-        _restore(config, pipe)
-        save_result(config, lambda: _save(config, pipe))
+        adapter = _restore(config, pipe)
+        save_result(config, lambda: _save(config, pipe, adapter))
     return pipe
 
 
@@ -106,8 +106,8 @@ def write_transformer(config: TransformerTrainingConfig, checkpoint: Path) -> No
     if lora is not None:
         add_lora(pipe.transformer, lora, seed=config.seed)
     load_averages(checkpoint, pipe.transformer)
-    _restore(replace(config, strategy="ddp"), pipe)
-    _save(config, pipe)
+    adapter = _restore(replace(config, strategy="ddp"), pipe)
+    _save(config, pipe, adapter)
 
 
 def _prepare(config: TransformerTrainingConfig) -> Pipeline:
@@ -130,10 +130,25 @@ def _lora(config: TransformerTrainingConfig) -> LoRAConfig | None:
     )
 
 
-def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
-    """Write the pipeline with a card of its own: what the old one says was measured on the old."""
-    pipe.save_pretrained(config.output)
-    (as_path(config.output) / EVALUATION_NAME).unlink(missing_ok=True)
+def _save(
+    config: TransformerTrainingConfig, pipe: Pipeline, adapter: Callable[[Path], None] | None
+) -> None:
+    """Write the pipeline, all at once with a card of its own, and the adapter if there is one.
+
+    What an older card, evaluation or adapter says is of other weights.
+    """
+    pipe._check_savable()
+    older = [f"{_ADAPTER}/{name}" for name in ADAPTER_FILES]
+    with replacing_folder(config.output, obsolete=[*pipe._optional_files, *older]) as folder:
+        pipe._save(folder)
+        (folder / EVALUATION_NAME).unlink(missing_ok=True)
+        write_text(folder / "README.md", _card(config, pipe))
+        if adapter is not None:
+            adapter(make_folder(folder / _ADAPTER))
+
+
+def _card(config: TransformerTrainingConfig, pipe: Pipeline) -> str:
+    """Return the card: what that of the model to start from says was measured on that."""
     source, start = config.init_from, "trained from scratch"
     if source is not None:
         start = f"fine-tuned from `{short_name(source)}`"
@@ -142,33 +157,35 @@ def _save(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
         provenance=f"{start[0].upper()}{start[1:]} by dallemini {__version__}.",
     )
     sections["Measured"] = measured(config) or sections["Measured"]
-    card = model_card(
+    return model_card(
         as_path(config.output).name,
         summary=f"A text-to-image pipeline, {start}.",
         license=license_of(config, pipe),
         sections=sections,
     )
-    write_text(as_path(config.output) / "README.md", card)
 
 
-def _restore(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
-    """Fold adapters in, and put split weights together in a network of its own."""
+def _restore(config: TransformerTrainingConfig, pipe: Pipeline) -> Callable[[Path], None] | None:
+    """Fold adapters in, and put split weights together in a network of its own.
+
+    Returns:
+        What writes the adapters alone, if there are any.
+    """
+    adapter = None
     if config.lora_rank:
-        adapters = whole_state(pipe.transformer)  # by every process, for split weights
-        first_process_saves(
-            lambda: save_lora(
-                pipe.transformer,
-                Path(config.output) / "adapter",
-                base_model=config.init_from or "",
-                state_dict=adapters,
-                card=adapter_card(
-                    as_path(config.output).name,
-                    config.init_from or "",
-                    license=license_of(config, pipe),
-                    training_data=training_data(config),
-                    measured=measured(config),
-                ),
-            )
+        name, base = as_path(config.output).name, config.init_from or ""
+        adapter = lora_writer(
+            pipe.transformer,
+            name=name,
+            base_model=base,
+            state_dict=whole_state(pipe.transformer),  # by every process, for split weights
+            card=adapter_card(
+                name,
+                base,
+                license=license_of(config, pipe),
+                training_data=training_data(config),
+                measured=measured(config),
+            ),
         )
         merge_lora(pipe.transformer)
     if config.strategy == "fsdp":
@@ -176,6 +193,7 @@ def _restore(config: TransformerTrainingConfig, pipe: Pipeline) -> None:
         whole.load_state_dict(whole_state(pipe.transformer), assign=True)
         pipe.transformer = whole.eval()
         pipe.to(device="cpu")
+    return adapter
 
 
 def _start(config: TransformerTrainingConfig) -> Pipeline:

@@ -89,11 +89,13 @@ def test_the_files_are_those_of_peft(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
-def test_an_older_save_in_the_folder_is_replaced_and_a_card_is_kept(tmp_path: Path) -> None:
+def test_an_older_save_in_the_folder_is_replaced_with_its_card(tmp_path: Path) -> None:
     shutil.copytree(FIXTURES / "former", tmp_path, dirs_exist_ok=True)
     (tmp_path / "README.md").write_text("mine")
     save_lora(trained(LoRAConfig(rank=2)), tmp_path)
     assert not (tmp_path / "adapter.safetensors").exists()
+    assert "LoRA adapter" in (tmp_path / "README.md").read_text()
+    save_lora(trained(LoRAConfig(rank=2)), tmp_path, card="mine")
     assert (tmp_path / "README.md").read_text() == "mine"
 
 

@@ -25,7 +25,8 @@ from dallemini.errors import (
     StorageError,
     UnsupportedOperationError,
 )
-from dallemini.models.lora import load_lora
+from dallemini.models.adapter_files import ADAPTER_FILES
+from dallemini.models.lora import LoRAConfig, add_lora, load_lora
 from dallemini.testing import TINY_CLIP, TINY_TRANSFORMER, TINY_VQGAN, tiny_pipeline, tiny_vqgan
 from dallemini.training import Callback
 from dallemini.training.log import read_log
@@ -38,6 +39,7 @@ from dallemini.training.recipes import (
     train_vqgan,
     write_model,
 )
+from dallemini.training.recipes import transformer as recipe
 from dallemini.training.vqgan import VQGANLossConfig
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 90, 220)}
@@ -316,6 +318,63 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_run(
     with pytest.raises(ConfigError, match="is the model to start from; name another folder"):
         transformer_run(pictures, model, Path(model))
     assert not (tmp_path / "file-run").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_what_an_older_model_said_goes_with_its_weights_at_once(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "new"
+    tiny_pipeline(seed=5).save_pretrained(output)
+    older = {"README.md", "evaluation.json", *(f"adapter/{name}" for name in ADAPTER_FILES)}
+    (output / "adapter").mkdir()
+    for name in {*older, "adapter/mine.txt"}:
+        (output / name).write_text("older")
+    before = contents(output)
+    settings: dict[str, Any] = {"train_data": ("a",), "output": str(output), "init_from": model}
+    config = TransformerTrainingConfig(**settings, data=SMALL, lora_rank=2, **LOOP)
+    pipe = Pipeline.from_pretrained(model)
+    add_lora(pipe.transformer, LoRAConfig(rank=2), seed=0)
+    adapter = recipe._restore(config, pipe)
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("No space left.")
+
+    monkeypatch.setattr(recipe, "_card", full)
+    with pytest.raises(StorageError, match="No space left"):
+        recipe._save(config, pipe, adapter)
+    assert contents(output) == before
+    monkeypatch.undo()
+    recipe._save(config, pipe, adapter)
+    found = contents(output)
+    assert {name for name, content in found.items() if content == b"older"} == {"adapter/mine.txt"}
+    assert {name for name in found if name.startswith("adapter/")} == {
+        *("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+        *("adapter/README.md", "adapter/mine.txt"),
+    }
+    recipe._save(dataclasses.replace(config, lora_rank=0), pipe, None)
+    assert {name for name in contents(output) if "adapter" in name} == {"adapter/mine.txt"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (VQGANTrainingConfig, {"model": TINY_VQGAN}, "^model describes a new network"),
+        (CLIPTrainingConfig, {"model": TINY_CLIP}, "^model describes a new network"),
+        (CLIPTrainingConfig, {"tokenizer": "a"}, "^tokenizer describes a new network"),
+        (CLIPTrainingConfig, {"tokenizer": "a", "model": TINY_CLIP}, "^model and tokenizer descr"),
+    ],
+)
+def test_a_new_network_beside_one_to_start_from_is_refused(
+    kind: Any, changes: dict[str, Any], message: str
+) -> None:
+    config = kind(train_data=("a",), output="b", init_from="c", **LOOP, **changes)
+    with pytest.raises(ConfigError, match=message):
+        config.check()
 
 
 @pytest.mark.parametrize(
