@@ -340,9 +340,19 @@ def _nothing_found(source: Source, component: Component) -> Exception:
 def _map(config: Path, weights: Path, name: str) -> Checkpoint:
     (fields, mark), (prefix, tensors) = read_config(config), read_plain(weights)
     refuse_too_many_layers(fields, tensors)
-    if mark.get("quantization") is None:
-        check_weights(map(LazyTensor.of, tensors, tensors.values()), origin=str(weights))
+    packed = set() if mark.get("quantization") is None else _packed(tensors)
+    own = {key: tensor for key, tensor in tensors.items() if key not in packed}
+    check_weights(map(LazyTensor.of, own, own.values()), origin=str(weights))
     return Checkpoint(fields, tensors, name, weights, mark, prefix)
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of what may be int8: weights that have scales beside them."""
+    return {
+        key
+        for key, tensor in tensors.items()
+        if tensor.dtype == torch.int8 and key.endswith(".weight") and f"{key}_scale" in tensors
+    }
 
 
 def _is_usable(folder: Path) -> bool:

@@ -24,7 +24,13 @@ from ..foreign import show
 from ..kernels import Linear
 from ..kernels.int8 import LARGEST, Int8Operator, PlainOperator, choose_operator
 from .adapted import fuse_adapters
-from .precision import QUANTIZATIONS, Quantization, Weights, check_quantization
+from .precision import (
+    QUANTIZATIONS,
+    Quantization,
+    Weights,
+    check_quantization,
+    refuse_moving,
+)
 from .pretrained import PretrainedModule
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -349,23 +355,6 @@ def replace_linear(
 def int8_layers(model: nn.Module) -> dict[str, Int8Linear]:
     """Return the quantised layers by name."""
     return {name: part for name, part in model.named_modules() if isinstance(part, Int8Linear)}
-
-
-def refuse_moving(fn: Any) -> None:
-    """Try what `Module.to` would do to the weights.
-
-    Raises:
-        UnsupportedOperationError: it would change their device or dtype.
-    """
-    before = torch.empty(0, dtype=torch.float32, device="cpu")
-    after = fn(before)
-    if after.dtype == before.dtype and after.device == before.device:
-        return
-    where = after.dtype if after.device == before.device else f"the device {str(after.device)!r}"
-    raise UnsupportedOperationError(
-        f"A model with int8 weights computes in torch.float32 on the CPU and cannot be moved to "
-        f"{where}; load it without quantization for that."
-    )
 
 
 def _stored_quantization(checkpoint: Checkpoint) -> Quantization | None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from ..config import suggest
-from ..errors import InputError, InputTypeError
+from ..errors import InputError, InputTypeError, UnsupportedOperationError
 
 Quantization = Literal["int8"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("int8",)
@@ -139,3 +139,20 @@ def check_quantization(name: object) -> Quantization:
         if name == known:
             return known
     raise InputError(f"quantization must be {' or '.join(QUANTIZATIONS)!r}, not {name!r}.")
+
+
+def refuse_moving(fn: Any) -> None:
+    """Try what `Module.to` would do to the weights.
+
+    Raises:
+        UnsupportedOperationError: it would change their device or dtype.
+    """
+    before = torch.empty(0, dtype=torch.float32, device="cpu")
+    after = fn(before)
+    if after.dtype == before.dtype and after.device == before.device:
+        return
+    where = after.dtype if after.device == before.device else f"the device {str(after.device)!r}"
+    raise UnsupportedOperationError(
+        f"A model with int8 weights computes in torch.float32 on the CPU and cannot be moved to "
+        f"{where}; load it without quantization for that."
+    )

@@ -451,6 +451,26 @@ def test_loading_refuses_scales_or_weights_of_another_dtype(tmp_path: Path) -> N
         Transformer.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("encoder.embed_tokens.weight", torch.bool, "holds torch.bool, but weights are float16"),
+        ("encoder.embed_tokens.weight", torch.int8, "holds torch.int8, but weights are float16"),
+        ("encoder.embed_tokens.weight", torch.complex64, "holds torch.complex64, but weights"),
+        ("lm_head.weight_scale", torch.int32, "holds torch.int32, but weights are float16"),
+    ],
+)
+def test_loading_refuses_what_is_no_float_beside_integers(
+    tmp_path: Path, name: str, values: torch.dtype, message: str
+) -> None:
+    tiny_transformer().quantize("int8").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors[name] = torch.zeros_like(tensors[name], dtype=values)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"'{name}' {message}"):
+        Transformer.from_pretrained(tmp_path)
+
+
 def test_conversion_keeps_the_quantized_form(tmp_path: Path) -> None:
     model = tiny_transformer().quantize()
     model.save_pretrained(tmp_path / "first")
