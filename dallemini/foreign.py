@@ -29,6 +29,8 @@ _KINDS = (
 )
 _POINTER = b"version https://git-lfs.github.com/"
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")
+HEAD = 512
+"""Bytes that tell what a file is."""
 _GZIP = b"\x1f\x8b"
 
 
@@ -91,9 +93,15 @@ def with_article(name: str) -> str:
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
-def show_names(names: Sequence[object], *, most: int = 3) -> str:
-    """Name the first few of several things: "'a', 'b', 'c' and 7 more"."""
-    text = ", ".join(show(name) for name in names[:most])
+def show_names(names: Sequence[object], *, most: int = 3, length: int = _MOST) -> str:
+    """Name the first few of several things: "'a', 'b', 'c' and 7 more".
+
+    Args:
+        names: the things.
+        most: how many are named.
+        length: characters of one.
+    """
+    text = ", ".join(show(name, most=length) for name in names[:most])
     return text + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -132,7 +140,7 @@ def check_file(
             kind = next((kind for test, kind in _KINDS if test(found.st_mode)), "not a file")
             raise error(f"{name} is {kind}, where a file is needed; name the file itself.")
         with Path(path).open("rb") as file:
-            head = file.read(512)
+            head = file.read(HEAD)
     except FileNotFoundError as failure:
         raise MissingFileError(f"There is no file {name}.") from failure
     except (OSError, ValueError) as failure:
@@ -154,7 +162,7 @@ def other_content(head: bytes, *, packed: bool = False) -> str | None:
     """Say what the first bytes of a file show that it is, where it is not what it is called.
 
     Args:
-        head: of the file, 100 bytes or more where it has them.
+        head: the first `HEAD` bytes, or all that there are.
         packed: whether the file is meant to be packed with gzip.
 
     Returns:

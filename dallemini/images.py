@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .errors import InputError, InputTypeError, MissingFileError
 from .files import as_path
+from .foreign import HEAD, other_content
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -333,8 +334,9 @@ def _parse(content: bytes, name: str) -> PIL.Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=formats)
     except UnidentifiedImageError as error:
-        detail = f"its format is not known ({len(content)} bytes)"
-        raise PictureError(name, "not an image", detail) from error
+        problem = None if b"<svg" in content[:HEAD] else other_content(content[:HEAD])
+        detail = f"it {problem}" if problem else f"its format is not known ({len(content)} bytes)"
+        raise PictureError(name, "not an image", detail.rstrip(".")) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(name, "too large", f"PIL does not open it: {error}") from error
     except Exception as error:  # whatever else a broken file makes PIL raise

@@ -26,6 +26,12 @@ _OWN_HELP = {
     "the whole picture, on white."
 }
 
+_SHOWN_DEFAULTS = {
+    "image_size": "the VQGAN's own",
+    "caption_column": "the usual names",
+    "image_column": "the usual names",
+}
+
 
 class DataOverrides(TypedDict, total=False):
     """The settings of `DataConfig` that matter here, where nothing is random."""
@@ -49,7 +55,7 @@ def _settings_type() -> Any:
     help_of, defaults = attribute_help(DataConfig) | _OWN_HELP, DataConfig()
     fields = {}
     for name, hint in typing.get_type_hints(DataOverrides).items():
-        default = "the VQGAN's own" if name == "image_size" else getattr(defaults, name)
+        default = _SHOWN_DEFAULTS.get(name, getattr(defaults, name))
         shown = "(optional)" if default is None else f"(default: {default})"
         fields[name] = Annotated[hint, tyro.conf.arg(help=help_of[name], help_behavior_hint=shown)]
     make: Any = TypedDict

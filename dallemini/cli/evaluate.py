@@ -40,8 +40,8 @@ class Evaluate:
         config: of the evaluation.
         settings: of the drawing.
         crop: how pictures get the size that is drawn: the middle of them, or all of them on white.
-        caption_column: where the captions are.
-        image_column: where the pictures are.
+        caption_column: where the captions are; None tries the usual names.
+        image_column: where the pictures are; None tries the usual names.
         filters: such as "width >= 256" or "lang == en"; a record passes all of them or is left out;
             may be repeated.
         json: print report.json as one line instead of the table.
@@ -57,8 +57,8 @@ class Evaluate:
     )
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     crop: Literal["center", "pad"] = "center"
-    caption_column: str = DataConfig.caption_column
-    image_column: str = DataConfig.image_column
+    caption_column: str | None = None
+    image_column: str | None = None
     filters: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="where")] = ()
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     drawing: Drawing

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from ..foreign import HEAD, other_content
+
 _LINE_ENDS = re.compile(r"\r\n|\n|\r")  # str.splitlines knows others, which may stand in a caption
 
 
@@ -42,12 +44,14 @@ def read_caption_lines(content: bytes, *, joined: bool = False) -> tuple[str, ..
     r"""Return the captions in a text file, one a line, or all lines as one.
 
     Raises:
-        NotTextError: the file is not UTF-8.
+        NotTextError: the file is not UTF-8, a pointer of Git LFS or a web page.
 
     Example:
         >>> read_caption_lines(b"a cat\na grey cat\n")
         ('a cat', 'a grey cat')
     """
+    if content and (problem := other_content(content[:HEAD])):
+        raise NotTextError(f"it {problem.rstrip('.')}")
     try:
         lines = read_captions(_LINE_ENDS.split(content.decode("utf-8-sig")))
         return read_captions(" ".join(lines)) if joined else lines

@@ -25,9 +25,10 @@ class DataConfig(Config):
             picture, on white.
         mirror: whether half of the pictures, drawn at random, are mirrored left to right.
         caption_column: column, or field of a tar shard, with the caption or the list of captions.
-            Where this is left as it is, "captions", "text", "txt" and "TEXT" are tried as well.
+            None takes the first of "caption", "captions", "text", "txt" and "TEXT" that is there.
         image_column: column with the path (relative to its file), the bytes, or both as
-            `{"bytes", "path"}`. Where this is left as it is, other usual names are tried as well.
+            `{"bytes", "path"}`. None takes the first of "image", "file", "file_name", "path",
+            "jpg", "png" and other usual names that is there.
         caption_lines: "each" takes every line of a text file as a caption, "joined" all as one.
         caption_from: "files" reads captions; of a folder of pictures, "folder" takes the name of
             the folder that each lies in as its caption, and "name" that of its file.
@@ -52,8 +53,8 @@ class DataConfig(Config):
     image_size: int | tuple[int, ...] | None = None
     crop: Literal["center", "random", "pad"] = "center"
     mirror: bool = False
-    caption_column: str = "caption"
-    image_column: str = "image"
+    caption_column: str | None = None
+    image_column: str | None = None
     caption_lines: Literal["each", "joined"] = "each"
     caption_from: Literal["files", "folder", "name"] = "files"
     caption_choice: Literal["first", "random"] = "random"

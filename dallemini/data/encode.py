@@ -34,6 +34,7 @@ from .plan import Plan
 from .records import DataShard
 from .token_shards import TokenRows, import_parquet, token_dtype, write_shard
 
+_WRITTEN = {"caption_column": "caption", "image_column": "image"}  # what stood for the usual names
 _OF_TRAINING = ("mirror", "caption_choice", "caption_dropout", "shuffle_buffer")
 
 
@@ -147,7 +148,11 @@ def _describe(vqgan: ImageTokenizer, dataset: CaptionedImages) -> dict[str, Any]
         "image_length": length,
         "grid": [height // factor, width // factor],
         "codes": vqgan.fingerprint,
-        "data": {name: value for name, value in data.items() if name not in _OF_TRAINING},
+        "data": {
+            name: _WRITTEN.get(name) if value is None else value
+            for name, value in data.items()
+            if name not in _OF_TRAINING
+        },
         "records": None if dataset.is_stream else len(dataset),
     }
 

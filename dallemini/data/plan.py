@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InputError
+from ..foreign import show
 from .dataset import CaptionedImages
 from .marks import mark_shard, origin_of, summarize
 from .records import DataShard, RawRecord
-from .token_shards import TokenShard, numbers_in, rewrite_shard, shard_name, short_json
+from .token_shards import TokenShard, numbers_in, rewrite_shard, shard_name
 
 _SAME = ("vqgan", "codebook_size", "image_length", "data", "shard_size")
 _MEANINGS = {"vqgan": "another VQGAN", "data": "other settings of the data"}
@@ -134,7 +135,7 @@ class Plan:
         if name := self._difference(made):
             return self._refuse(
                 f"{path} was made with {_MEANINGS.get(name, 'another ' + name)}: {name} is "
-                f"{short_json(made.get(name))} there and {short_json(self.common[name])} now."
+                f"{show(made.get(name))} there and {show(self.common[name])} now."
             )
         bad = made.get("bad", {})
         if "broken shard" in bad or (bad and not found.rows):

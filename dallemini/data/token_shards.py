@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from ..errors import DalleMiniError, InputError, MissingDependencyError, MissingFileError
 from ..files import replacing
+from ..foreign import show
 from .sources.arrow import UNREADABLE, check_footer, open_parquet, repeated_texts, short
-from .sources.files import check_regular
+from .sources.files import check_content, check_regular
 
 METADATA_KEY = b"dallemini"
 _COLUMNS = ("key", "captions", "image_tokens")
@@ -88,6 +89,7 @@ class TokenShard:
         import_parquet()
         try:
             check_regular(path)
+            check_content(path)
             with open_parquet(path) as file:
                 footer, columns = file.metadata, file.schema_arrow.names
             check_footer(path, footer, columns)
@@ -105,7 +107,7 @@ class TokenShard:
         for name, is_right in _NEEDED.items():
             if not is_right(metadata[name]):
                 raise InputError(
-                    f"{path} says that its {name} is {short_json(metadata[name])}, which cannot "
+                    f"{path} says that its {name} is {show(metadata[name])}, which cannot "
                     "be; delete it and encode again."
                 )
         if metadata["shard"] >= metadata["shards"]:
@@ -114,12 +116,6 @@ class TokenShard:
                 "cannot be; delete it and encode again."
             )
         return cls(path=path, rows=footer.num_rows, metadata=metadata)
-
-
-def short_json(value: object) -> str:
-    """Return a value as JSON, cut where it is long."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

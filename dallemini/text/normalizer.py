@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ..errors import CheckpointError, InputTypeError, MissingFileError
+from ..foreign import check_file
 
 # Words that stand in for characters which must survive the punctuation rules. Hashtags are split
 # while these are in place, so their spelling is part of the result.
@@ -197,6 +198,7 @@ def _read_ranks(path: str | os.PathLike[str], text: str) -> dict[str, int]:
     """Read those words of a frequency file that occur in a text, with their line numbers."""
     text, ranks = text.lower(), {}
     try:
+        check_file(path, may_be_empty=True)
         with open(path, encoding="utf-8") as file:
             for rank, line in enumerate(file, start=1):
                 word = line.partition(" ")[0].rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DalleMiniError, InputError
+from ...foreign import show
 from ..config import DataConfig
 from ..filters import Filter
 from ..records import BadRecord
 from .base import Fields, all_filters, missing_package
 from .delimited import read_cells, read_header
+from .files import check_content
 
 LARGEST_GROUP = 2**31  # bytes of a row group with pictures, before compression
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -66,10 +69,15 @@ def open_table(path: Path, config: DataConfig) -> TableFile:
     """Look at a Parquet, CSV or TSV file.
 
     Raises:
-        InputError: it cannot be read, lacks a column, or holds pictures in a row group too large
-            for the memory.
+        InputError: it is something else, cannot be read, lacks a column, or holds pictures in a row
+            group too large for the memory.
         MissingDependencyError: pyarrow is not installed.
     """
+    _pyarrow()
+    try:
+        check_content(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
     return _open_csv(path, config) if is_csv(path) else _open_parquet(path, config)
 
 
@@ -293,8 +301,10 @@ def _open_csv(path: Path, config: DataConfig) -> TableFile:
     _pyarrow()
     names = read_header(path, _DELIMITERS[path.suffix.lower()])
     fields = Fields.choose(names, config, name=str(path))
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{path} has several columns {twice!r}; give each a name of its own.")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(
+            f"{path} has several columns {show(twice[0])}; give each a name of its own."
+        )
     return TableFile(path, fields, tuple(names), tuple(names))
 
 

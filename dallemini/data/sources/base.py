@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ...config import suggest
 from ...errors import InputError, MissingDependencyError
+from ...foreign import show, show_names
 from ..captions import NotTextError, read_captions
 from ..config import DataConfig
 from ..filters import Filter, parse_filter
@@ -95,8 +96,8 @@ def check_filters(filters: Iterable[Filter], columns: Iterable[str], *, name: st
     for condition in filters:
         if condition.column not in known:
             raise InputError(
-                f"The filter {str(condition)!r} needs the column {condition.column!r}, which "
-                f"{name} does not have.{suggest(condition.column, known)}"
+                f"The filter {show(str(condition))} needs the column {show(condition.column)}, "
+                f"which {name} does not have.{suggest(condition.column, known)}"
             )
 
 
@@ -109,7 +110,7 @@ def check_any_left(left: int, total: int, filters: Sequence[Filter], *, name: st
     if not total:
         raise InputError(f"{name} holds no records.")
     if not left:
-        listed = " and ".join(repr(str(condition)) for condition in filters)
+        listed = " and ".join(show(str(condition)) for condition in filters[:5])
         raise InputError(f"None of the {total} records of {name} passes {listed}; loosen them.")
 
 
@@ -135,17 +136,19 @@ class Fields:
             InputError: one of them is not there.
         """
         known = list(columns)
-        listed = ", ".join(known) if known else "none"
+        listed = show_names(known, most=12, length=40) or "none"
+        asked_image = show(config.image_column or IMAGE_NAMES[0])
+        asked_caption = show(config.caption_column or CAPTION_NAMES[0])
         image = pick_image(known, config)
         if image is None:
             raise InputError(
-                f"{name} has no column {config.image_column!r} with pictures; its columns are: "
+                f"{name} has no column {asked_image} with pictures; its columns are: "
                 f"{listed}. Set DataConfig.image_column."
             )
         caption = pick_caption(known, config)
         if caption is None and config.require_captions:
             raise InputError(
-                f"{name} has no column {config.caption_column!r} with captions; its columns are: "
+                f"{name} has no column {asked_caption} with captions; its columns are: "
                 f"{listed}. Set DataConfig.caption_column. {WITHOUT_CAPTIONS}"
             )
         return cls(image, caption, config.require_captions)
@@ -223,7 +226,7 @@ def parse_columns(content: bytes, key: str, *, name: str) -> dict[str, Any]:
 
 
 def pick_image(columns: Sequence[str], config: DataConfig) -> str | None:
-    """Return the column with the picture: the configured one or, by default, a usual one."""
+    """Return the column with the picture: the configured one or, where none is, a usual one."""
     return _pick(columns, config.image_column, IMAGE_NAMES)
 
 
@@ -249,8 +252,8 @@ def missing_package(package: str, purpose: str) -> MissingDependencyError:
     )
 
 
-def _pick(columns: Sequence[str], configured: str, usual: Sequence[str]) -> str | None:
-    names = usual if configured == usual[0] else (configured,)
+def _pick(columns: Sequence[str], configured: str | None, usual: Sequence[str]) -> str | None:
+    names = usual if configured is None else (configured,)
     return next((name for name in names if name in columns), None)
 
 

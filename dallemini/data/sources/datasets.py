@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ...errors import DalleMiniError, InputError, MissingDependencyError
+from ...foreign import show, show_names
 from ..config import DataConfig
 from ..records import BadRecord, BadRecordError, RawRecord
 from .base import Fields, all_filters, check_any_left, check_filters
@@ -121,7 +122,10 @@ def _one_split(data: Any, name: str) -> Any:
     if len(data) > 1 and "train" not in data:
         first = next(iter(data))
         way = f"{name}?split={first}" if "://" in name else str(Path(name) / first)
-        raise InputError(f"{name} has several splits ({', '.join(data)}); name one, such as {way}.")
+        listed = show_names(list(data), most=8, length=40)
+        raise InputError(
+            f"{name} has several splits ({listed}); name one, such as {show(way)[1:-1]}."
+        )
     return data["train"] if "train" in data else next(iter(data.values()))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError, MissingFileError
+from ...foreign import HEAD, other_content
 
 LARGEST_PICTURE = 2**27  # bytes of an encoded picture
 LARGEST_TEXT = 2**24  # bytes of a file of captions, of a line, or of a JSON object
@@ -61,6 +62,17 @@ def read_head(path: Path, size: int) -> tuple[bytes, os.stat_result]:
         about = os.fstat(file.fileno())
         _check_regular(about)
         return file.read(size), about
+
+
+def check_content(path: Path) -> None:
+    """Refuse a file that is something else than it is called: a pointer, a web page, nothing.
+
+    Raises:
+        InputError: it is.
+        NotRegularError: as `read_head`; and the others that it names.
+    """
+    if problem := other_content(read_head(path, HEAD)[0]):
+        raise InputError(f"{path} {problem}")
 
 
 def check_regular(path: Path) -> None:

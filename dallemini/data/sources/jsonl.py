@@ -8,6 +8,7 @@ other models write it, or `images` and `annotations` as COCO has them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from ...errors import InputError
 from ..config import DataConfig
 from ..records import BadRecord, BadRecordError, RawRecord
 from .base import Fields, all_filters, check_any_left, check_filters
-from .files import LARGEST_TEXT, read_head, read_regular
+from .files import LARGEST_TEXT, check_content, read_head, read_regular
 
 _LARGEST_LIST = 2**29  # bytes of a list that is held whole
 _LOOKED_AT = 100  # lines that tell which columns there are
@@ -142,8 +143,10 @@ def open_json(path: Path, config: DataConfig) -> JsonLines | JsonList:
     """Open a list of pictures in JSON lines, or in one JSON whatever its name ends in.
 
     Raises:
-        InputError: as `JsonLines` and `JsonList`.
+        InputError: it is something else; and as `JsonLines` and `JsonList`.
     """
+    with contextlib.suppress(OSError):  # which those explain
+        check_content(path)
     if path.suffix.lower() == ".json":
         return JsonList(path, config)
     head = read_head(path, 100)[0].removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from ...foreign import HEAD, other_content
 from .files import LARGEST_PICTURE
 
 _LARGEST_HEADER = 2**20  # bytes of a long name, or of what is said of a file besides
@@ -79,7 +80,9 @@ class _Forward:
     """A tar's bytes, which are read from front to end and never many at once."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        start = stream.read(6)
+        start = stream.read(HEAD)
+        if problem := other_content(start, packed=True):
+            raise tarfile.ReadError(f"it {problem.rstrip('.')}")
         if start.startswith(_ZSTD):
             raise tarfile.ReadError("tars packed by zstd are not read; unpack it")
         opener = next((o for magic, o in _OPENERS.items() if start.startswith(magic)), None)

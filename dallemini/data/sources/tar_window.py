@@ -50,17 +50,18 @@ def parse_name(name: str, config: DataConfig) -> TarName | None:
     base = name.rpartition("/")[2]
     if base.startswith((".", "__")) or "." not in base:
         return None
-    for column, default, kind in (
-        (config.image_column, DataConfig.image_column, "image"),
-        (config.caption_column, DataConfig.caption_column, "text"),
-    ):
-        if column != default and base.lower().endswith(f".{column.lower()}"):
-            return TarName(name[: -len(column) - 1], "image" if kind == "image" else "text")
+    kinds: tuple[tuple[str | None, Kind], ...] = (
+        (config.image_column, "image"),
+        (config.caption_column, "text"),
+    )
+    for column, kind in kinds:
+        if column is not None and base.lower().endswith(f".{column.lower()}"):
+            return TarName(name[: -len(column) - 1], kind)
     stem, _, ending = name.rpartition(".")
     ending = ending.lower()
-    if config.image_column == DataConfig.image_column and ending in IMAGE_NAMES:
+    if config.image_column is None and ending in IMAGE_NAMES:
         return TarName(stem, "image", IMAGE_NAMES.index(ending))
-    is_text = config.caption_column == DataConfig.caption_column and ending in _TEXTS
+    is_text = config.caption_column is None and ending in _TEXTS
     if ending == "json" or is_text:
         short, _, before = stem.rpartition(".")
         stem = short if before.lower() in IMAGE_ENDINGS and short else stem

@@ -195,7 +195,7 @@ def _columns(unit: Unit, key: str) -> dict[str, Any]:
 def _image(unit: Unit, key: str) -> bytes:
     member = unit.files.get("image")
     if member is None:
-        listed = ", ".join(unit.listed)
+        listed = ", ".join(unit.listed[:8])
         raise BadRecordError(BadRecord(key, "no image", f"it has only the fields {listed}"))
     if member.content is None:
         raise BadRecordError(BadRecord(key, "no image", member.trouble))

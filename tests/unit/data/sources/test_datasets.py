@@ -47,7 +47,9 @@ def test_of_several_splits_train_is_read_or_one_is_named(tmp_path: Path) -> None
     assert len(CaptionedImages.open(tmp_path / "two", config=CONFIG)) == 3
     assert len(CaptionedImages.open(tmp_path / "two" / "test", config=CONFIG)) == 2
     datasets.DatasetDict({"dev": make(2), "test": make(2)}).save_to_disk(tmp_path / "none")
-    with pytest.raises(InputError, match=r"several splits \(dev, test\); name one, such as .*/dev"):
+    with pytest.raises(
+        InputError, match=r"several splits \('dev', 'test'\); name one, such as .*/dev"
+    ):
         CaptionedImages.open(tmp_path / "none", config=CONFIG)
 
 

@@ -102,10 +102,23 @@ def test_a_filter_on_a_missing_column_is_named(write: Callable[..., Path], kind:
 @pytest.mark.parametrize("kind", READERS)
 def test_missing_columns_are_named(write: Callable[..., Path], kind: str) -> None:
     path = write(kind, rows())
-    with pytest.raises(InputError, match=r"no column 'alt' with captions.*image, caption, width"):
+    with pytest.raises(
+        InputError, match=r"no column 'alt' with captions.*'image', 'caption', 'width'"
+    ):
         CaptionedImages.open(path, config=DataConfig(caption_column="alt"))
     with pytest.raises(InputError, match=r"no column 'photo' with pictures.*Set DataConfig"):
         CaptionedImages.open(path, config=DataConfig(image_column="photo"))
+
+
+def test_a_usual_name_that_is_given_is_meant(write: Callable[..., Path]) -> None:
+    path = write("jsonl", [{"file_name": row["image"], "text": row["caption"]} for row in rows()])
+    assert CaptionedImages.open(path)[0].captions
+    for changes, message in (
+        ({"caption_column": "caption"}, "no column 'caption' with captions"),
+        ({"image_column": "image"}, "no column 'image' with pictures"),
+    ):
+        with pytest.raises(InputError, match=message):
+            CaptionedImages.open(path, config=DataConfig(**changes))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -360,7 +373,7 @@ def test_several_tables_make_one_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all, but some bytes"])
 def test_broken_tables_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.parquet cannot be read as Parquet"):
+    with pytest.raises(InputError, match=r"a\.parquet (cannot be read as Parquet|is empty)"):
         CaptionedImages.open(tmp_path / "a.parquet")
 
 
@@ -452,6 +465,9 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no records"):
         CaptionedImages.open(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("")
+    with pytest.raises(InputError, match=r"a\.csv is empty"):
+        CaptionedImages.open(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("\n")
     with pytest.raises(InputError, match="no column 'image' with pictures; its columns are: none"):
         CaptionedImages.open(tmp_path / "a.csv")
 

@@ -113,11 +113,12 @@ def test_captions_come_from_the_field_asked_for(
 
 def test_pictures_come_from_the_field_asked_for(tmp_path: Path) -> None:
     sample: Sample = {"left.png": picture(1), "png": picture(2), "txt": "a"}
-    for column, number in (("left.png", 1), ("image", 2)):
+    for column, number in (("left.png", 1), (None, 2)):
         _, records = read_samples(tmp_path, sample, image_column=column)
         assert number_of(records[0].image[:, 0, 0].tolist()) == number
-    dataset, records = read_samples(tmp_path, sample, image_column="right.png")
-    assert (records, dataset.bad) == ([], {"no image": 1})
+    for named in ("right.png", "image"):  # a usual name that is given is meant, too
+        dataset, records = read_samples(tmp_path, sample, image_column=named)
+        assert (records, dataset.bad) == ([], {"no image": 1})
     _, records = read_samples(tmp_path, {"left.PNG": picture(1), "txt": "a"})
     assert len(records) == 1
 
