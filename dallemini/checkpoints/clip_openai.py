@@ -122,7 +122,7 @@ class OpenAICLIP:
             return (source.selected,) if source.selected in names else None
         if len(names) > 1:
             raise CheckpointError(
-                f"{source.name} has several .pt files: {', '.join(names)}. Name one of them."
+                f"{source.name} has several .pt files: {show_names(names, most=5)}. Name one."
             )
         return tuple(names) or None
 
@@ -181,9 +181,9 @@ def _describe(path: Path, config: Mapping[str, Any] | None, *, origin: str) -> L
     prefix, _ = unwrap(tensors, known_names(TABLE), origin=origin)
     if prefix and config is None:
         warnings.warn(
-            f"{path.name} holds its weights under {prefix!r}, which OpenAI's files do not: it is a "
-            "checkpoint of training, as open_clip writes it, and does not tell its activation and "
-            "its heads. It is read like OpenAI's (quick_gelu, heads 64 wide); if the model has "
+            f"{path.name} holds its weights under {show(prefix)}, which OpenAI's files do not: it "
+            "is a checkpoint of training, as open_clip writes it, and does not tell its activation "
+            "and its heads. It is read like OpenAI's (quick_gelu, heads 64 wide); if the model has "
             f"others, its features are wrong. Put its {OPEN_CLIP_CONFIG} beside it.",
             DalleMiniWarning,
             stacklevel=2,

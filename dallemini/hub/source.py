@@ -42,6 +42,7 @@ _NEAR = 0.85  # how like a known name another one is that may be meant for it
 """Name of the model that comes inside the package."""
 
 _SUBFOLDER = re.compile(r"(?!.*(^|/)\.\.?(/|$))[\w.][^\\:\0]*(?<!/)")
+_SHOWN = 60  # characters of a name in a list
 _FILE_ENDING = re.compile(r".*\.(pt|pth|ckpt|bin|param|safetensors|msgpack|json)")
 
 
@@ -235,7 +236,8 @@ class HubSource(Source):
 
 def list_files(names: Sequence[str], *, most: int = 12) -> str:
     """Name the first files for a message, or say that there are none."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "") if names else "no files"
+    shown = [name if len(name) <= _SHOWN else name[: _SHOWN - 3] + "..." for name in names[:most]]
+    return ", ".join(shown) + (", ..." if len(names) > most else "") if names else "no files"
 
 
 def open(

@@ -31,6 +31,7 @@ from ..errors import (
     MissingFileError,
 )
 from ..files import write_text
+from ..foreign import show
 from ..generation import GenerationConfig
 from ..models import precision
 from ..models.clip import CLIP
@@ -116,8 +117,8 @@ class Parts:
             names = [kind.__name__ for kind in known]
             if found not in names and not (part in OPTIONAL and found is None):
                 raise CheckpointError(
-                    f"{INDEX_NAME} of {self.source.name} names {found!r} as {part}, but it must be "
-                    f"{' or '.join(map(repr, names))}; use the version that wrote it."
+                    f"{INDEX_NAME} of {self.source.name} names {show(found)} as {part}, but it "
+                    f"must be {' or '.join(map(repr, names))}; use the version that wrote it."
                 )
         return index
 
@@ -154,7 +155,8 @@ class Parts:
             return {}
         names = [name for name in NOTES if name in self.source.files()]
         paths = self.source.fetch(names)
-        return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+        # a licence is often older than UTF-8, and no reason not to save what it goes with
+        return {name: path.read_text("utf-8-sig", errors="replace") for name, path in paths.items()}
 
     def generation_config(self) -> GenerationConfig:
         """Read the source's settings, or the defaults of the released models."""
@@ -376,11 +378,12 @@ def _kind(vqgan: object) -> str:
     return type(vqgan).__name__
 
 
-def check_savable(parts: Mapping[str, object]) -> None:
-    """Look whether `model_index.json` can name every part, and each could be loaded again.
+def check_savable(parts: Mapping[str, Any]) -> None:
+    """Look whether `model_index.json` can name every part, and all could be loaded again.
 
     Raises:
         InputTypeError: one is of a class of the user's own.
+        InputError: they do not fit each other, such as one that was set later.
         UnsupportedOperationError: one could not be loaded, such as a model with adapters.
     """
     for name, part in parts.items():
@@ -391,6 +394,7 @@ def check_savable(parts: Mapping[str, object]) -> None:
             )
         if isinstance(part, Loadable):
             part._check_savable()
+    check_parts(parts["tokenizer"], parts["transformer"], parts["vqgan"])
 
 
 def write_index(folder: Path, classes: Mapping[str, str]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import DalleMiniWarning, InputError
 from ..foreign import show
 from .metadata import PictureMetadata
+
+_MOST_SHOWN = 5  # entries in a message
 
 
 def check_redrawing(told: PictureMetadata, name: str, given: Mapping[str, object]) -> None:
@@ -30,12 +33,12 @@ def check_redrawing(told: PictureMetadata, name: str, given: Mapping[str, object
         and "mask" in told.edit
         and f"with a mask, which it does not hold; give it as mask_image= ({_inputs(told)})",
         "sampler": told.sampler
-        and f"by the sampler {told.sampler!r}, which a file cannot hold; give it as sampler=",
+        and f"by the sampler {show(told.sampler)}, which a file cannot hold; give it as sampler=",
         "watermark": told.watermark
         and "with a watermark, whose key a file does not hold; give it as watermark=Watermark(key)",
         "guidance_scale": told.guidance
-        and f"with the function {told.guidance!r} of guidance, which a file cannot hold; give it "
-        "as guidance_scale=",
+        and f"with the function {show(told.guidance)} of guidance, which a file cannot hold; give "
+        "it as guidance_scale=",
     }
     for keyword, reason in needed.items():
         if reason and given.get(keyword) is None:
@@ -46,7 +49,8 @@ def check_redrawing(told: PictureMetadata, name: str, given: Mapping[str, object
 
 
 def _inputs(told: PictureMetadata) -> str:
-    return ", ".join(f"{key} {show(value)}" for key, value in (told.edit or {}).items())
+    edit = list((told.edit or {}).items())[:_MOST_SHOWN]
+    return ", ".join(f"{show(key)[1:-1]} {show(value, most=40)}" for key, value in edit)
 
 
 def warn_of_differences(told: PictureMetadata, now: Mapping[str, Any], *, name: str) -> None:
@@ -64,14 +68,14 @@ def warn_of_differences(told: PictureMetadata, now: Mapping[str, Any], *, name: 
         [(one.digest, one.weight) for one in used] for used in (told.adapters, now["adapters"])
     )
     if then != here:
-        names = [", ".join(map(str, used)) or "none" for used in (told.adapters, now["adapters"])]
+        names = [_list(map(str, used)) or "none" for used in (told.adapters, now["adapters"])]
         found.append(f"other LoRA adapters ({names[0]}; here {names[1]})")
     if told.precision and kinds[0] != kinds[1]:
         found.append(f"other dtype ({_join(kinds[0])}; here {_join(kinds[1])})")
     elif not found:
         known = told.weights and now["weights"]
         if told.weights != now["weights"] if known else told.model != now["model"]:
-            found.append(f"other weights (of {told.model!r}; here {now['model']!r})")
+            found.append(f"other weights (of {show(told.model)}; here {show(now['model'])})")
     found += _other_upscaler(told, now)
     if found:
         warnings.warn(
@@ -101,4 +105,10 @@ def _kinds(told: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
 
 def _join(kinds: Mapping[str, str]) -> str:
     same = set(kinds.values())
-    return same.pop() if len(same) == 1 else ", ".join(f"{k} {v}" for k, v in kinds.items())
+    return _list(same if len(same) == 1 else (f"{k} {v}" for k, v in kinds.items()))
+
+
+def _list(texts: Iterable[str]) -> str:
+    """Return the first few of some texts, each shortened where it is long."""
+    first = itertools.islice(texts, _MOST_SHOWN)
+    return ", ".join(text if len(text) <= 60 else f"{text[:57]}..." for text in first)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import graphlib
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dallemini
+
+PACKAGE = Path(dallemini.__file__).parent
 
 # Whatever other packages do when they are imported is theirs: they come first.
 PROGRAM = """
@@ -233,3 +238,42 @@ def test_modules_and_unknown_names_are_found_as_usual() -> None:
     assert "Pipeline" in dir(dallemini)
     with pytest.raises(AttributeError, match="module 'dallemini' has no attribute 'Pipelin'"):
         dallemini.Pipelin  # type: ignore[attr-defined]  # noqa: B018
+
+
+# Also inside functions, but not what only types need.
+FOR_TYPES = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t].*\n|\n)+", re.MULTILINE)
+IMPORT = re.compile(r"^[ \t]*from (\.+)([\w.]*) import (\([^)]*\)|[^(\n]+)", re.MULTILINE)
+
+
+def imports_by_file() -> dict[str, set[str]]:
+    """Return what each module of the package imports of it."""
+    names = {
+        path: path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
+        for path in PACKAGE.rglob("*.py")
+    }
+    modules = {name.removesuffix(".__init__") for name in names.values()}
+    found: dict[str, set[str]] = {}
+    for path, name in names.items():
+        asked = set()
+        for dots, module, listed in IMPORT.findall(FOR_TYPES.sub("", path.read_text("utf-8"))):
+            above = [*name.split(".")[: -len(dots)], *filter(None, [module])]
+            for one in re.findall(r"(\w+)(?: as \w+)?", listed):
+                asked |= {".".join([*above, one]), ".".join(above)}
+        found[name.removesuffix(".__init__")] = asked
+    return {name: _files(asked, modules) - {name} for name, asked in found.items()}
+
+
+def _files(asked: set[str], modules: set[str]) -> set[str]:
+    """Leave out a package where one of its modules is meant."""
+    named = asked & modules
+    return {n for n in named if not any(m.startswith(f"{n}.") for m in named)}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = imports_by_file()
+    assert "dallemini.errors" in files["dallemini.files"]
+    assert "dallemini.pipeline.parts" in files["dallemini.pipeline.pipeline"]
+    graphlib.TopologicalSorter(files).prepare()
+    files["dallemini.errors"].add("dallemini.pipeline.pipeline")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(files).prepare()

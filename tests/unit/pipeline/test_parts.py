@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -288,6 +289,21 @@ def test_pipeline_with_adapters_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_parts_that_do_not_fit_each_other_are_not_saved(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.vqgan = VQGAN.from_config(dataclasses.replace(TINY_VQGAN, n_embed=8), seed=0)
+    with pytest.raises(InputError, match="VQGAN has 8 codes, but the transformer draws from"):
+        pipe.save_pretrained(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_licence_that_is_older_than_utf8_goes_with_its_weights(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "tiny"))
+    (folder / "LICENSE").write_bytes("Copyright Jos\u00e9".encode("latin-1"))
+    Pipeline.from_pretrained(folder).save_pretrained(tmp_path / "new")
+    assert (tmp_path / "new" / "LICENSE").read_text("utf-8") == "Copyright Jos\ufffd"
+
+
 def test_scorer_that_was_changed_is_not_saved(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     assert isinstance(pipe.scorer, CLIPScorer)
@@ -313,7 +329,9 @@ def test_vocabulary_of_ones_own_code_is_not_saved(tmp_path: Path, name: str) -> 
     tokenizer = part.tokenizer if name == "scorer" else part
     tokenizer.backend.pre_tokenizer = PreTokenizer.custom(Blanks())
     for whole in (part, pipe):
-        with pytest.raises(CheckpointError, match="This vocabulary cannot be saved, so it could"):
+        with pytest.raises(
+            CheckpointError, match="This vocabulary cannot be saved, because it could"
+        ):
             whole.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
