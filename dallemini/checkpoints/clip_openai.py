@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, DalleMiniWarning, UnsupportedModelError
 from ..foreign import show, show_names
-from ..hub.source import Source
+from ..hub.source import Source, list_files
 from .formats import Component, LazyCheckpoint, fetch_json, pick, read_weights
 from .lazy import LazyTensor, scalar, transpose
 from .rules import Ignore, Rule, Table, assemble, known_names
@@ -122,7 +122,8 @@ class OpenAICLIP:
             return (source.selected,) if source.selected in names else None
         if len(names) > 1:
             raise CheckpointError(
-                f"{source.name} has several .pt files: {show_names(names, most=5)}. Name one."
+                f"{source.name} has several .pt files: {list_files(names, most=8)}. Name one of "
+                "them."
             )
         return tuple(names) or None
 

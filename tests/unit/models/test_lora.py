@@ -465,7 +465,7 @@ def test_an_adapter_for_another_kind_of_model_is_refused(saved: Path) -> None:
 def test_a_missing_or_an_extra_tensor_is_named(saved: Path) -> None:
     layer = "base_model.model.decoder.layers.0.glu.in_proj"
     change_weights(saved, lambda tensors: tensors.pop(f"{layer}.lora_A.weight"))
-    with pytest.raises(CheckpointError, match=r"only one matrix for decoder\.layers\.0\.glu\.in"):
+    with pytest.raises(CheckpointError, match=r"only one matrix for 'decoder\.layers\.0\.glu\.in"):
         load_lora(tiny_transformer(), saved)
     change_weights(saved, lambda tensors: tensors.pop(f"{layer}.lora_B.weight"))
     with pytest.raises(CheckpointError, match=r"it lacks the layer decoder\.layers\.0\.glu\.in_p"):
