@@ -90,12 +90,12 @@ def _other_upscaler(told: PictureMetadata, now: Mapping[str, Any]) -> list[str]:
     if told.upscaler is None or now["upscaler"] is None:
         return []
     if told.upscaler != now["upscaler"]:
-        return [f"another upscaler ({told.upscaler!r}; here {now['upscaler']!r})"]
+        return [f"another upscaler ({show(told.upscaler)}; here {now['upscaler']!r})"]
     kinds = _kinds(told.precision, now["precision"])
     is_cast = kinds.get("upscaler") != now["precision"].get("upscaler")
     digests = {told.upscaler_weights, now["upscaler_weights"]} - {""}
     is_other = told.upscaler_weights and len(digests) > 1 and not is_cast
-    return [f"other weights of the upscaler {told.upscaler!r}"] if is_other else []
+    return [f"other weights of the upscaler {show(told.upscaler)}"] if is_other else []
 
 
 def _kinds(told: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
