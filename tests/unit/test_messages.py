@@ -80,8 +80,8 @@ def test_a_message_is_short_whatever_a_file_names(tmp_path: Path, case: str) -> 
 
 
 def test_what_a_file_names_is_warned_of_briefly() -> None:
-    now = {"model": "m", "weights": "w", "precision": {"vqgan": "float32"}, "adapters": ()}
-    now |= {"upscaler": None, "upscaler_weights": ""}
+    now: dict[str, Any] = {"model": "m", "weights": "w", "adapters": ()}
+    now |= {"precision": {"vqgan": "float32"}, "upscaler": None, "upscaler_weights": ""}
     uses = tuple(AdapterUse(digest=name, source=name) for name in MANY)
     for of_file in (
         told(model=LONG, weights="v"),
