@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -129,7 +129,7 @@ class Tokenizer(Loadable):
         torch.Size([1, 9])
     """
 
-    _optional_files = (WORDS_FILE, KNOWLEDGE_FILE)
+    _optional_files: ClassVar[tuple[str, ...]] = (WORDS_FILE, KNOWLEDGE_FILE)
 
     def __init__(
         self,

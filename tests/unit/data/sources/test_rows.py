@@ -113,12 +113,12 @@ def test_missing_columns_are_named(write: Callable[..., Path], kind: str) -> Non
 def test_a_usual_name_that_is_given_is_meant(write: Callable[..., Path]) -> None:
     path = write("jsonl", [{"file_name": row["image"], "text": row["caption"]} for row in rows()])
     assert CaptionedImages.open(path)[0].captions
-    for changes, message in (
-        ({"caption_column": "caption"}, "no column 'caption' with captions"),
-        ({"image_column": "image"}, "no column 'image' with pictures"),
+    for config, message in (
+        (DataConfig(caption_column="caption"), "no column 'caption' with captions"),
+        (DataConfig(image_column="image"), "no column 'image' with pictures"),
     ):
         with pytest.raises(InputError, match=message):
-            CaptionedImages.open(path, config=DataConfig(**changes))
+            CaptionedImages.open(path, config=config)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
