@@ -4,7 +4,7 @@ Example:
     >>> from dallemini import Pipeline
     >>> pipe = Pipeline.from_pretrained()
     >>> pipe("a red apple", seed=0, progress=False).images[0].size
-    (160, 160)
+    (320, 320)
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python examples/editing.py [FOLDER] [COUNT]
 
-writes a sheet of each kind, with so many pictures. `docs/images/edit-*.png` are its sheets of 3.
+writes a sheet of each kind, at half its size, with so many pictures. `docs/images/edit-*.png` are
+its sheets of 3.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def main(folder: Path, count: int) -> None:
     settings: GenerationOverrides = {"num_images_per_prompt": count, "seed": 1}
     blind: GenerationOverrides = {**settings, "lookahead": 1}
     farsighted: GenerationOverrides = {**settings, "lookahead": 16}
-    wide: GenerationOverrides = {**settings, "width": 320}
+    wide: GenerationOverrides = {**settings, "width": 640}
     tiled: GenerationOverrides = {**settings, "tile": True}
     apple = pipe("a red apple", seed=3, candidates=4).images[0]
     small = Image.new("RGB", apple.size, "white")
-    small.paste(apple.resize((96, 96)), (32, 32))
-    mask, middle = around(small, (16, 16, 143, 143)), around(apple, (48, 48, 111, 111))
+    small.paste(apple.resize((192, 192)), (64, 64))
+    mask, middle = around(small, (32, 32, 287, 287)), around(apple, (96, 96, 223, 223))
     sheets: dict[str, Callable[[], list[Image.Image]]] = {
         "inpaint": lambda: [
             small,
@@ -62,7 +63,7 @@ def main(folder: Path, count: int) -> None:
         "start": lambda: [apple, *pipe("a red apple", start_image=apple, **settings).images],
         "outpaint": lambda: [
             apple,
-            *pipe.outpaint(apple, "a red apple", left=80, right=80, **settings).images,
+            *pipe.outpaint(apple, "a red apple", left=160, right=160, **settings).images,
         ],
         "panorama": lambda: pipe("snowy mountain", **wide).images,
         "tile": lambda: [repeat(tile) for tile in pipe("flowers", **tiled).images],
@@ -72,7 +73,7 @@ def main(folder: Path, count: int) -> None:
         pictures = draw()
         path = folder / f"edit-{name}.png"
         columns = 1 if name == "panorama" else len(pictures)
-        make_grid(pictures, columns=columns).save(path)
+        make_grid(pictures, columns=columns).reduce(2).save(path, optimize=True)
         print(path)
 
 

@@ -70,7 +70,7 @@ def title_for(directory: str | os.PathLike[str]) -> str | None:
     card = path / CARD_NAME
     if card.exists() and _WRITTEN not in card.read_text(encoding="utf-8", errors="replace"):
         return None
-    return path.resolve().name
+    return Path(os.path.abspath(path)).name
 
 
 def part_card(part: object, title: str) -> str:
@@ -83,8 +83,8 @@ def part_card(part: object, title: str) -> str:
     Example:
         >>> from dallemini.models.part_card import part_card
         >>> from dallemini.testing import tiny_vqgan
-        >>> part_card(tiny_vqgan(), "mine").splitlines()[8]
-        'A `VQGAN` of [dallemini](https://github.com/dallemini/dallemini).'
+        >>> "A `VQGAN` of [dallemini]" in part_card(tiny_vqgan(), "mine")
+        True
     """
     kind = type(part).__name__
     provenance = (

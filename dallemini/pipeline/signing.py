@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import PIL.Image
-
 from .._version import __version__
 from ..errors import InputError, MissingDependencyError
 from ..files import as_path
@@ -59,6 +57,8 @@ class C2PASigner:
             InputError: they are no PEM files, or cannot sign.
         """
         self._check_files()
+        import PIL.Image  # here, because importing the library need not wait for it
+
         self._sign(png_bytes(PIL.Image.new("RGB", (1, 1))), {})
 
     def _check_files(self) -> None:

@@ -249,10 +249,10 @@ class VQGANTask(Task):
         size = self.loss_config.perceptual_size
         if size is not None and size < max(height, width):
             share = self.loss_config.detail_share
-            if share and float(torch.rand((), generator=generator)) < share:
+            if share and _below(1000, generator) < 1000 * share:
                 rows, columns = min(size, height), min(size, width)
-                top = int(torch.randint(height - rows + 1, (), generator=generator))
-                left = int(torch.randint(width - columns + 1, (), generator=generator))
+                top = _below(height - rows + 1, generator)
+                left = _below(width - columns + 1, generator)
                 images, drawn = (
                     both[:, :, top : top + rows, left : left + columns] for both in (images, drawn)
                 )
@@ -277,3 +277,7 @@ class VQGANTask(Task):
                 value = value - value.detach()
             total = total + weights.get(name, 1.0) * value
         return total
+
+
+def _below(limit: int, generator: torch.Generator) -> int:
+    return int(torch.randint(limit, (), generator=generator, dtype=torch.int64, device="cpu"))

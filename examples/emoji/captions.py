@@ -1,6 +1,6 @@
 """How people ask for an emoji's picture: hand-written phrases, rules around them, split by hash.
 
-`phrases.jsonl` holds the phrases, ten or so a concept, written by hand, and about as many under
+`phrases.jsonl` holds the phrases, ten or so a concept, written one by one, and twice as many under
 "more", which came later and are for training only. What a picture looks like is said only where it
 is true: the caller knows the style, the ground and the colour. Knows words and not pixels.
 """

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from dallemini.cli.app import _COMMANDS, _load
+from dallemini.cli.calling import CallOptions
 from dallemini.testing import tiny_transformer
 
 NONE = {"app", "serve", "train"}  # they run until they are stopped, and log
@@ -19,7 +20,10 @@ NONE = {"app", "serve", "train"}  # they run until they are stopped, and log
 
 def test_every_command_with_a_result_has_json() -> None:
     for name in _COMMANDS.keys() - NONE:
-        assert "json" in {field.name for field in dataclasses.fields(_load(name))}, name
+        names = {field.name for field in dataclasses.fields(_load(name))}
+        if "call" in names:
+            names |= {field.name for field in dataclasses.fields(CallOptions)}
+        assert "json" in names, name
 
 
 def test_info_tells_each_part(run: Any, tiny: Path) -> None:

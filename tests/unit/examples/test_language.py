@@ -14,7 +14,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "emoji"))
 
-from captions import Speaker, key_of, read_phrases, split_of_phrase
+from captions import PHRASES, Speaker, key_of, read_phrases, split_of_phrase
 from control import Scene
 from dallemini import Pipeline
 from dataset import SIZE, Emojis
@@ -79,10 +79,7 @@ def test_the_teacher_is_told_the_name_and_of_a_scene_the_student_is_told_the_sam
 
 
 def test_phrases_added_later_are_never_wordings_of_dev_or_test() -> None:
-    rows = [
-        json.loads(line)
-        for line in (Path(sys.path[0]) / "phrases.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    rows = [json.loads(line) for line in PHRASES.read_text(encoding="utf-8").splitlines()]
     later = sum(len(row["more"]) for row in rows)
     first = [text for row in rows for text in row["phrases"]]
     kept = {key_of(text) for text in first if split_of_phrase(text) != "train"}
