@@ -71,9 +71,8 @@ class _Found:
     state: Any = None
 
     def __init__(self, *made_of: Any) -> None:
-        if len(made_of) > _MOST_AXES:  # each holds a copy of them
-            raise pickle.UnpicklingError("it makes an object of too many values")
-        self.made_of = made_of
+        if len(made_of) <= _MOST_AXES:  # of more, such as the parts of a path, no copy is kept
+            self.made_of = made_of
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
