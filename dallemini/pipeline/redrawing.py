@@ -109,6 +109,6 @@ def _join(kinds: Mapping[str, str]) -> str:
 
 
 def _list(texts: Iterable[str]) -> str:
-    """Return the first few of some texts, each shortened where it is long."""
+    """Return the first few of some texts, without the middle of long ones: ends differ."""
     first = itertools.islice(texts, _MOST_SHOWN)
-    return ", ".join(text if len(text) <= 60 else f"{text[:57]}..." for text in first)
+    return ", ".join(text if len(text) <= 60 else f"{text[:20]}...{text[-37:]}" for text in first)

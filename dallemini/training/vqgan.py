@@ -257,8 +257,8 @@ class VQGANTask(Task):
                     both[:, :, top : top + rows, left : left + columns] for both in (images, drawn)
                 )
             else:
-                share = size / max(height, width)
-                sides = [max(1, round(side * share)) for side in (height, width)]
+                scale = size / max(height, width)
+                sides = [max(1, round(side * scale)) for side in (height, width)]
                 images, drawn = (
                     F.interpolate(both, size=sides, mode="bilinear", antialias=True)
                     for both in (images, drawn)

@@ -178,7 +178,7 @@ def test_pictures_tell_their_adapters(folders: tuple[Path, Path], tmp_path: Path
         elsewhere.redraw(path, progress=False)
     elsewhere.set_adapters("of another name", 0.5)
     with pytest.warns(
-        DalleMiniWarning, match=r"other LoRA adapters \(.*; here .*: this is another picture"
+        DalleMiniWarning, match=r"LoRA adapters \(.*style-1 at 0\.8; here .* at 0\.5"
     ):
         elsewhere.redraw(path, progress=False)
     pipe.set_adapters([])
