@@ -12,13 +12,14 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, InputError
+from ..foreign import is_finite
 
 ADAPTER_DTYPE = torch.float32  # whatever the weights beside them are stored in
 _HEAD = "lm_head"
@@ -185,9 +186,9 @@ def check_weight(weight: object, name: str = "weight") -> float:
     Raises:
         InputError: it is not a finite number.
     """
-    if not (isinstance(weight, int | float) and math.isfinite(weight)):
+    if not is_finite(weight):
         raise InputError(f"{name} must be a finite number such as 1.0, not {weight!r}.")
-    return float(weight)
+    return float(cast("float", weight))
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
