@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from .. import hub
 from .._version import __version__
 from ..errors import CheckpointError, MissingFileError
 from ..files import write_text
-from ..foreign import check_file
+from ..foreign import check_file, show
 from ..hub.card import add_sections, join_card, split_card
 from ..hub.figures import model_index
 from .cards import read_evaluation
@@ -82,11 +83,12 @@ def check_sums(folder: Path) -> int:
         found = _LINE.fullmatch(line)
         if found is None:
             raise CheckpointError(f"{line!r:.100} in {SUMS_NAME} is not a sum and a name.")
-        if not (folder / found[2]).is_file():
-            raise MissingFileError(f"{folder / found[2]} is missing; download the model again.")
+        name = show(found[2])[1:-1]
+        if not os.path.isfile(folder / found[2]):
+            raise MissingFileError(f"{folder / name} is missing; download the model again.")
         if sha256_of(folder / found[2]) != found[1]:
             raise CheckpointError(
-                f"{folder / found[2]} has other bytes than when it was released; download it again."
+                f"{folder / name} has other bytes than when it was released; download it again."
             )
     return len(lines)
 

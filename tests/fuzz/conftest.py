@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 import fuzzing
 from fuzzing import Search
 
-_tried: list[str] = []
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -31,18 +29,20 @@ def search(request: pytest.FixtureRequest) -> Search:
     default = float(os.environ.get("FUZZ_SECONDS", "0"))  # where the option is not known yet
     seconds = float(request.config.getoption("--fuzz-seconds", default))
 
-    def run(check: Callable[[Any], None], edits: st.SearchStrategy[Any]) -> None:
+    def run(check: Callable[[Any], object], edits: st.SearchStrategy[Any]) -> None:
         start = time.process_time()
         tried = fuzzing.search(check, edits, seconds)
         if seconds:
-            name = request.node.nodeid.rpartition("/")[2]
             took = time.process_time() - start
-            _tried.append(f"{tried:9,} cases in {took:6.0f} s of processor time: {name}")
+            told = f"{tried:,} cases in {took:.0f} s of processor time"
+            request.node.user_properties.append(("fuzzing", told))
 
     return run
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List how many cases each search tried."""
-    for line in _tried:
-        terminalreporter.write_line(line)
+    for report in terminalreporter.stats.get("passed", []):
+        for name, told in report.user_properties:
+            if name == "fuzzing":
+                terminalreporter.write_line(f"{told}: {report.nodeid.rpartition('/')[2]}")

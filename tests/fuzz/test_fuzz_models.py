@@ -143,6 +143,7 @@ FOLDERS: dict[str, tuple[Make, Load]] = {
     "min-dalle": (copied("min-dalle-tiny-fp16"), loaded(Transformer)),
     "min-dalle detokenizer": (detokenizer, drawn),
     "taming": (taming, loaded(VQGAN)),
+    "vqgan-jax": (copied("vqgan-jax-tiny/model"), drawn),
     "transformers": (copied("clip-hf-tiny/model"), loaded(CLIP)),
     "open_clip": (copied("clip-open_clip-tiny-quickgelu/model"), loaded(CLIP)),
     "OpenAI CLIP": (copied("clip-openai-tiny", "state_dict_openai_fp16.pt"), loaded(CLIP)),
@@ -177,7 +178,21 @@ FOLDERS: dict[str, tuple[Make, Load]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FOLDERS)
+# Those whose files another kind has in smaller ones, or whose networks.
+SIBLINGS = (
+    *("vqgan-jax", "OpenAI dVAE", "OpenAI CLIP", "gumbel vqgan", "wavelet vqgan", "refined vqgan"),
+    *("native int8", "native clip", "native discrete vae", "min-dalle detokenizer", "open_clip"),
+    *("ncnn of blocks", "taming", "min-dalle"),
+)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.thorough if kind in SIBLINGS else ())
+        for kind in FOLDERS
+    ],
+)
 def test_mutated_folder_is_read_or_refused(tmp_path: Path, kind: str, search: Search) -> None:
     make, load = FOLDERS[kind]
     folder, cache = tmp_path / "model", tmp_path / "cache"

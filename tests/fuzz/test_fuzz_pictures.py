@@ -13,6 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
+from certificates import make_signer
 from dallemini.images import open_image, read_image, read_mask
 from dallemini.pipeline.inspecting import inspect_picture
 from dallemini.pipeline.metadata import read_metadata
@@ -94,6 +95,15 @@ def test_mutated_pictures_are_read_or_refused(tmp_path: Path, search: Search) ->
         lambda name: st.tuples(st.sampled_from(READERS), st.just(name), file_edits(name))
     )
     search(check, chosen)
+
+
+def test_mutated_signatures_are_read_or_refused(tmp_path: Path, search: Search) -> None:
+    content = make_signer(tmp_path).sign(PICTURES["said.png"], {"version": "1"})
+    assert inspect_picture(content)["signature"].state == "holds"
+    search(
+        lambda edit: inspect_picture(edit_file("signed.png", content, edit)),
+        file_edits("signed.png"),
+    )
 
 
 # What a picture says of how it was drawn
