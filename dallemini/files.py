@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -34,6 +35,7 @@ GRID_ENDINGS = (".png", ".jpg", ".jpeg")
 _UNFINISHED = ".dallemini-{}.tmp"
 _SAVED = ".dallemini-saved"
 _FILES, _OBSOLETE = "files", "obsolete.json"
+_LARGEST_LIST = 1 << 20  # bytes of the list of what a save replaces
 _DAY = 86400
 
 
@@ -161,18 +163,80 @@ def replacing_folder(name: PathName, *, obsolete: Iterable[str] = ()) -> Iterato
 def finish_folder(path: Path) -> None:
     """Move into place what a process saved into a folder as a whole before it was killed.
 
+    A folder may come from a stranger, so nothing outside it is touched, whatever it says was saved.
+
     Args:
         path: a folder, or a file or folder inside it.
 
     Raises:
-        StorageError: it cannot be moved, so that the folder holds a mixture.
+        StorageError: it cannot be moved, so that the folder holds a mixture; or no save left it.
     """
     inside = path if os.path.isdir(path) else path.parent
     for folder in (inside, inside / "..", inside / ".." / ".."):
-        if os.path.isdir(folder / _SAVED):
+        if os.path.lexists(folder / _SAVED):
             folder = Path(os.path.realpath(folder))
             with locked(folder):
-                _move(folder / _SAVED, folder)
+                if _is_ours(folder / _SAVED, folder):
+                    _move(folder / _SAVED, folder)
+
+
+def _is_ours(saved: Path, folder: Path) -> bool:
+    """Tell whether a save was left here for us, and refuse what would reach out of its folder.
+
+    Raises:
+        StorageError: says what is strange about it.
+    """
+    if not os.path.lexists(saved):  # another process was faster
+        return False
+    users = getattr(os, "geteuid", int)(), os.stat(folder).st_uid
+    if os.lstat(saved).st_uid not in users:
+        return False
+    names: list[str] = []
+    problem = ""
+    try:
+        for part in (saved, saved / _FILES):
+            if not stat.S_ISDIR(os.lstat(part).st_mode):
+                problem = f"{part.name} is no folder"
+        names += _read_obsolete(saved)
+        names += _names(saved / _FILES)
+    except FileNotFoundError:  # it had been moved, and was being removed
+        pass
+    except (OSError, ValueError, RecursionError) as error:
+        problem = _reason(error)[:200] or type(error).__name__
+    for name in names:
+        if not _is_inside(folder, name):
+            problem = f"{name[:100]!r} is no file of that folder"
+    if problem:
+        raise StorageError(f"{saved} was not left by an interrupted save ({problem}); remove it.")
+    return True
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Tell whether a name is that of a file inside a folder, reached without links."""
+    place = os.path.join(os.path.realpath(folder), name)
+    parent = os.path.dirname(place)
+    return (
+        os.path.normpath(place) == place
+        and os.path.realpath(parent) == parent
+        and (os.path.commonpath([place, os.path.realpath(folder)]) == os.path.realpath(folder))
+    )
+
+
+def _read_obsolete(saved: Path) -> list[str]:
+    """Return the names of files that must not stay beside the saved ones.
+
+    Raises:
+        OSError: there is no list, or it cannot be read.
+        ValueError, RecursionError: it is no list of names.
+    """
+    path = saved / _OBSOLETE
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_LIST:
+        raise ValueError(f"{_OBSOLETE} is no list of names")
+    names = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{_OBSOLETE} is no list of names")
+    return names
 
 
 def _put_in_place(built: Path, folder: Path, obsolete: set[str]) -> None:
@@ -193,8 +257,7 @@ def _put_in_place(built: Path, folder: Path, obsolete: set[str]) -> None:
 def _move(saved: Path, folder: Path) -> None:
     """Move the files of a saved folder to their places; begun twice it does no harm."""
     try:
-        obsolete = json.loads((saved / _OBSOLETE).read_text(encoding="utf-8"))
-        for name in obsolete:
+        for name in _read_obsolete(saved):
             with contextlib.suppress(OSError):  # it is not there, or it is a folder of the user's
                 (folder / name).unlink()
                 (folder / name).parent.rmdir()  # where nothing else lies in it

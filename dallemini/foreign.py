@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,18 @@ def _entries(value: Any, most: int, depth: int) -> str:
     if isinstance(value, tuple) and len(value) == 1:
         shown.append("")
     return f"{opening}{', '.join(shown).rstrip(' ')}{closing}"
+
+
+def is_finite(value: object) -> bool:
+    """Tell whether a value is a number that a float can hold; a truth value is none.
+
+    Example:
+        >>> from dallemini.foreign import is_finite
+        >>> is_finite(3), is_finite(float("inf")), is_finite(10**400), is_finite("3")
+        (True, False, False, False)
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def with_article(name: str) -> str:

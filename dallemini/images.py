@@ -25,6 +25,7 @@ from torch import Tensor
 from .errors import InputError, InputTypeError, MissingFileError
 from .files import as_path
 from .foreign import HEAD, other_content
+from .gray import GrayError, scale_gray, tiles
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -40,8 +41,7 @@ Picture: TypeAlias = (
 )
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-_ORIENTATION, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0112, 258, 339
-_UNSIGNED = 1
+_ORIENTATION = 0x0112
 
 
 class PictureError(InputError):
@@ -187,7 +187,7 @@ def image_to_tensor(image: PIL.Image.Image) -> Tensor:
     rgb = open_image(image)
     flat = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
     levels = flat.view(rgb.height, rgb.width, 3).permute(2, 0, 1)
-    return levels.to(torch.float32) / 255
+    return levels.to(torch.float32).div_(255)
 
 
 def fit_image(
@@ -374,11 +374,13 @@ def _check_frames(picture: PIL.Image.Image, name: str, still: bool) -> None:
 
 
 def _is_transparent(picture: PIL.Image.Image) -> bool:
-    if picture.mode in ("RGBa", "La"):
-        picture = picture.convert(picture.mode.upper())
-    if "A" not in picture.getbands() and "transparency" not in picture.info:
-        return False
-    return int(np.asarray(picture.convert("RGBA"))[..., 3].min()) < 255
+    alpha = next((band for band in picture.getbands() if band in ("A", "a")), None)
+    if alpha is None:
+        if "transparency" not in picture.info:
+            return False
+        picture, alpha = picture.convert("RGBA"), "A"
+    lowest: Any = picture.getchannel(alpha).getextrema()[0]
+    return bool(lowest < 255)
 
 
 def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -395,45 +397,26 @@ def _to_rgb(picture: PIL.Image.Image, name: str, keep_alpha: bool) -> PIL.Image.
     from PIL import Image
 
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return Image.fromarray(_to_levels(picture, name)).convert("RGB")
+        try:
+            return Image.fromarray(scale_gray(picture)).convert("RGB")
+        except GrayError as error:
+            raise PictureError(name, "broken image", str(error)) from error
     if picture.mode in ("RGBa", "La"):
         picture = picture.convert("RGBA" if picture.mode == "RGBa" else "LA")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         if keep_alpha:
             return rgba
-        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        return _on_white(rgba)
     return picture.convert("RGB")
 
 
-def _to_levels(picture: PIL.Image.Image, name: str) -> NDArray[np.uint8]:
-    """Scale deep gray to u8[H,W]; what the file calls transparent becomes white."""
-    values: NDArray[Any] = np.asarray(picture)
-    if picture.mode == "F":
-        values = values.astype(np.float64)
-        limits = (1.0, 255.0, 4095.0, 65535.0)
-    else:
-        bits, is_signed = _depth(picture)
-        values = values.astype(np.int64)
-        if not is_signed and bits == 32:
-            values &= 0xFFFFFFFF  # PIL takes them for signed ones
-        deeper = {16: (12, 16), 32: (12, 16, 31, 32)}.get(bits, (bits,))
-        limits = (255, *(2**n - 1 for n in deeper))
-    lowest, highest = (values.min(), values.max()) if values.size else (0, 0)
-    limit = next((limit for limit in limits if highest <= limit), None)
-    if limit is None or not lowest >= 0:
-        detail = f"its numbers go from {lowest:g} to {highest:g}; scale them to 0 to 1 or 0 to 255"
-        raise PictureError(name, "broken image", detail)
-    levels: NDArray[np.uint8] = np.rint(values * (255 / limit)).astype(np.uint8)
-    if isinstance(clear := picture.info.get("transparency"), int):
-        levels[values == clear] = 255
-    return levels
+def _on_white(rgba: PIL.Image.Image) -> PIL.Image.Image:
+    from PIL import Image
 
-
-def _depth(picture: PIL.Image.Image) -> tuple[int, bool]:
-    """Return how many bits each number of deep gray has in the file, and whether it has a sign."""
-    tags = getattr(picture, "tag_v2", {})  # of a TIFF
-    bits, kinds = tags.get(_BITS_PER_SAMPLE, ()), tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
-    if picture.mode == "I":
-        return 32, not tags or _UNSIGNED not in kinds
-    return (bits[0] if bits and 8 < bits[0] < 16 else 16), False
+    whole = Image.new("RGB", rgba.size)
+    for box in tiles(rgba):
+        tile = rgba.crop(box)
+        white = Image.new("RGBA", tile.size, "white")
+        whole.paste(Image.alpha_composite(white, tile).convert("RGB"), box)
+    return whole

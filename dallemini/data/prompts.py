@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import InputError, MissingDependencyError
+from ..errors import DalleMiniError, InputError
 from ..files import as_path
 from ..foreign import check_file, show, show_names
 from .captions import NotTextError, read_caption_lines
 
-_LARGEST = 1 << 30
+_LARGEST = 1 << 28  # bytes of a file, and letters of all its prompts
 _COLUMN = "prompt"
 
 
@@ -81,8 +81,8 @@ def _read_text(file: Path) -> str:
 
 def _read_csv(file: Path) -> Iterable[object]:
     rows = csv.DictReader(io.StringIO(_read_text(file), newline=""))
-    _check_column(rows.fieldnames or [], file)
     try:
+        _check_column(rows.fieldnames or [], file)
         return [row[_COLUMN] for row in rows]
     except csv.Error as error:
         raise InputError(f"{file} is no CSV: {error}.") from error
@@ -102,19 +102,32 @@ def _read_json_lines(file: Path) -> Iterable[object]:
 
 
 def _read_parquet(file: Path) -> Iterable[object]:
+    from .sources.arrow import (  # here, because few need it
+        UNREADABLE,
+        check_footer,
+        open_parquet,
+        repeated_texts,
+        short,
+        values_of,
+    )
+
     try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise MissingDependencyError(
-            'Prompts in Parquet need the extra data: pip install ".[data]".'
-        ) from error
-    try:
-        table = parquet.ParquetFile(file)
-        _check_column(table.schema_arrow.names, file)
-        values: list[object] = table.read(columns=[_COLUMN])[_COLUMN].to_pylist()
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{file} is no Parquet: {show(str(error))}.") from error
-    return values
+        with open_parquet(file) as table:
+            _check_column(table.schema_arrow.names, file)
+            check_footer(file, table.metadata, (_COLUMN,))
+            repeated = repeated_texts(table.metadata)
+        with open_parquet(file, read_dictionary=repeated) as table:
+            values = values_of(table.read(columns=[_COLUMN])[_COLUMN])
+            left = _LARGEST
+            for value in values:
+                left -= len(value) if isinstance(value, str) else 0
+                if left < 0:
+                    raise InputError(f"{file} holds more than {_LARGEST} letters; split it.")
+                yield value
+    except DalleMiniError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"{file} is no Parquet: {short(error)}.") from error
 
 
 def _check_column(names: Iterable[str], file: Path) -> None:

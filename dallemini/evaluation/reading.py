@@ -16,7 +16,10 @@ from torch import Tensor
 
 from ..config import both_sides
 from ..data import BadRecordError
-from ..errors import InputError, InputTypeError, MissingFileError
+from ..errors import InputError, InputTypeError
+from ..foreign import check_file
+
+_LARGEST = 1 << 28  # bytes of a file of captions
 
 
 class CaptionedPicture(Protocol):
@@ -190,10 +193,9 @@ def read_captions(path: str | Path) -> list[str]:
         MissingFileError: there is no such file.
         InputError: it is no UTF-8 text, or holds no caption.
     """
+    check_file(path, error=InputError, largest=_LARGEST, may_be_empty=True)
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingFileError(f"There is no file {path} with captions.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8; write one caption a line.") from error
     captions = [line.strip() for line in lines if line.strip()]

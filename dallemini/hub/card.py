@@ -24,6 +24,7 @@ _BIAS = (
     "prejudices of its pictures and captions: who is drawn for a profession, a place or a feeling. "
     "Look at several seeds before you take a picture as typical of anything."
 )
+_LARGEST_HEADER = 128 << 10  # characters; YAML takes a second for each 100,000
 _LIMITS = (
     "It draws what its training makes likely, and checks nothing: facts, numbers, letters, hands "
     "and faces go wrong. A picture of an event shows no event. What it was not shown it cannot "
@@ -110,11 +111,9 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
     found = _HEADER.match(text.replace("\r\n", "\n"))
     if found is None:
         return {}, text
-    import yaml  # here, because few need it
-
     try:
-        header = yaml.safe_load(found[1]) or {}
-    except yaml.YAMLError as error:
+        header = _parse_yaml(found[1]) or {}
+    except Exception as error:  # PyYAML's constructors fail in many ways
         raise InputError(
             "The header of the model card, between its lines of ---, is not valid YAML "
             f"({' '.join(str(error).split())[:200]}); correct it."
@@ -122,6 +121,25 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
     if not isinstance(header, dict):
         raise InputError("The header of the model card must have lines such as license: mit.")
     return {str(key): value for key, value in header.items()}, text[found.end() :]
+
+
+def _parse_yaml(text: str) -> Any:
+    """Parse a header, whose values are as large as its text.
+
+    Raises:
+        Exception: it is no YAML, too long, or has aliases, which may stand for very much.
+    """
+    import yaml  # here, because few need it
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has aliases")
+            return super().compose_node(parent, index)
+
+    if len(text) > _LARGEST_HEADER:
+        raise ValueError(f"it has more than {_LARGEST_HEADER:,} characters")
+    return yaml.load(text, Loader)
 
 
 def join_card(header: Mapping[str, Any], body: str) -> str:

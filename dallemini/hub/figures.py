@@ -7,12 +7,14 @@ its name. Nothing else becomes one, so that a card says what was measured and no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..foreign import is_finite, show
+
 _NAMES = ("selection", "name")  # of an entry of a list
+_DEEPEST = 32  # keys on the way to a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +61,18 @@ def read_figures(evaluation: Mapping[str, Any]) -> list[Figure]:
         >>> [figure.name for figure in read_figures({"reconstruction": {"psnr": found}, "n": 1})]
         [('reconstruction', 'psnr')]
     """
-    data = str(evaluation.get("data") or "")
+    found = evaluation.get("data") or ""
+    data = found if isinstance(found, str) else show(found)
     return [Figure(name=name, data=data, **figure) for name, figure in _find(evaluation, ())]
 
 
 def _find(values: Any, name: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """Yield the name and the fields of every figure."""
+    if len(name) > _DEEPEST:
+        return
     if isinstance(values, Mapping):
         figure = {key: values.get(key) for key in ("value", "low", "high", "count")}
-        if name and all(_is_number(number) for number in figure.values()):
+        if name and all(map(is_finite, figure.values())):
             yield name, figure
             return
         for key, entry in values.items():
@@ -78,10 +83,6 @@ def _find(values: Any, name: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
             named = entry if isinstance(entry, Mapping) else {}
             own = next((str(named[key]) for key in _NAMES if key in named), str(number + 1))
             yield from _find(entry, (*name, own))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def model_index(model: str, figures: Sequence[Figure], *, task: str) -> list[dict[str, Any]]:

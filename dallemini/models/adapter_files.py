@@ -202,14 +202,14 @@ def _former(values: dict[str, Any], tensors: Mapping[str, Tensor], source: str) 
             f"{CONFIG_FILE} of {source} lacks the mark 'dallemini', which it has beside "
             f"{FORMER_WEIGHTS_FILE}; an adapter of peft has {WEIGHTS_FILE}."
         )
-    config = LoRAConfig.from_dict(values)
+    config, base = LoRAConfig.from_dict(values), mark.get("base_model")
     pairs = _pairs(tensors, _FORMER_ENDS, source)
     return Adapter(
         layers={name: _low_rank(name, pair, config, source) for name, pair in pairs.items()},
         dropout=config.dropout,
         targets=config.targets or (),
         source=source,
-        base_model=str(mark.get("base_model") or ""),
+        base_model=base if isinstance(base, str) else "",
     )
 
 

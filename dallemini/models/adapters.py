@@ -12,13 +12,14 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..config import Config
+from ..config import LARGEST_SIZE, Config
 from ..errors import CheckpointError, ConfigError, InputError
+from ..foreign import is_finite, show
 
 ADAPTER_DTYPE = torch.float32  # whatever the weights beside them are stored in
 _HEAD = "lm_head"
@@ -44,8 +45,8 @@ class LoRAConfig(Config):
 
     def __post_init__(self) -> None:
         self.check_types()
-        if self.rank < 1:
-            raise ConfigError(f"LoRAConfig.rank must be at least 1, not {self.rank}.")
+        if not 1 <= self.rank <= LARGEST_SIZE:
+            raise ConfigError(f"LoRAConfig.rank must be at least 1, not {show(self.rank)}.")
         if not 0 < self.alpha < math.inf:
             raise ConfigError(f"LoRAConfig.alpha must be a finite number above 0: {self.alpha}.")
         if not 0 <= self.dropout < 1:
@@ -120,15 +121,15 @@ class Adapter:
         if problem := self._misfit(model):
             raise CheckpointError(
                 f"The adapter {self.source} belongs to another model: {problem} "
-                f"The model it was trained on: {self.base_model or 'not recorded'}."
+                f"The model it was trained on: {show(self.base_model)[1:-1] or 'not recorded'}."
             )
 
     def _misfit(self, model: nn.Module) -> str | None:
         """Say the first thing in which they differ; None if they fit."""
         known, kind = linear_layers(model), kind_of(model)
         if unknown := sorted(self.layers.keys() - known.keys()):
-            count = len(unknown)
-            return f"it has the layer {unknown[0]} ({count} such), which this {kind} has not."
+            count, name = len(unknown), show(unknown[0])[1:-1]
+            return f"it has the layer {name} ({count} such), which this {kind} has not."
         named = matching(model, self.targets)
         if absent := sorted(named.keys() - self.layers.keys()):
             return f"it lacks the layer {absent[0]} ({len(absent)} such), which this {kind} has."
@@ -185,9 +186,9 @@ def check_weight(weight: object, name: str = "weight") -> float:
     Raises:
         InputError: it is not a finite number.
     """
-    if not (isinstance(weight, int | float) and math.isfinite(weight)):
+    if not is_finite(weight):
         raise InputError(f"{name} must be a finite number such as 1.0, not {weight!r}.")
-    return float(weight)
+    return float(cast("float", weight))
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:

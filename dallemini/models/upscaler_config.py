@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..config import Config
 from ..errors import ConfigError
+from ..foreign import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class UpscalerConfig(Config):
         if self.scale not in scales:
             raise ConfigError(
                 f"scale of {self.architecture!r} must be one of {', '.join(map(str, scales))}, not "
-                f"{self.scale:.3g}."
+                f"{show(self.scale)}."
             )
         for name, most in (("width", 1024), ("num_blocks", 1000), ("growth", 1024)):
             if not 1 <= getattr(self, name) <= most:

@@ -32,6 +32,12 @@ from .moving import precisions
 if TYPE_CHECKING:
     import PIL.Image
 
+# What parsing raises where something else wrote the texts.
+_UNREADABLE = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(RecursionError, TypeError, ValueError),
+)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Drawn:
@@ -237,7 +243,7 @@ def read_metadata(path: str | os.PathLike[str]) -> PictureMetadata:
         )
     try:
         return _parse(texts)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"What {os.fspath(path)} says of itself cannot be read ({show(str(error))}); it was "
             f"written by version {show(texts.get('version', 'unknown'))}, this is {__version__}."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from .. import hub
 from .._version import __version__
 from ..errors import CheckpointError, MissingFileError
 from ..files import write_text
+from ..foreign import check_file, show
 from ..hub.card import add_sections, join_card, split_card
 from ..hub.figures import model_index
 from .cards import read_evaluation
@@ -29,6 +31,7 @@ from .parts import EVALUATION_NAME, INDEX_NAME
 SUMS_NAME, CONTENTS_NAME, CARD_NAME = "SHA256SUMS", "contents.cdx.json", "README.md"
 _MADE_HERE = (SUMS_NAME, CONTENTS_NAME)
 _PIECE = 1 << 20
+_LARGEST_SUMS = 1 << 24  # bytes
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -71,21 +74,21 @@ def check_sums(folder: Path) -> int:
         MissingFileError: there are no sums, or a file is missing.
         CheckpointError: a line is none, or a file has other bytes.
     """
-    try:
-        lines = (folder / SUMS_NAME).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise MissingFileError(
-            f"{folder} has no {SUMS_NAME}; `dallemini release` writes it."
-        ) from error
+    path = folder / SUMS_NAME
+    if not path.exists():
+        raise MissingFileError(f"{folder} has no {SUMS_NAME}; `dallemini release` writes it.")
+    check_file(path, largest=_LARGEST_SUMS)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for line in lines:
         found = _LINE.fullmatch(line)
         if found is None:
             raise CheckpointError(f"{line!r:.100} in {SUMS_NAME} is not a sum and a name.")
-        if not (folder / found[2]).is_file():
-            raise MissingFileError(f"{folder / found[2]} is missing; download the model again.")
+        name = show(found[2])[1:-1]
+        if not os.path.isfile(folder / found[2]):
+            raise MissingFileError(f"{folder / name} is missing; download the model again.")
         if sha256_of(folder / found[2]) != found[1]:
             raise CheckpointError(
-                f"{folder / found[2]} has other bytes than when it was released; download it again."
+                f"{folder / name} has other bytes than when it was released; download it again."
             )
     return len(lines)
 

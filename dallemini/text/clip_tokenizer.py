@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .. import hub
 from .._version import __version__
-from ..config import Config, read_json
+from ..config import LARGEST_SIZE, Config, read_json
 from ..errors import (
     CheckpointError,
     ConfigError,
@@ -30,7 +30,7 @@ from ..errors import (
     MissingFileError,
 )
 from ..files import write_text
-from ..foreign import check_file
+from ..foreign import check_file, show
 from ..models.pretrained import Loadable
 from .backend import (
     MAX_LENGTH,
@@ -75,7 +75,12 @@ class CLIPTokenizerConfig(Config):
         self.check_types()
         if not 3 <= self.context_length <= MAX_LENGTH:
             raise ConfigError(
-                f"context_length must be from 3 to {MAX_LENGTH:,}, not {self.context_length:.3g}."
+                f"context_length must be from 3 to {MAX_LENGTH:,}, not {show(self.context_length)}."
+            )
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < LARGEST_SIZE:
+            raise ConfigError(
+                f"pad_token_id must be from 0 to {LARGEST_SIZE - 1:,}, not "
+                f"{show(self.pad_token_id)}."
             )
 
 

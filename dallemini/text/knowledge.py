@@ -20,6 +20,7 @@ from ..foreign import show
 KNOWLEDGE_FILE = "knowledge.json"
 
 _LONGEST_WORD = 40  # characters; what is longer is not compared
+_MOST_KNOWN = 50_000  # words, all of which are compared with a strange one
 _MOST_WORDS = 8  # of a prompt that near words are looked for
 _ENDINGS = ((r"ies$", "y"), (r"es$", ""), (r"s$", ""), (r"ing$", ""), (r"ing$", "e"), (r"ed$", ""))
 
@@ -35,7 +36,7 @@ class Knowledge(Config):
         words: every word that means something to it; without "a", "the" and their like.
 
     Raises:
-        ConfigError: a field is not a tuple of strings.
+        ConfigError: a field is not a tuple of strings, or the words are more than 50,000.
 
     Example:
         >>> from dallemini.text import Knowledge
@@ -53,6 +54,8 @@ class Knowledge(Config):
 
     def __post_init__(self) -> None:
         self.check_types()
+        if len(self.words) > _MOST_KNOWN:
+            raise ConfigError(f"{len(self.words):,} words are too many; {_MOST_KNOWN:,} are read.")
 
     def knows(self, text: str) -> bool:
         """Tell whether a cleaned prompt has a word that the model was taught, in any number."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..config import Config, plain_number
 from ..errors import CheckpointError, ConfigError, DalleMiniWarning, InputError, InputTypeError
 from ..files import write_text
+from ..foreign import show
 from ..hub.source import Source
 from ..models.pretrained import Loadable, write_config
 from .backend import (
@@ -101,7 +102,7 @@ class TokenizerConfig(Config):
         self.check_types()
         if not 2 <= self.max_length <= MAX_LENGTH:
             raise ConfigError(
-                f"max_length must be from 2 to {MAX_LENGTH:,}, not {self.max_length:.3g}."
+                f"max_length must be from 2 to {MAX_LENGTH:,}, not {show(self.max_length)}."
             )
 
 

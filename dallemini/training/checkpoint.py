@@ -31,14 +31,15 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.optim import Optimizer
 
-from ..errors import CheckpointError, StorageError
-from ..foreign import show
+from ..errors import CheckpointError, DalleMiniError, StorageError
+from ..foreign import check_file, is_finite, show
 from .description import NAME, SafePlanner, SafeReader
 from .distributed import local, rank, someone, wait
 
 PREFIX = "checkpoint-"
 _UNTRIED = "untried"  # a file in a checkpoint whose weights have not computed a loss yet
 _BEST = "best.json"  # a file in a checkpoint that was judged better than those before
+_LONGEST_MARK = 1000  # bytes
 _UNREADABLE = (
     ArithmeticError,
     AssertionError,
@@ -93,8 +94,11 @@ def judged_best(folder: Path) -> tuple[Path, float] | None:
     """Return the checkpoint of a run that was judged best, and how: lower is better."""
     judged = []
     for path in _all(folder):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            judged.append((float(json.loads((path / _BEST).read_text("utf-8"))), path))
+        with contextlib.suppress(DalleMiniError, OSError, ValueError, RecursionError):
+            check_file(path / _BEST, largest=_LONGEST_MARK)
+            value = json.loads((path / _BEST).read_text("utf-8"))
+            if is_finite(value):
+                judged.append((float(value), path))
     return None if not judged else (min(judged)[1], min(judged)[0])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import MissingFileError
 from ..files import as_path, write_text
+from ..foreign import is_finite
 
 LOG_NAME = "log.jsonl"
 
@@ -83,9 +84,13 @@ def _parse(line: str) -> dict[str, float] | None:
     """Return a row; None if the line holds none."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not is_finite(row["step"]):
         return None
     numbers = {name: math.nan if value is None else value for name, value in row.items()}
-    return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+    return {
+        name: value
+        for name, value in numbers.items()
+        if isinstance(value, float | bool) or is_finite(value)
+    }

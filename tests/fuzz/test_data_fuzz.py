@@ -1,7 +1,6 @@
-"""Readers of data, given files that nobody meant: our own errors, little time, nothing swallowed.
+"""Readers of data, given files that nobody meant: see tests/fuzzing.py for the rule.
 
-A few seconds by default, always the same files. `FUZZ_EXAMPLES=20000 pytest -n 0 tests/fuzz` looks
-further, at other files each time.
+What can be read is not swallowed, besides.
 """
 
 from __future__ import annotations
@@ -9,20 +8,16 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import gzip
 import io
 import json
 import logging
-import os
-import resource
+import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dallemini.data import CaptionedImage, CaptionedImages, DataConfig, EncodedImages
@@ -31,20 +26,11 @@ from dallemini.data.records import RawRecord
 from dallemini.data.token_shards import write_shard
 from dallemini.errors import DalleMiniError
 from encoded_sets import note, random_rows, write_set
+from fuzzing import Search, edit_file, edit_tree, file_edits, json_text, tree_edits, values
 from picture_files import picture, write_lines, write_parquet, write_tar_files
 
-_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
-_SECONDS, _BYTES = 5.0, 300 * 2**20  # of one file, on a busy machine
-fuzz = settings(
-    max_examples=_EXAMPLES,
-    derandomize=_EXAMPLES <= 100,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-STRANGE = [b"", b"\0" * 64, b"\xff" * 8, b'"', b"\t", b"\n", b"\r", b"{" * 200, b"9" * 50, b"e999"]
-STRANGE += [b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"..", b"/dev/zero", b"NaN", b"\\", b"\x7fELF"]
 PNG = picture(3)
+Fresh = Callable[[], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -52,18 +38,17 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="dallemini.data")
 
 
-@contextlib.contextmanager
-def bounded() -> Iterator[Path]:
-    """Give a folder, and fail if what is done in it takes long, much memory or a foreign error."""
-    started, before = time.process_time(), _peak()
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(DalleMiniError):
-        yield Path(folder)
-    assert time.process_time() - started < _SECONDS
-    assert _peak() - before < _BYTES
+@pytest.fixture
+def fresh(tmp_path: Path) -> Fresh:
+    """Return an empty folder, which is made so at each call."""
+    folder = tmp_path / "data"
 
+    def make() -> Path:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return make
 
 
 def read(source: Path, **config: object) -> tuple[list[CaptionedImage], CaptionedImages]:
@@ -78,24 +63,9 @@ def read(source: Path, **config: object) -> tuple[list[CaptionedImage], Captione
     return records, dataset
 
 
-@st.composite
-def damages(draw: st.DrawFn, content: bytes) -> bytes:
-    """Return a file with a few places changed, cut out, doubled or filled with strange bytes."""
-    for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, max(0, len(content) - 1)))
-        end = place + draw(st.integers(0, 40))
-        kind = draw(st.sampled_from(["change", "cut", "end", "double", "strange"]))
-        part = content[place:end]
-        if kind == "change":
-            part = draw(st.binary(min_size=len(part), max_size=len(part)))
-        elif kind == "double":
-            part *= draw(st.integers(2, 50))
-        elif kind == "strange":
-            part = draw(st.sampled_from(STRANGE))
-        else:
-            part = b""
-        content = content[:place] + part + (b"" if kind == "end" else content[end:])
-    return content
+def damages(name: str, content: bytes) -> st.SearchStrategy[bytes]:
+    """Return a file with a few places changed."""
+    return file_edits(name).map(lambda edit: edit_file(name, content, edit))
 
 
 @functools.cache
@@ -124,42 +94,38 @@ def example(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "tar", "tar.gz"])
-@fuzz
-@given(data=st.data())
-def test_damaged_files_give_records_or_our_errors(kind: str, data: st.DataObject) -> None:
-    inner = "tar" if kind == "tar.gz" else kind
-    content = data.draw(damages(example(inner)))
-    with bounded() as folder:
+def test_damaged_files_give_records_or_our_errors(kind: str, search: Search, fresh: Fresh) -> None:
+    def check(drawn: tuple[bytes, tuple[str, ...]]) -> None:
+        content, where = drawn
+        folder = fresh()
         for number in range(5):
             (folder / f"{number}.png").write_bytes(PNG)
-        packed = gzip.compress(content) if kind == "tar.gz" else content
-        (folder / f"a.{kind}").write_bytes(packed)
-        read(folder / f"a.{kind}", where=data.draw(st.sampled_from([(), ("width >= 1",)])))
+        (folder / f"a.{kind}").write_bytes(content)
+        read(folder / f"a.{kind}", where=where)
+
+    search(
+        check,
+        st.tuples(damages(f"a.{kind}", example(kind)), st.sampled_from([(), ("width >= 1",)])),
+    )
 
 
-@fuzz
-@given(data=st.data())
-def test_damaged_tokens_give_pictures_or_our_errors(data: st.DataObject) -> None:
-    content = data.draw(damages(example("tokens")))
-    with bounded() as folder:
+def test_damaged_tokens_give_pictures_or_our_errors(search: Search, fresh: Fresh) -> None:
+    def check(content: bytes) -> None:
+        folder = fresh()
         (folder / "tokens-00000.parquet").write_bytes(content)
         for item in EncodedImages.open(folder):
             assert item.image_tokens.dtype.is_signed
 
-
-_FOOTER = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
+    search(check, damages("a.parquet", example("tokens")))
 
 
-@fuzz
-@given(changes=st.dictionaries(st.sampled_from([*note(), "bad"]), _FOOTER))
-def test_footers_of_tokens_give_pictures_or_our_errors(changes: dict[str, Any]) -> None:
-    with bounded() as folder:
-        write_shard(folder / "tokens-00000.parquet", random_rows(3), {**note(), **changes})
+def test_footers_of_tokens_give_pictures_or_our_errors(search: Search, fresh: Fresh) -> None:
+    def check(edits: Any) -> None:
+        folder = fresh()
+        write_shard(folder / "tokens-00000.parquet", random_rows(3), edit_tree(note(), edits))
         list(EncodedImages.open(folder))
+
+    search(check, tree_edits)
 
 
 _LETTERS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
@@ -167,10 +133,15 @@ _CELLS = st.one_of(_LETTERS, st.sampled_from(['"', '""', 'a "b" c', "a\nb", "a,b
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t"])
-@fuzz
-@given(captions=st.lists(_CELLS, min_size=1, max_size=6), place=st.integers(0, 6))
-def test_a_broken_row_costs_no_other(delimiter: str, captions: list[str], place: int) -> None:
+def test_a_broken_row_costs_no_other(delimiter: str, search: Search, fresh: Fresh) -> None:
     """What `csv` writes is read as it was, whatever broken row lies between."""
+    search(
+        lambda drawn: check_rows(*drawn, delimiter, fresh()),
+        st.tuples(st.lists(_CELLS, min_size=1, max_size=6), st.integers(0, 6)),
+    )
+
+
+def check_rows(captions: list[str], place: int, delimiter: str, folder: Path) -> None:
     captions = [" ".join(caption.splitlines()) for caption in captions]  # or a row is ambiguous
     rows = [[f"{n}.png", f"x{caption}"] for n, caption in enumerate(captions)]
     place = min(place, len(rows))
@@ -180,26 +151,25 @@ def test_a_broken_row_costs_no_other(delimiter: str, captions: list[str], place:
     writer.writerows(rows[:place])
     text.write("broken\r\n")
     writer.writerows(rows[place:])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ("a.csv" if delimiter == "," else "a.tsv")
-        path.write_bytes(text.getvalue().encode())
-        dataset = CaptionedImages.open(path)
-        found = [dataset.raw(number) for number in range(len(dataset))]
-        texts = [raw.captions[0] for raw in found if isinstance(raw, RawRecord)]
-        assert texts == [caption.strip() for _, caption in rows]
-        assert dataset.bad == {"broken metadata": 1}
+    path = folder / ("a.csv" if delimiter == "," else "a.tsv")
+    path.write_bytes(text.getvalue().encode())
+    dataset = CaptionedImages.open(path)
+    found = [dataset.raw(number) for number in range(len(dataset))]
+    texts = [raw.captions[0] for raw in found if isinstance(raw, RawRecord)]
+    assert texts == [caption.strip() for _, caption in rows]
+    assert dataset.bad == {"broken metadata": 1}
 
 
-@fuzz
-@given(rows=st.lists(_FOOTER, max_size=6))
-def test_any_json_is_a_line_of_a_list(rows: list[Any]) -> None:
-    with bounded() as folder:
+def test_any_json_is_a_line_of_a_list(search: Search, fresh: Fresh) -> None:
+    def check(rows: list[Any]) -> None:
+        folder = fresh()
         (folder / "0.png").write_bytes(PNG)
         good = {"image": "0.png", "caption": "a"}
-        records, _ = read(
-            write_lines(folder / "a.jsonl", [good, *rows, {**good, "image": rows}, good])
-        )
+        lines = map(json_text, [good, *rows, {**good, "image": rows}, good])
+        records, _ = read(write_lines(folder / "a.jsonl", [*lines]))
         assert len(records) >= 2
+
+    search(check, st.lists(values, max_size=6))
 
 
 _NAME = st.lists(st.sampled_from(["a", "b", ".", "..", "/", "1", "left", "é"]), max_size=5)
@@ -217,12 +187,11 @@ def content_of(name: str) -> bytes:
     return PNG if is_seen(name) else b'{"caption": "b"}' if name.endswith("json") else b"a"
 
 
-@fuzz
-@given(files=_FILES, required=st.booleans())
-def test_no_picture_of_a_tar_vanishes(files: Sequence[tuple[str, str]], required: bool) -> None:
-    names = [f"{name}.{ending}" for name, ending in files]
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_tar_files(Path(folder) / "a.tar", [(name, content_of(name)) for name in names])
+def test_no_picture_of_a_tar_vanishes(search: Search, fresh: Fresh) -> None:
+    def check(drawn: tuple[Sequence[tuple[str, str]], bool]) -> None:
+        files, required = drawn
+        names = [f"{name}.{ending}" for name, ending in files]
+        path = write_tar_files(fresh() / "a.tar", [(name, content_of(name)) for name in names])
         records, dataset = read(path, require_captions=required)
         assert "broken shard" not in dataset.bad
         wanted = sum(map(is_seen, names))
@@ -231,38 +200,41 @@ def test_no_picture_of_a_tar_vanishes(files: Sequence[tuple[str, str]], required
         if not required:
             assert len(records) + dataset.bad.get("second image", 0) == wanted
 
+    search(check, st.tuples(_FILES, st.booleans()))
 
-@fuzz
-@given(files=_FILES)
-def test_no_picture_of_a_folder_vanishes(files: Sequence[tuple[str, str]]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+
+def test_no_picture_of_a_folder_vanishes(search: Search, fresh: Fresh) -> None:
+    def check(files: Sequence[tuple[str, str]]) -> None:
+        folder = fresh()
         names = {f"{name.replace('/', '-')}.{ending}" for name, ending in files}
         for name in names:
             (folder / name).write_bytes(content_of(name))
-        with contextlib.suppress(DalleMiniError):
-            records, dataset = read(folder)
-            assert sorted(record.key for record in records) == sorted(filter(is_seen, names))
-            assert dataset.bad == {}
+        records, dataset = read(folder)
+        assert sorted(record.key for record in records) == sorted(filter(is_seen, names))
+        assert dataset.bad == {}
+
+    search(check, _FILES)
 
 
-@fuzz
-@given(content=st.binary(max_size=200), value=_FOOTER)
-def test_captions_are_texts_without_blanks_around(content: bytes, value: object) -> None:
-    found: tuple[str, ...] = ()
-    with contextlib.suppress(NotTextError):
-        found += read_caption_lines(content)
-    with contextlib.suppress(NotTextError):
-        found += read_captions(value)
-    assert all(caption and caption == caption.strip() for caption in found)
+def test_captions_are_texts_without_blanks_around(search: Search) -> None:
+    def check(drawn: tuple[bytes, object]) -> None:
+        content, value = drawn
+        found: tuple[str, ...] = ()
+        with contextlib.suppress(NotTextError):
+            found += read_caption_lines(content)
+        with contextlib.suppress(NotTextError):
+            found += read_captions(value)
+        assert all(caption and caption == caption.strip() for caption in found)
+
+    search(check, st.tuples(st.binary(max_size=200), values))
 
 
-@fuzz
-@given(content=damages(json.dumps({"caption": "a", "width": 3}).encode()), image=damages(PNG))
 def test_damaged_sidecars_and_pictures_give_records_or_bad_ones(
-    content: bytes, image: bytes
+    search: Search, fresh: Fresh
 ) -> None:
-    with bounded() as folder:
+    def check(drawn: tuple[bytes, bytes]) -> None:
+        content, image = drawn
+        folder = fresh()
         for name, data in (
             ("0.png", image),
             ("0.json", content),
@@ -272,3 +244,6 @@ def test_damaged_sidecars_and_pictures_give_records_or_bad_ones(
             (folder / name).write_bytes(data)
         records, dataset = read(folder)
         assert len(records) + sum(dataset.bad.values()) == 2
+
+    sidecar = json.dumps({"caption": "a", "width": 3}).encode()
+    search(check, st.tuples(damages("a.json", sidecar), damages("a.png", PNG)))

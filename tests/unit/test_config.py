@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import math
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from dallemini.config import Config, read_json, read_yaml, suggest
 from dallemini.errors import ConfigError, MissingFileError
+from fuzzing import ruled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,3 +295,26 @@ def test_whole_numbers_in_lists_of_numbers_become_floats_or_are_too_large() -> N
     assert all(isinstance(entry, float) for entry in Example(layers=1, weights=(0, 1)).weights)
     with pytest.raises(ConfigError, match="weights is too large for a number"):
         Example.from_dict({"layers": 1, "weights": [0, 10**400]})
+
+
+def test_no_setting_fails_on_an_endless_number_in_another_way() -> None:
+    kinds: list[Any] = parts_of_the_package(Config)
+    assert len(kinds) > 9
+    with ruled():
+        for kind in kinds:
+            for field in dataclasses.fields(kind):
+                if "int" in str(field.type) or "float" in str(field.type):
+                    with contextlib.suppress(ConfigError):
+                        kind.from_dict({field.name: 10**400})
+
+
+def parts_of_the_package(base: type) -> list[type]:
+    """Return the subclasses of a class in this library, all of which are imported."""
+    for name in ("models", "generation", "data", "scorer", "text"):
+        importlib.import_module(f"dallemini.{name}")
+    found, waiting = [], [base]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        found += [kind for kind in below if kind.__module__.startswith("dallemini.")]
+        waiting += below
+    return found

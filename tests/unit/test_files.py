@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -321,6 +322,45 @@ def test_a_save_that_cannot_be_finished_is_told(tmp_path: Path) -> None:
     told = re.escape(f"{tmp_path} holds a mixture of two saves")
     with pytest.raises(StorageError, match=told + r".*Make it writable and call again"):
         finish_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["{outside}", "../outside", "link/outside", "a/../../outside"])
+@pytest.mark.parametrize("place", ["obsolete", "files"])
+def test_a_folder_of_a_stranger_reaches_nothing_outside(
+    place: str, name: str, tmp_path: Path
+) -> None:
+    (outside := tmp_path / "outside").write_text("mine")
+    saved = tmp_path / "model" / ".dallemini-saved"
+    (saved / "files").mkdir(parents=True)
+    (tmp_path / "model" / "link").symlink_to(tmp_path)
+    names = [name.format(outside=outside)] if place == "obsolete" else []
+    (saved / "obsolete.json").write_text(json.dumps(names))
+    if place == "files":
+        (saved / "files" / "link").mkdir()
+        (saved / "files" / "link" / "outside").write_text("theirs")
+    with pytest.raises(StorageError, match=r"not left by an interrupted save .*; remove it"):
+        finish_folder(tmp_path / "model")
+    assert outside.read_text() == "mine"
+
+
+def test_a_link_in_the_place_of_a_save_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "mine", "old")
+    (saved := tmp_path / "model" / ".dallemini-saved").mkdir(parents=True)
+    (saved / "obsolete.json").write_text("[]")
+    (saved / "files").symlink_to(tmp_path / "mine")
+    with pytest.raises(StorageError, match="files is no folder"):
+        finish_folder(tmp_path / "model")
+    assert (tmp_path / "mine" / "b").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 10_000, "{}", "[3]", "\\xff"])
+def test_a_broken_list_of_what_a_save_replaces_is_refused(content: str, tmp_path: Path) -> None:
+    (saved := tmp_path / ".dallemini-saved").mkdir()
+    (saved / "files").mkdir()
+    (saved / "obsolete.json").write_text(content)
+    with pytest.raises(StorageError, match="not left by an interrupted save") as caught:
+        finish_folder(tmp_path)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.thorough

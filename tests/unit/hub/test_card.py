@@ -75,3 +75,27 @@ def test_sections_that_are_there_stay() -> None:
     filled = add_sections(body, {"Limits": "Others.", "Bias": "Some.", "Provenance": ""})
     assert filled == body + "\n## Bias\n\nSome.\n"
     assert add_sections(filled, {"Limits": "Others.", "Bias": "Other."}) == filled
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "a: &a [x, x]\nb: [*a, *a]",  # of nine such lines a save would write gigabytes
+        "released: 2001-99-99",
+        "a: " + "[" * 3000,
+        "a: " + "x" * (1 << 18),
+    ],
+)
+def test_headers_that_would_not_end_are_refused(header: str) -> None:
+    with pytest.raises(InputError, match="is not valid YAML") as caught:
+        split_card(f"---\n{header}\n---\n\n# Mine\n")
+    assert len(str(caught.value)) < 1000
+
+
+def test_numbers_and_depths_that_no_figure_has_are_left_out() -> None:
+    deep: Any = {"value": 1, "low": 0, "high": 2, "count": 9}
+    assert len(read_figures({"a": deep})) == 1
+    assert read_figures({"a": {**deep, "high": 10**400}}) == []
+    for _ in range(3000):
+        deep = [deep]
+    assert read_figures({"a": deep}) == []

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from dallemini.errors import ConfigError
+from dallemini.errors import ConfigError, InputError
 from dallemini.generation import GenerationConfig, TopSampler
 from dallemini.models.lora import LoRAConfig, add_lora, merge_lora
+from dallemini.pipeline.metadata import read_metadata
+from dallemini.sheets import png_bytes
 from dallemini.testing import tiny_pipeline
 
 
@@ -83,3 +87,23 @@ def test_generator_is_answered_by_naming_the_seed() -> None:
 def test_a_seed_below_0_is_answered_by_naming_none() -> None:
     with pytest.raises(ConfigError, match="not -1; None chooses one freshly"):
         tiny_pipeline()("a cat", seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("seeds", "[Infinity]"),
+        ("scores", f"[{10**400}]"),
+        ("prompts", "3"),
+        ("dtype", "{" * 50_000),
+        ("adapters", '[{"digest": "12"}]'),
+        ("config", "[]"),
+    ],
+)
+def test_texts_that_nobody_drew_are_refused(key: str, text: str, tmp_path: Path) -> None:
+    texts = {"prompts": '["a"]', "seeds": "[1]", "config": "{}", key: text}
+    path = tmp_path / "grid.png"
+    path.write_bytes(png_bytes(Image.new("RGB", (2, 2)), texts=texts))
+    with pytest.raises(InputError, match="says of itself cannot be read") as caught:
+        read_metadata(path)
+    assert len(str(caught.value)) < 1000

@@ -130,3 +130,12 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StorageError, match=r"Could not write .*file.* Free some space"):
         save(tmp_path / "file", State())
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, str(10**400), "NaN", "null", "1" * 2000, ""])
+def test_a_judgement_that_no_run_made_does_not_count(text: str, tmp_path: Path) -> None:
+    path = save(tmp_path, State())
+    (path / "best.json").write_text(text)
+    assert checkpoint.judged_best(tmp_path) is None
+    (path / "best.json").write_text("0.5")
+    assert checkpoint.judged_best(tmp_path) == (path, 0.5)

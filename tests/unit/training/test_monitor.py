@@ -337,3 +337,10 @@ def test_a_row_that_finds_no_space_is_a_warning_and_not_the_end(
     told = [r.getMessage() for r in caplog.records if "goes on without it" in r.getMessage()]
     assert len(told) == 1
     assert "No space left on device" in told[0]
+
+
+@pytest.mark.parametrize("line", ["[" * 50_000, '{"step": true}', f'{{"step": {10**400}}}'])
+def test_a_row_that_no_run_wrote_is_left_out(line: str, tmp_path: Path) -> None:
+    rows = ['{"step": 1, "loss": 2.0, "odd": ' + str(10**400) + "}", line]
+    (tmp_path / LOG_NAME).write_text("\n".join(rows) + "\n")
+    assert [*read_log(tmp_path)] == [{"step": 1, "loss": 2.0}]
