@@ -20,7 +20,7 @@ from .. import kernels
 from ..kernels import Linear
 from .cache import DecoderCache, mask_bias
 from .norms import normalize
-from .pretrained import empty_embedding
+from .outlines import empty_embedding
 
 COSINE_EPS = 1e-8
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError, InputTypeError
 from .clip_config import CLIPConfig
-from .pretrained import PretrainedModule, empty_embedding
+from .outlines import empty_embedding, on_meta
+from .pretrained import PretrainedModule
 
 __all__ = ["CLIP", "CLIPConfig"]
 
@@ -46,7 +47,7 @@ class CLIP(PretrainedModule[CLIPConfig]):
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__(config)
-        with torch.device("meta"):
+        with on_meta():
             self.text = TextTower(config)
             self.vision = VisionTower(config)
             self.logit_scale = nn.Parameter(torch.empty((), dtype=torch.float32))

@@ -24,7 +24,7 @@ from ..errors import ConfigError
 from ..foreign import show
 from .convolution import convolve
 from .image_tokenizer import ImageTokenizer
-from .pretrained import empty_embedding
+from .outlines import empty_embedding, on_meta
 
 _GROUPS = 4  # of OpenAI's towers; each but the first halves the picture
 _EPSILON = 0.1  # appendix A.3: pixels are kept away from 0 and 1, which no logistic reaches
@@ -138,7 +138,7 @@ class DVAE(ImageTokenizer):
         widths = [config.n_hid * 2**group for group in range(_GROUPS)]
         blocks, codes = config.n_blk_per_group, config.vocab_size
         halve, double = partial(F.max_pool2d, kernel_size=2), partial(F.interpolate, scale_factor=2)
-        with torch.device("meta"):
+        with on_meta():
             first = _convolution(3, config.n_hid, 7)
             self.encoder = Tower(first, widths, (3, 3, 3, 1), blocks, codes, halve)
             first = _convolution(codes, config.n_init, 1)
@@ -246,7 +246,7 @@ class DiscreteVAE(ImageTokenizer):
     def __init__(self, config: DiscreteVAEConfig) -> None:
         super().__init__(config)
         width, codes, halvings = config.hidden_dim, config.num_tokens, range(config.num_layers)
-        with torch.device("meta"):
+        with on_meta():
             inner = [ResBlock(width) for _ in range(2 * config.num_resnet_blocks)]
             before, after = inner[::2], inner[1::2]
             first = [_convolution(config.codebook_dim, width, 1)] if after else []

@@ -384,18 +384,6 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
         checkpoints.write_tensors(self._tensors(), directory)
 
 
-def empty_embedding(rows: int, width: int) -> nn.Embedding:
-    """Return an embedding of f[rows, width] without drawing random numbers for it.
-
-    On `meta`, where models are built, drawing them would import torch's compiler: seconds of work
-    before the first picture.
-    """
-    empty: nn.Embedding = nn.Embedding.from_pretrained(
-        torch.empty(rows, width, dtype=torch.float32), freeze=False
-    )
-    return empty
-
-
 def write_config(
     directory: Path, config: Config, *, component: str, quantization: str | None = None
 ) -> None:

@@ -15,7 +15,7 @@ from .blocks import DecoderLayer, EncoderLayer
 from .cache import DecoderCache, EncoderOutput
 from .decoder_layers import run_layers
 from .norms import make_norm, normalize
-from .pretrained import empty_embedding
+from .outlines import empty_embedding
 from .transformer_config import TransformerConfig
 
 

@@ -23,6 +23,7 @@ from .blocks import DecoderLayer
 from .cache import DecoderCache, EncoderOutput, TokenizedText, pad_text, text_ends
 from .compiled import CompiledStep, StaticCache
 from .int8 import QuantizableModule
+from .outlines import on_meta
 from .precision import Quantization
 from .scaling import scale_initial
 from .towers import Decoder, Encoder
@@ -56,7 +57,7 @@ class Transformer(QuantizableModule[TransformerConfig]):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        with torch.device("meta"):
+        with on_meta():
             self.encoder = Encoder(config)
             self.decoder = Decoder(config)
             self.lm_head = Linear(config.d_model, config.image_vocab_size + 1)

@@ -20,6 +20,7 @@ from ..errors import InputError, InputTypeError
 from ..foreign import show
 from ._checks import without_autocast
 from .convolution import convolve
+from .outlines import on_meta
 from .pretrained import PretrainedModule
 from .upscaler_config import UpscalerConfig
 
@@ -136,7 +137,7 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
 
     def __init__(self, config: UpscalerConfig) -> None:
         super().__init__(config)
-        with torch.device("meta"):
+        with on_meta():
             self.network = Compact(config) if config.architecture == "compact" else RRDB(config)
 
     @property

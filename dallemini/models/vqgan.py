@@ -19,7 +19,7 @@ from ..config import Config
 from ..errors import UnsupportedOperationError
 from .convolution import Downsample, Level, Middle, Upsample, convolve, group_norm
 from .image_tokenizer import ImageTokenizer
-from .pretrained import empty_embedding
+from .outlines import empty_embedding, on_meta
 from .upscaler import Compact, init_convolutions
 from .vqgan_config import VQGANConfig
 from .vqgan_cpu import LARGE_BYTES, draw_convolved, draw_level
@@ -141,7 +141,7 @@ class VQGAN(ImageTokenizer):
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__(config)
-        with torch.device("meta"):
+        with on_meta():
             if config.has_encoder:
                 self.encoder = Encoder(config)
                 self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)

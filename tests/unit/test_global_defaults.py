@@ -24,7 +24,7 @@ ALLOWED = {
     ("attention.py", "device"),  # parameters are built where the model is built: on `meta`
     ("clip.py", "device"),  # likewise
     ("norms.py", "device"),  # likewise
-    ("pretrained.py", "device"),  # `empty_embedding`, likewise
+    ("outlines.py", "device"),  # `empty_embedding`, likewise
 }
 
 
