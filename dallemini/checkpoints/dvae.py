@@ -26,7 +26,7 @@ _SIDES = ("encoder", "decoder")
 _ENDINGS = (".pkl", ".pt", ".pth", ".bin", ".safetensors")
 _STEMS = (".pkl", "_state_dict.pt")  # what a pair of files in a folder is called behind its side
 
-# All that the released files, and state dicts of them, ask for.
+# All that the released files ask for, state dicts of them, and what people save beside weights.
 _ALLOWED = re.compile(
     r"dall_e\.encoder (Encoder|EncoderBlock)|dall_e\.decoder (Decoder|DecoderBlock)"
     r"|dall_e\.utils Conv2d"
@@ -35,7 +35,9 @@ _ALLOWED = re.compile(
     r"|torch\.nn\.modules\.linear Identity"
     r"|torch\._utils _rebuild_(tensor_v2|parameter)|torch\.nn\.parameter Parameter"
     r"|torch (device|Size|\w+Storage)|torch\.storage UntypedStorage|collections OrderedDict"
-    r"|(__builtin__|builtins) set"
+    r"|(__builtin__|builtins) (set|frozenset|list|tuple|dict|int|float|str|slice|complex|bytearray)"
+    r"|numpy[\w.]* \w+|_codecs encode|argparse Namespace|pathlib[\w.]* \w+|datetime \w+"
+    r"|collections (defaultdict|Counter)|torch (float|bfloat|int|uint)\d+"
 )
 
 

@@ -7,7 +7,6 @@ token, its guidance and its missing text clean-up are not taken over.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,10 @@ from ..hub.source import Source
 from .dallebart import RELEASED, translate_config
 from .formats import Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor
-from .rules import Ignore, Rule, Table, assemble, known_names
+from .rules import Ignore, Rule, Table, assemble
 from .settings import refuse_values
 from .shapes import infer_transformer, infer_vqgan
 from .torch_file import read_torch
-from .wrappers import unwrap
 
 DETOKENIZER_FILE = "detoker.pt"
 _ONLY = {  # the others change no tensor, or nothing without these
@@ -54,14 +52,14 @@ _LAYER = {
 _SAME: tuple[str, ...] = ("embed_tokens.weight", "embed_positions.weight")
 _SAME += ("layernorm_embedding.weight", "layernorm_embedding.bias")
 _NEUTRAL_SCALES = Ignore(
-    r"(encoder|decoder)\.(final_ln|layers\.\d+\."
+    r"(final_ln|layers\.\d+\."
     r"(pre_self_attn_layer_norm|pre_encoder_attn_layer_norm|glu\.ln[01]))\.weight",
     "a norm in front of a projection has no scale in DalleBart",
     value=1.0,
 )
 
 
-def _table() -> Table:
+def _table(side: str) -> Table:
     names: dict[str, tuple[str, ...]] = {"final_norm.bias": ("final_ln.bias",)}
     for name in _SAME:
         names[name] = (name,)
@@ -69,15 +67,13 @@ def _table() -> Table:
         f"layers.{{i}}.{name}": tuple(f"layers.{{i}}.{source}" for source in sources)
         for name, sources in _LAYER.items()
     }
-    rules = [
-        Rule(f"{side}.{name}", tuple(f"{side}.{source}" for source in sources))
-        for side in ("encoder", "decoder")
-        for name, sources in names.items()
-    ]
-    return [*rules, Rule("lm_head.weight", ("decoder.lm_head.weight",)), _NEUTRAL_SCALES]
+    rules = [Rule(f"{side}.{name}", sources) for name, sources in names.items()]
+    if side == "decoder":
+        rules.append(Rule("lm_head.weight", ("lm_head.weight",)))
+    return [*rules, _NEUTRAL_SCALES]
 
 
-TABLE = _table()
+TABLES = {side: _table(side) for side in ("encoder", "decoder")}
 DETOKENIZER_TABLE: Table = (
     Rule("quantize.embedding.weight", ("embedding.weight",)),
     Rule("decoder.{rest}", ("decoder.{rest}",)),
@@ -112,15 +108,11 @@ class MinDalle:
         given: dict[str, Any] = {}
         for name, path in paths.items():
             if found := _PART.fullmatch(name):
-                prefix = f"{found[1]}."
-                known = known_names(TABLE, prefix)
-                plain = unwrap(read_torch(path), known, origin=source.name)[1]
-                tensors |= _with_prefix(prefix, plain)
+                origin = f"{source.name}: {name}"
+                tensors |= assemble(read_torch(path), TABLES[found[1]], origin=origin)
             else:
                 given = fetch_json(source, name) or {}
-        native = assemble(tensors, TABLE, origin=source.name)
-        config = _config(given, native, source.name)
-        return LazyCheckpoint(config, native)
+        return LazyCheckpoint(_config(given, tensors, source.name), tensors)
 
 
 class Detokenizer:
@@ -166,14 +158,6 @@ def _config_name(source: Source, suffix: str) -> str | None:
     # A plain config.json beside plain weights describes those.
     alone = not names.intersection(_parts(""))
     return CONFIG_NAME if alone and CONFIG_NAME in names else None
-
-
-def _with_prefix(prefix: str, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Name the tensors of one file so that they do not collide with those of the other."""
-    return {
-        prefix + name: dataclasses.replace(tensor, name=prefix + name)
-        for name, tensor in tensors.items()
-    }
 
 
 def _config(

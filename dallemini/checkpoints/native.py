@@ -22,7 +22,7 @@ from ..hub.source import Source
 from .formats import CLASS_NAMES, Component, LazyCheckpoint, fetch_json
 from .lazy import LazyTensor
 from .safetensors_file import WEIGHTS_FILE, read_safetensors, write_safetensors
-from .wrappers import common_prefix
+from .wrappers import plain_names
 
 MARK = "dallemini"
 FILES = (CONFIG_NAME, WEIGHTS_FILE)
@@ -63,18 +63,19 @@ class Native:
 
 
 def read_plain(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Map a weight file, and take off what training put in front of all its names.
+    """Map a weight file, and take off what training put in front of its names.
 
     Returns:
-        What was in front of them, "" where there was nothing, and the tensors without it.
+        What was in front of them, "" where there was nothing, and the tensors without it and
+        without what only training needs.
 
     Raises:
         MissingFileError: the file does not exist.
         CheckpointError: it is truncated or corrupt.
     """
     stored = read_safetensors(path)
-    prefix = common_prefix(stored)
-    return prefix, {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
+    prefix, names = plain_names(stored, origin=str(path))
+    return prefix, {name: stored[prefix + name] for name in names}
 
 
 def _class_name(component: object) -> str:

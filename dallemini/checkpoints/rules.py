@@ -94,7 +94,7 @@ class Ignore:
     reason: str
     value: float | None = None
 
-    def applies(self, tensor: LazyTensor) -> bool:
+    def applies(self, tensor: LazyTensor, *, origin: str) -> bool:
         """Tell whether this tensor is left out.
 
         Raises:
@@ -104,8 +104,9 @@ class Ignore:
             return False
         if self.value is not None and not bool(torch.all(tensor.load() == self.value)):
             raise UnsupportedModelError(
-                f"{show(tensor.name)} should hold {self.value} only ({self.reason}), but it was "
-                "trained. This variant is not supported; use a released DALL-E Mini checkpoint."
+                f"{origin}: {show(tensor.name)} should hold {self.value} only ({self.reason}), but "
+                "it was trained. This variant is not supported; use a released DALL-E Mini "
+                "checkpoint."
             )
         return True
 
@@ -177,10 +178,9 @@ def assemble(
     return targets
 
 
-def known_names(table: Table, prefix: str = "") -> re.Pattern[str]:
-    """Return a pattern for the names in a file that begin with a prefix; it is without that."""
-    sources = (source for rule in table if isinstance(rule, Rule) for source in rule.sources)
-    names = [name.removeprefix(prefix) for name in sources if name.startswith(prefix)]
+def known_names(table: Table) -> re.Pattern[str]:
+    """Return a pattern for the names in a file that the rules of a table read."""
+    names = (source for rule in table if isinstance(rule, Rule) for source in rule.sources)
     return re.compile("|".join(_pattern(name, fields=False).pattern for name in names))
 
 
@@ -198,7 +198,7 @@ def _leave_out(tensors: Sequence[LazyTensor], table: Table, origin: str) -> None
     unknown: dict[str, tuple[int, ...]] = {}
     reasons: dict[str, list[str]] = {}
     for tensor in tensors:
-        entry = next((entry for entry in ignored if entry.applies(tensor)), None)
+        entry = next((entry for entry in ignored if entry.applies(tensor, origin=origin)), None)
         if entry is None:
             unknown[tensor.name] = tensor.shape
         else:

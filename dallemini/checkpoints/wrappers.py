@@ -3,7 +3,8 @@
 Distributed and compiled modules prefix every name ("module.", "_orig_mod."), checkpoints hold the
 weights under a key of their own beside the state of the optimizer, and a model that contains
 another prefixes its names ("first_stage_model."). `unwrap` finds the prefix below which the names
-lie that a format knows; `TRAINING` are the tensors that only training needs. Knows no format.
+lie that a format knows, `plain_names` does so for our own names; `TRAINING` are the tensors that
+only training needs. Knows no format.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from ..foreign import show, show_names
 from .lazy import LazyTensor
@@ -32,6 +33,7 @@ _WORDS: tuple[str, ...] = (
 _WORDS += ("params_ema", "params", "first_stage_model", "ema")
 _WORD = re.compile(rf"({'|'.join(_WORDS)})[./]")
 _MOST_WORDS = 8
+_OUTSIDE = "beside the weights"
 
 TRAINING: Mapping[str, str] = {
     r"(optimizers?|optimizer_states?|optimizer_state_dict|opt_state|lr_schedulers?|schedulers?"
@@ -39,6 +41,9 @@ TRAINING: Mapping[str, str] = {
     r"(model_ema|ema_model|ema|params_ema|params)[./].*": "an averaged copy of the weights",
 }
 """Patterns of names, and what the tensors are; left out where they have no place."""
+
+# Nothing that this library saves, model or adapter, has a name that begins like these.
+_PLAIN = re.compile(rf"(?!{_WORD.pattern}|{'|'.join(TRAINING)}).*")
 
 
 def unwrap(
@@ -55,27 +60,39 @@ def unwrap(
         The prefix, "" where there is none, and the tensors below it by their names without it.
         Those that lie elsewhere are left out, and named in the log.
     """
-    counts: Counter[str] = Counter()
-    for name in tensors:
-        for prefix in _prefixes(name):
-            if known.fullmatch(name, len(prefix)):
-                counts[prefix] += 1
-    best = max(counts, key=lambda prefix: (counts[prefix], *_rank(prefix)), default="")
+    best = _best_prefix(tensors, known)
     inside = {
         name.removeprefix(best): dataclasses.replace(tensor, name=name.removeprefix(best))
         for name, tensor in tensors.items()
         if name.startswith(best)
     }
-    if others := [name for name in tensors if not name.startswith(best)]:
-        _logger.info("%s: read below %s; left out: %s", origin, show(best), show_names(others))
+    if len(inside) < len(tensors):
+        _logger.info("%s: read below %s", origin, show(best))
+        log_left_out(origin, [name for name in tensors if not name.startswith(best)])
     return best, inside
 
 
-def common_prefix(names: Iterable[str]) -> str:
-    """Return the wrapping words with which all names begin, "" where there are none."""
-    prefixes = [_prefixes(name)[-1] for name in names]
-    shortest = min(prefixes, key=len, default="")
-    return shortest if all(prefix.startswith(shortest) for prefix in prefixes) else ""
+def plain_names(names: Collection[str], *, origin: str) -> tuple[str, list[str]]:
+    """Take off the prefix of names that are this library's own, as `unwrap` does for others.
+
+    Args:
+        names: of the tensors of a file.
+        origin: the file, for the log.
+
+    Returns:
+        The prefix, "" where there is none, and the names below it without it. What only training
+        needs is left out, and named in the log.
+    """
+    best = _best_prefix(names, _PLAIN)
+    inside = [
+        name.removeprefix(best)
+        for name in names
+        if name.startswith(best) and _PLAIN.fullmatch(name, len(best))
+    ]
+    if len(inside) < len(names):
+        kept = {best + name for name in inside}
+        log_left_out(origin, [name for name in names if name not in kept])
+    return best, inside
 
 
 def foreign_prefix(names: Collection[str], known: re.Pattern[str]) -> str:
@@ -89,9 +106,37 @@ def foreign_prefix(names: Collection[str], known: re.Pattern[str]) -> str:
     return ""
 
 
+def log_left_out(origin: str, names: Collection[str]) -> None:
+    """Name in the log what lies elsewhere than the weights, by what it is."""
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        reasons.setdefault(_reason(name), []).append(name)
+    for reason, several in reasons.items():
+        log_ignored(origin, reason, several)
+
+
 def log_ignored(origin: str, reason: str, names: list[str]) -> None:
     """Name in the log what was left out on purpose."""
     _logger.info("%s: left out %d tensors (%s): %s", origin, len(names), reason, show_names(names))
+
+
+def _best_prefix(names: Collection[str], known: re.Pattern[str]) -> str:
+    """Return the wrapping words below which most names are known, "" where there are none."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        for prefix in _prefixes(name):
+            if known.fullmatch(name, len(prefix)):
+                counts[prefix] += 1
+    return max(counts, key=lambda prefix: (counts[prefix], *_rank(prefix)), default="")
+
+
+def _reason(name: str) -> str:
+    """Say why a tensor is no part of the weights."""
+    ends = [name.removeprefix(prefix) for prefix in _prefixes(name)]
+    for pattern, reason in TRAINING.items():
+        if any(re.fullmatch(pattern, end) for end in ends):
+            return reason
+    return _OUTSIDE
 
 
 def _prefixes(name: str) -> list[str]:

@@ -24,6 +24,7 @@ from .. import hub
 from .._version import __version__
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.safetensors_file import read_safetensors, write_safetensors
+from ..checkpoints.wrappers import plain_names
 from ..config import read_json
 from ..errors import CheckpointError, ConfigError, MissingFileError
 from ..files import write_text
@@ -299,14 +300,14 @@ def _pairs(
         CheckpointError: a tensor is something else, or one is missing.
     """
     found: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in _bare(_bare(tensors, source), source).items():
         end = next((end for end in ends if name.endswith(end)), None)
         if end is None:
             raise CheckpointError(
                 f"The adapter {source} holds {show(name)}, which is no part of a LoRA adapter of "
                 "linear layers; it cannot be honoured here."
             )
-        found.setdefault(name.removesuffix(end).removeprefix(_PREFIX), {})[ends[end]] = tensor
+        found.setdefault(name.removesuffix(end), {})[ends[end]] = tensor
     if not found:
         raise CheckpointError(f"The adapter {source} has no tensors; train or download it again.")
     for layer, pair in found.items():
@@ -315,6 +316,12 @@ def _pairs(
                 f"The adapter {source} has only one matrix for {show(layer)}, not two."
             )
     return {layer: (pair[0], pair[1]) for layer, pair in found.items()}
+
+
+def _bare(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Take off what training put in front of all names, and what peft does, which may follow."""
+    prefix, names = plain_names(tensors, origin=source)
+    return {name.removeprefix(_PREFIX): tensors[prefix + name] for name in names}
 
 
 def _low_rank(name: str, pair: tuple[Tensor, Tensor], config: LoRAConfig, source: str) -> LowRank:

@@ -204,7 +204,7 @@ def test_neutral_scales_are_left_out(tmp_path: Path, native: LazyCheckpoint) -> 
 def test_trained_scales_are_refused(tmp_path: Path, native: LazyCheckpoint) -> None:
     scales = {"decoder.layers.1.glu.ln1.weight": torch.full((96,), 1.5)}
     with pytest.raises(
-        UnsupportedModelError, match=r"'decoder.layers.1.glu.ln1.weight' should hold"
+        UnsupportedModelError, match=r"decoder\.pt: 'layers\.1\.glu\.ln1\.weight' should hold"
     ):
         read(save(tmp_path, native, **scales))
 

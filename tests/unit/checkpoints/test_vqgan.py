@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from dallemini.checkpoints.vqgan import Taming, VQGANJax
 from dallemini.errors import CheckpointError, ConfigError, UnsupportedModelError
 from dallemini.hub.source import open_source
 from dallemini.models.vqgan import VQGAN
+from foreign_folders import flax_leaves
 from random_checkpoints import nested, write_flax
 
 CONFIG: dict[str, Any] = {
@@ -41,22 +41,6 @@ def state() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = VQGAN.expected_shapes({**CONFIG, "has_encoder": True})
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-
-def flax_leaves(state: dict[str, Tensor], *, old_norms: bool = False) -> dict[str, Any]:
-    """Undo the native names: what vqgan-jax would have stored."""
-    leaves = {}
-    for name, tensor in state.items():
-        key = re.sub(r"\b(down|up|block|attn)\.(\d)", r"\1_\2", name).replace(".", "/")
-        if name == "quantize.embedding.weight":
-            key = "quantize/embedding/embedding"
-        elif tensor.ndim == 4:
-            key, tensor = key.replace("weight", "kernel"), tensor.permute(2, 3, 1, 0)
-        elif "norm" in name:
-            key = key.replace("weight", "scale")
-            tensor = tensor.reshape(1, 1, 1, -1) if old_norms else tensor
-        leaves[key] = tensor.contiguous().numpy()
-    return leaves
 
 
 def save_flax(folder: Path, state: dict[str, Tensor], **changes: Any) -> Path:
@@ -300,16 +284,6 @@ def test_yaml_of_other_weights_is_refused(tmp_path: Path, state: dict[str, Tenso
 # As people have them
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["state_dict.", "model.", "ema.", "params_ema.", "net.", "generator.", "module._orig_mod."],
-)
-def test_usual_wrappers_are_taken_off(tmp_path: Path, state: dict[str, Tensor], place: str) -> None:
-    save_taming(tmp_path, state)
-    torch.save({place + name: x for name, x in state.items()}, tmp_path / "last.ckpt")
-    assert_holds(read(tmp_path, Taming()), state)
-
-
 def test_prefix_that_is_not_a_usual_one_is_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_taming(tmp_path, state)
     foreign = {f"net.vae.{name}": x for name, x in state.items()} | {"net.vae.x": torch.ones(2)}
@@ -330,7 +304,7 @@ def test_vqgan_of_a_transformer_over_codes_is_read(
     torch.save({"state_dict": inside}, tmp_path / "last.ckpt")
     with caplog.at_level("INFO", "dallemini.checkpoints"):
         assert_holds(read(tmp_path, Taming()), state)
-    assert "left out: 'state_dict.transformer.head.weight'" in caplog.text
+    assert "(beside the weights): 'state_dict.transformer.head.weight'" in caplog.text
 
 
 def test_safetensors_beside_the_yaml_are_read(tmp_path: Path, state: dict[str, Tensor]) -> None:
