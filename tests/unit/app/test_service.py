@@ -20,7 +20,8 @@ from app_service import GENERATIONS, Served, serving, wait_until
 from certificates import make_signer
 from dallemini import Pipeline, SafetyFlag, Watermark, WordSafetyChecker
 from dallemini.app.config import ServiceConfig
-from dallemini.app.service import create_service, find_sizes
+from dallemini.app.room import find_sizes
+from dallemini.app.service import create_service
 from dallemini.errors import ConfigError, DalleMiniWarning
 from dallemini.pipeline.signing import read_credentials
 
