@@ -86,6 +86,8 @@ def _bound(fields: dict[str, Any], config: ServiceConfig, *, model: str) -> None
     fields["n"]["anyOf"][0]["maximum"] = config.max_images
     if "prompt" in fields:
         fields["prompt"]["maxLength"] = config.max_prompt_length
+        if "minLength" in fields["prompt"]:
+            fields["prompt"]["pattern"] = r"\S"
 
 
 def _in_a_form(field: dict[str, Any]) -> dict[str, Any]:

@@ -42,12 +42,12 @@ from .config import ServiceConfig
 from .docs_page import docs_page
 from .errors import ServiceError, add_handlers, refuse
 from .guards import Counting, Guard
+from .limits import MOST_PIXELS
 from .metrics import Metrics
 from .order import Order
 from .room import count_rows, find_sizes
 from .ticket import Ticket
 
-MOST_PIXELS = 1 << 24  # of a picture that is sent
 MOST_WINDOWS = 4  # times the model's own tokens, that a picture that is sent may become
 
 Result = TypeVar("Result")
@@ -236,12 +236,16 @@ class Service:
         """What all orders have in common."""
         return {"sampler": self.sampler, "watermark": self.watermark}
 
-    def check_prompt(self, prompt: str) -> str:
-        """Return a prompt that is short enough.
+    def check_prompt(self, prompt: str, *, may_be_empty: bool = False) -> str:
+        """Return a prompt that says something and is short enough.
 
         Raises:
-            ServiceError: it is not.
+            ServiceError: it does not, or is not.
         """
+        if not (prompt.strip() or may_be_empty):
+            raise ServiceError(
+                400, "The prompt is empty; say in words what to draw.", param="prompt"
+            )
         most = self.config.max_prompt_length
         if len(prompt) > most:
             raise ServiceError(
@@ -353,7 +357,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def variations(
         request: Request, asked: Annotated[VariationRequest, Form()]
     ) -> ImagesResponse:
-        prompt, settings = service.check_prompt(asked.prompt), service.settings(asked)
+        prompt = service.check_prompt(asked.prompt, may_be_empty=True)
+        settings = service.settings(asked)
         image = await service.open(asked.image, "image")
         pictures = await service.prepare(
             lambda: Order.vary(
