@@ -338,7 +338,8 @@ def _parse(content: bytes, name: str) -> PIL.Image.Image:
         detail = f"it {problem}" if problem else f"its format is not known ({len(content)} bytes)"
         raise PictureError(name, "not an image", detail.rstrip(".")) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(name, "too large", f"PIL does not open it: {error}") from error
+        detail = str(error).rstrip(".")
+        raise PictureError(name, "too large", f"PIL does not open it: {detail}") from error
     except Exception as error:  # whatever else a broken file makes PIL raise
         raise PictureError(name, "not an image", f"{type(error).__name__}: {error}") from error
 

@@ -2,7 +2,7 @@
 
 A picture joins at the next token, in its turn, and leaves when it is finished or nobody wants it
 any more; it comes out as if it were drawn alone. Knows no HTTP: whoever submits is told by a
-callback.
+callback. A second thread makes pictures of the tokens, while the next tokens are drawn.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -94,8 +95,8 @@ class Job:
     Attributes:
         work: what it wants.
         client: who asked.
-        tell: called by the batcher's thread with what happens; with an exception at the end, if the
-            pictures cannot be drawn. It must return at once and not raise.
+        tell: called by the batcher's threads with what happens; with an exception at the end, if
+            the pictures cannot be drawn. It must return at once and not raise.
         looks: how many previews there are of each picture.
         has_begun: one of its pictures is drawn, or was.
         is_over: nobody waits for it any more, or there is nothing more to wait for.
@@ -167,12 +168,14 @@ class Batcher:
         self._transformer, self._sampler, self._num_codes = transformer, sampler, num_codes
         self._slots = self._make_slots()
         self._drawn: list[_Drawn] = []  # the thread's alone
+        self._finishing: list[_Drawn] = []  # their tokens are all there, and not yet the pixels
         self._queue: FairQueue[Job] = FairQueue()
         self._wake = threading.Condition()  # guards the queue and these
         self._is_draining = False
         self._is_cut_short = False
         self._ends: deque[float] = deque(maxlen=64)  # when the last pictures were finished
         self._thread = threading.Thread(target=self._run, name="dallemini-batcher", daemon=True)
+        self._pixels = ThreadPoolExecutor(1, thread_name_prefix="dallemini-pixels")
         self.tokens_drawn = 0
 
     @property
@@ -184,7 +187,7 @@ class Batcher:
     @property
     def drawing(self) -> int:
         """How many pictures are drawn now."""
-        return len(self._drawn)
+        return len(self._drawn) + len(self._finishing)
 
     @property
     def is_ready(self) -> bool:
@@ -277,7 +280,8 @@ class Batcher:
             for drawn in self._drawn:
                 self._show(drawn)
             for drawn in finished:
-                self._finish(drawn)
+                self._hand_over(drawn)
+        self._end_pixels()
         self._lose_all(ClosedError("The service has ended before these pictures were drawn."))
 
     def _step(self) -> None:
@@ -295,15 +299,14 @@ class Batcher:
             False at the end.
         """
         with self._wake:
-            while not (self._queue or self._drawn or self._is_draining):
-                self._wake.wait()
+            self._wake.wait_for(self._has_something_to_do)
             if self._is_cut_short:
                 return False
             if self._is_draining:
                 self._refuse_waiting()
             self._let_go()
             rows = sum(drawn.picture.most_rows for drawn in self._drawn)
-            while self._queue:
+            while self._queue and self._has_room:
                 job, number = self._queue.peek()
                 picture = job.work.pictures[number]
                 rows += picture.most_rows
@@ -311,7 +314,17 @@ class Batcher:
                     break
                 self._queue.take()
                 self._begin(_Drawn(job=job, number=number, picture=picture))
-            return bool(self._drawn) or not self._is_draining
+            return bool(self._drawn or self._queue) or not self._is_draining
+
+    def _has_something_to_do(self) -> bool:
+        if self._drawn or self._is_cut_short:
+            return True
+        return self._has_room if self._queue else self._is_draining
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether pictures are made as fast as tokens are drawn, so that no more and more wait."""
+        return len(self._finishing) < self.most_rows
 
     def _begin(self, drawn: _Drawn) -> None:
         drawn.job.has_begun = True
@@ -346,14 +359,29 @@ class Batcher:
             look = partial(job.work.look, number, tokens)
             self._tell(job, lambda: Preview(number=number, index=index, step=look()))
 
+    def _hand_over(self, drawn: _Drawn) -> None:
+        """Let the other thread make a picture of tokens; until then it takes its place here."""
+        with self._wake:
+            self._finishing.append(drawn)
+        self._pixels.submit(self._finish, drawn)
+
     def _finish(self, drawn: _Drawn) -> None:
         job, number, tokens = drawn.job, drawn.number, drawn.picture.tokens
-        if job.is_over:
-            return
-        self._tell(job, lambda: Finished(number=number, output=job.work.finish(number, tokens)))
-        self._ends.append(time.monotonic())
-        job._left -= 1
-        job.is_over = job.is_over or not job._left
+        if not job.is_over:
+            self._tell(job, lambda: Finished(number=number, output=job.work.finish(number, tokens)))
+            self._ends.append(time.monotonic())
+            job._left -= 1
+            job.is_over = job.is_over or not job._left
+        with self._wake:
+            self._finishing.remove(drawn)
+            self._wake.notify_all()
+
+    def _end_pixels(self) -> None:
+        """Wait until all pictures are made, or nobody has the time to wait."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._is_cut_short or not self._finishing)
+        self._pixels.shutdown(cancel_futures=True)
+        self._drawn += self._finishing
 
     def _tell(self, job: Job, make: Callable[[], Event]) -> None:
         """Tell a job what is made now, or that it could not be made."""

@@ -121,6 +121,9 @@ def _explain(problem: Mapping[str, Any]) -> ServiceError:
     if problem["type"] == "missing":
         message = f"The parameter {param!r} is missing."
         return ServiceError(400, message, param=param, code="missing_parameter")
+    if problem["type"] == "value_error":  # of a form: text stands where a file should
+        message = f"The parameter {param!r} must be a file, sent as multipart/form-data."
+        return ServiceError(400, message, param=param)
     reason = problem["msg"][:1].lower() + problem["msg"][1:]
     given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r:.80}"
     return ServiceError(400, f"{param}: {reason}{given}.", param=param)

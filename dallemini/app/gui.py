@@ -15,7 +15,7 @@ import gradio as gr
 from ..errors import DalleMiniError, InputError
 from ..hub.source import BUNDLED_MODEL
 from . import about
-from .mask import read_painting
+from .mask import read_painting, read_picture
 from .sessions import Drawn, Sessions
 from .studio import Look, Studio
 from .widgets import gallery, prompt_box, say, seed_box, show_pictures, show_settings, show_status
@@ -208,7 +208,8 @@ class Page:
     def _add_picture(self, tab: str) -> gr.Image:
         return gr.Image(
             label="Picture",
-            type="pil",
+            type="filepath",  # the library opens it: on white where it is transparent
+            image_mode=None,
             format="png",
             sources=["upload", "clipboard"],
             elem_id=f"{tab}-picture",
@@ -315,10 +316,10 @@ class Page:
         return self.studio.redraw(wish, *read_painting(painting))
 
     def _extend(self, wish: Wish, image: object, around: Fields) -> Iterator[Look]:
-        return self.studio.extend(wish, image, around)
+        return self.studio.extend(wish, read_picture(image), around)
 
     def _vary(self, wish: Wish, image: object, settings: Fields) -> Iterator[Look]:
-        return self.studio.vary(wish, image, settings["strength"])
+        return self.studio.vary(wish, read_picture(image), settings["strength"])
 
     def _show(
         self, turn: str, key: object, work: Callable[[str], Iterator[Look]]

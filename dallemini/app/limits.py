@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from ..config import Config
 from ..errors import ConfigError
 
+MOST_PIXELS = 1 << 24  # of a picture that is sent
+
 
 @dataclass(frozen=True, kw_only=True)
 class AppLimits(Config):

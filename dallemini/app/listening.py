@@ -20,8 +20,7 @@ def open_socket(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         InputError: the address cannot be used.
     """
-    if not 0 <= port <= _HIGHEST_PORT:  # some systems would take another one
-        raise InputError(f"A port is a number from 0 to {_HIGHEST_PORT}, not {port}.")
+    check_port(port)
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -35,6 +34,16 @@ def open_socket(host: str, port: int) -> Iterator[socket.socket]:
         ) from error
     with listener:
         yield listener
+
+
+def check_port(port: int) -> None:
+    """Look whether this can be a port; some systems would take another one.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not 0 <= port <= _HIGHEST_PORT:
+        raise InputError(f"A port is a number from 0 to {_HIGHEST_PORT}, not {port}.")
 
 
 def url_of(listener: socket.socket) -> str:

@@ -1,20 +1,36 @@
-"""What somebody painted in an editor, as a picture and a mask."""
+"""What somebody sent, as a picture, and what was painted over it, as a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..images import open_image
+from .limits import MOST_PIXELS
 
 if TYPE_CHECKING:
     import PIL.Image
 
 _HALF = 128  # of 255: from here on a brush counts
+_NONE = "There is no picture; choose one of yours, or one that was drawn here."
+
+
+def read_picture(path: object) -> PIL.Image.Image:
+    """Return the picture in a file that was sent.
+
+    Raises:
+        InputError: there is none, or it is no picture, or a very large one.
+    """
+    if not isinstance(path, str):
+        raise InputError(_NONE)
+    # its content, as no message should tell where it lies
+    return open_image(Path(path).read_bytes(), max_pixels=MOST_PIXELS)
 
 
 def read_painting(value: object) -> tuple[PIL.Image.Image, PIL.Image.Image]:
-    """Return the picture below what was painted, and a mask that is white where it was.
+    """Return the picture below what was painted, on white, and a mask that is white where it was.
 
     Args:
         value: what the editor gives: a `background` and `layers`, RGBA.
@@ -28,7 +44,7 @@ def read_painting(value: object) -> tuple[PIL.Image.Image, PIL.Image.Image]:
     parts: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
     background = parts.get("background")
     if not isinstance(background, PIL.Image.Image) or background.getbbox() is None:
-        raise InputError("There is no picture; choose one of yours, or one that was drawn here.")
+        raise InputError(_NONE)
     mask = PIL.Image.new("L", background.size)
     for layer in parts.get("layers") or ():
         alpha = layer.convert("RGBA").getchannel("A").resize(background.size)
@@ -36,4 +52,4 @@ def read_painting(value: object) -> tuple[PIL.Image.Image, PIL.Image.Image]:
         mask = PIL.ImageChops.lighter(mask, painted)
     if mask.getbbox() is None:
         raise InputError("Nothing is painted; paint over what is to be redrawn.")
-    return background.convert("RGB"), mask
+    return open_image(background), mask

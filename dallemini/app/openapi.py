@@ -72,6 +72,11 @@ def describe(
         if path.startswith("/v1/"):
             for operation in methods.values():
                 _add_answers(operation, has_key=has_key)
+                _carry_files(operation["requestBody"]["content"])
+    for name in ("EditRequest", "VariationRequest"):
+        schemas[name]["properties"] = {
+            key: _in_a_form(field) for key, field in schemas[name]["properties"].items()
+        }
     if has_key:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
 
@@ -81,6 +86,25 @@ def _bound(fields: dict[str, Any], config: ServiceConfig, *, model: str) -> None
     fields["n"]["anyOf"][0]["maximum"] = config.max_images
     if "prompt" in fields:
         fields["prompt"]["maxLength"] = config.max_prompt_length
+        if "minLength" in fields["prompt"]:
+            fields["prompt"]["pattern"] = r"\S"
+
+
+def _in_a_form(field: dict[str, Any]) -> dict[str, Any]:
+    """Return a field without null, which a form cannot say: what is not meant is left out."""
+    kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
+    rest = {key: value for key, value in field.items() if key != "anyOf" or len(kinds) > 1}
+    if len(kinds) == 1:
+        rest |= kinds[0]
+    if "enum" in rest:
+        rest["enum"] = [value for value in rest["enum"] if value is not None]
+    return rest
+
+
+def _carry_files(content: dict[str, Any]) -> None:
+    """Say that a form with files in it is sent in parts, which FastAPI takes for a plain one."""
+    if "application/x-www-form-urlencoded" in content:
+        content["multipart/form-data"] = content.pop("application/x-www-form-urlencoded")
 
 
 def _add_answers(operation: dict[str, Any], *, has_key: bool) -> None:

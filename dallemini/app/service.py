@@ -14,22 +14,18 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-import torch
 from fastapi import Body, FastAPI, Form, Request, Response, UploadFile
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from .._version import __version__
-from ..errors import ConfigError, DalleMiniError, InputError
+from ..errors import ConfigError, DalleMiniError
 from ..generation import GenerationOverrides, Sampler
-from ..generation.config import MAX_IMAGES
-from ..generation.memory import choose_batch_size
 from ..generation.watermark import SCHEME, Watermark
 from ..images import open_image
 from ..pipeline.guarding import guarded
 from ..pipeline.pipeline import Pipeline
-from ..pipeline.pixels import token_size
 from ..pipeline.signing import C2PASigner
 from ..safety.checker import SafetyChecker, describe_checker
 from . import openapi
@@ -46,11 +42,12 @@ from .config import ServiceConfig
 from .docs_page import docs_page
 from .errors import ServiceError, add_handlers, refuse
 from .guards import Counting, Guard
+from .limits import MOST_PIXELS
 from .metrics import Metrics
 from .order import Order
+from .room import count_rows, find_sizes
 from .ticket import Ticket
 
-MOST_PIXELS = 1 << 24  # of a picture that is sent
 MOST_WINDOWS = 4  # times the model's own tokens, that a picture that is sent may become
 
 Result = TypeVar("Result")
@@ -145,7 +142,7 @@ class Service:
             pipe.transformer,
             usual.sampler,
             num_codes=pipe.vqgan.codebook_size,
-            most_rows=_count_rows(pipe, config),
+            most_rows=count_rows(pipe, config),
             most_waiting=config.max_waiting,
         )
         self.metrics = Metrics(self.batcher)
@@ -239,12 +236,16 @@ class Service:
         """What all orders have in common."""
         return {"sampler": self.sampler, "watermark": self.watermark}
 
-    def check_prompt(self, prompt: str) -> str:
-        """Return a prompt that is short enough.
+    def check_prompt(self, prompt: str, *, may_be_empty: bool = False) -> str:
+        """Return a prompt that says something and is short enough.
 
         Raises:
-            ServiceError: it is not.
+            ServiceError: it does not, or is not.
         """
+        if not (prompt.strip() or may_be_empty):
+            raise ServiceError(
+                400, "The prompt is empty; say in words what to draw.", param="prompt"
+            )
         most = self.config.max_prompt_length
         if len(prompt) > most:
             raise ServiceError(
@@ -356,7 +357,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def variations(
         request: Request, asked: Annotated[VariationRequest, Form()]
     ) -> ImagesResponse:
-        prompt, settings = service.check_prompt(asked.prompt), service.settings(asked)
+        prompt = service.check_prompt(asked.prompt, may_be_empty=True)
+        settings = service.settings(asked)
         image = await service.open(asked.image, "image")
         pictures = await service.prepare(
             lambda: Order.vary(
@@ -366,7 +368,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         response: ImagesResponse = await service.respond(request, asked, pictures)
         return response
 
-    @app.get("/health", tags=["service"], summary="Whether the service draws")
+    @app.get(
+        "/health",
+        tags=["service"],
+        summary="Whether the service draws",
+        responses={503: {"model": Health, "description": "It is ending, or has failed."}},
+    )
     async def health(response: Response) -> Health:
         batcher = service.batcher
         response.status_code = 200 if batcher.is_ready else 503
@@ -384,7 +391,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def docs() -> HTMLResponse:
         return HTMLResponse(docs_page(app.openapi()))
 
-    @app.get("/metrics", tags=["service"], summary="Counters for Prometheus")
+    @app.get(
+        "/metrics",
+        tags=["service"],
+        summary="Counters for Prometheus",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
@@ -427,27 +439,3 @@ async def _hung_up(request: Request) -> None:
 
 def _client(request: Request) -> str:
     return request.client.host if request.client else ""
-
-
-def find_sizes(pipe: Pipeline) -> list[int]:
-    """Return what the sides of pictures may be in pixels, the model's own first, up to its double.
-
-    An image tokenizer that decodes one size only has one.
-    """
-    grid = pipe.transformer.config.grid
-    with torch.no_grad():
-        unit = token_size(pipe.vqgan, grid)
-    own = unit * grid[1]
-    sizes = range(own, 2 * own + 1, unit)
-    with contextlib.suppress(InputError):
-        pipe._sketcher(pipe.config.override(width=sizes[-1])).begin(None, None)
-        return list(sizes)
-    return [own]
-
-
-def _count_rows(pipe: Pipeline, config: ServiceConfig) -> int:
-    """Return how many decoder rows are computed together: two for a picture that is guided."""
-    if config.max_batch != "auto":
-        return 2 * config.max_batch
-    guided = pipe.config.override(guidance_scale=2.0, batch_size="auto")
-    return 2 * choose_batch_size(guided, pipe.transformer, pipe.vqgan, images=MAX_IMAGES)

@@ -16,6 +16,11 @@ STYLE = """
 .status .bar { height: 4px; border-radius: 2px; background: var(--primary-500); }
 .status .note { color: var(--body-text-color-subdued); }
 .gallery .grid-wrap { max-height: none; min-height: 0; }
+.gallery .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)); }
+.gallery .caption-label { max-width: 96%; }
+@media (max-width: 640px) {
+  .gallery .caption-label { font-size: 0.58rem; padding: 1px 3px; }
+}
 footer { display: none !important; }
 """
 
@@ -42,6 +47,7 @@ def gallery(label: str, elem_id: str, columns: int = 3) -> gr.Gallery:
     """Make a gallery; saved files are shown and downloaded as they are."""
     return gr.Gallery(
         label=label,
+        show_label=False,  # it would lie on the first picture
         columns=columns,
         height="auto",
         object_fit="contain",

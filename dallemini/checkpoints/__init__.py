@@ -28,7 +28,7 @@ from ..errors import (
 from ..files import as_path, replacing_folder
 from ..foreign import with_article
 from ..hub.conversions import conversion_cache_dir, source_key
-from ..hub.source import Source, list_files
+from ..hub.source import Source
 from .cache import convert_once
 from .clip import HuggingFaceCLIP
 from .clip_openai import OpenAICLIP, OpenCLIP
@@ -332,8 +332,8 @@ def _nothing_found(source: Source, component: Component) -> Exception:
     formats = ", ".join(entry.name for entry in known_formats(component))
     return MissingFileError(
         f"{what} is not {with_article(CLASS_NAMES[component])} in a known format (native: "
-        f"config.json with the mark 'dallemini' and {WEIGHTS_FILE}; or {formats}). There lie: "
-        f"{list_files(files)}."
+        f"config.json with the mark 'dallemini' and {WEIGHTS_FILE}; or {formats}); "
+        f"{source.told_files()}."
     )
 
 

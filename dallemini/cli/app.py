@@ -59,7 +59,8 @@ def run(argv: Sequence[str]) -> int:
     if name not in _COMMANDS:
         if not name:
             raise UsageError("Name a command; dallemini --help lists them.")
-        raise UsageError(f"There is no command {name!r}.{suggest(name, _COMMANDS)}")
+        known = suggest(name, [*_COMMANDS, "--help", "--version"])
+        raise UsageError(f"There is no command {name!r}.{known}")
     if name == "train":  # its options depend on the part that is trained
         from . import train
 

@@ -57,6 +57,8 @@ class Edit:
             raise UsageError(
                 "Say what is to be redrawn by one of --mask FILE, --strength SHARE and --rows N."
             )
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise UsageError(f"--strength is above 0 and at most 1, not {self.strength:g}.")
         _run(self, self._draw)
 
     def _draw(self, pipe: Pipeline, settings: dict[str, Any]) -> GenerationOutput:
@@ -100,6 +102,8 @@ class Extend:
         Raises:
             DalleMiniError: an option, the picture, the model or a folder is no good.
         """
+        if not (self.left or self.right or self.top or self.bottom):
+            raise UsageError("Say how many pixels to add, by --left, --right, --top and --bottom.")
         _run(self, self._draw)
 
     def _draw(self, pipe: Pipeline, settings: dict[str, Any]) -> GenerationOutput:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..app.listening import check_port
 from ..hub.source import BUNDLED_MODEL
 from .options import (
     Drawing,
@@ -98,6 +99,7 @@ class Serving:
             UsageError: one of them is no good.
         """
         with checking_usage():
+            check_port(self.port)
             self.drawing.check()
             mark, signer = _watermark(self.watermark_key_file), self.signing.signer()
             return Safeguards(self.safety.checker(), mark, signer)

@@ -37,7 +37,9 @@ def run(argv: Sequence[str]) -> int:
         DalleMiniError: the training failed, or the file of settings is wrong; a UsageError where
             the words were not understood.
     """
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv:
+        raise UsageError(f"Name the part to train, one of {', '.join(_PARTS)}.")
+    if argv[0] in ("-h", "--help"):
         print(f"{_USAGE}\n\nTrain or fine-tune one part; --help after its name lists its options.")
         return 0
     if argv[0] not in _PARTS:

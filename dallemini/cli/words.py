@@ -10,7 +10,8 @@ from ..errors import DalleMiniError, InputError
 
 _NAMES = (
     *("num_images_per_prompt", "guidance_scale", "top_k", "top_p", "batch_size"),
-    *("negative_prompt", "cache_dir", "local_files_only"),
+    *("negative_prompt", "cache_dir", "local_files_only", "max_images", "max_batch", "max_waiting"),
+    *("max_prompt_length", "max_upload"),
 )
 _FLAGS = {"num_images_per_prompt": "--num-images", "local_files_only": "--offline"}
 _KEYWORDS = ("revision", "subfolder", "dtype", "device", "seed", "rank")
@@ -22,6 +23,9 @@ _PYTHON = (
     (r"give it as watermark=Watermark\(key\)", "give the key by --watermark-key-file FILE"),
     (r"\bmask_image= ?", "--mask "),
     (r"\bimage= ?", "--image "),
+    (r"\bright=(?=\d)", "--right "),
+    (r", such as mask\.resize\([^.]*(?=\.$)", ""),
+    (r"Expected 1 values", "Expected one"),
     (r"\bNone\b", "none"),
     (r"no type matching (\S+) could be instantiated from \['(.*?)'\]\.", r"'\2' is not \1."),
     (r"invalid literal for int\(\) with base 10: (.+?)(?=;|$)", r"\1 is not a whole number"),
@@ -87,6 +91,7 @@ def sentence_of_box(box: str, prog: str) -> str:
             break
         found.append(text)
     titles = ("Parsing error", "Required options", "Unrecognized options", "Invalid choice")
+    titles += ("Missing argument",)
     if len(found) > 1 and found[0] in titles:
         del found[0]
     return own_words(" ".join(found)).rstrip(". ") + f"; see {prog} --help"

@@ -16,6 +16,19 @@ from .captions import NotTextError, read_caption_lines
 
 _LARGEST = 1 << 28  # bytes of a file, and letters of all its prompts
 _COLUMN = "prompt"
+_NOT_LINES = {
+    ".json",
+    ".tsv",
+    ".yaml",
+    ".yml",
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".arrow",
+    ".feather",
+    ".gz",
+    ".zip",
+}
 
 
 def read_prompts(path: str | os.PathLike[str], *, keep_empty: bool = False) -> list[str]:
@@ -23,13 +36,14 @@ def read_prompts(path: str | os.PathLike[str], *, keep_empty: bool = False) -> l
 
     Args:
         path: a `.csv` or `.parquet` table with a column `prompt`, `.jsonl` with a key `prompt` in
-            each line, or a text file of any other name with one prompt a line.
+            each line, or a text file with one prompt a line.
         keep_empty: let an entry of a table that holds no text be an empty prompt, instead of
             refusing the file.
 
     Raises:
         MissingFileError: there is no such file.
-        InputError: it is not UTF-8, has no column or key `prompt`, or holds no prompt.
+        InputError: it is not UTF-8, has no column or key `prompt`, holds no prompt, or has the name
+            of another kind of table.
         MissingDependencyError: Parquet without pyarrow.
 
     Example:
@@ -42,7 +56,13 @@ def read_prompts(path: str | os.PathLike[str], *, keep_empty: bool = False) -> l
     file = as_path(path)
     check_file(file, error=InputError, largest=_LARGEST, may_be_empty=True)
     readers = {".csv": _read_csv, ".jsonl": _read_json_lines, ".parquet": _read_parquet}
-    read = readers.get(file.suffix.lower())
+    suffix = file.suffix.lower()
+    read = readers.get(suffix)
+    if suffix in _NOT_LINES:
+        raise InputError(
+            f"{file}: prompts are not read from {suffix} files; give .txt with one a line, or "
+            f".jsonl, .csv or .parquet with {_COLUMN!r} in each line or as a column."
+        )
     if read is None:
         return parse_prompts(file.read_bytes(), str(file))
     found = []

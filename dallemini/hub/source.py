@@ -100,6 +100,11 @@ class Source(abc.ABC):
     def files(self) -> tuple[str, ...]:
         """Return the sorted file names, '/'-joined, at most one folder deep, none hidden."""
 
+    def told_files(self) -> str:
+        """Say for a message what lies in the folder, or beside the file that was named."""
+        others = list_files([name for name in self.files() if name != self.selected])
+        return f"beside it lie {others}" if self.selected else f"it holds {others}"
+
     def inside(self, folder: str) -> Source:
         """Return a folder of this source, at the same commit.
 

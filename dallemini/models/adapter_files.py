@@ -76,8 +76,8 @@ def read_adapter(source: hub.Source) -> Adapter:
     if absent := {CONFIG_FILE, weights} - {*names}:
         absent = {WEIGHTS_FILE if name == FORMER_WEIGHTS_FILE else name for name in absent}
         raise MissingFileError(
-            f"{source.name} is no LoRA adapter: it lacks {' and '.join(sorted(absent))}; it holds "
-            f"{hub.list_files(names)}. Give a folder that save_lora or peft wrote."
+            f"{source.name} is no LoRA adapter: it lacks {' and '.join(sorted(absent))}; "
+            f"{source.told_files()}. Give a folder that save_lora or peft wrote."
         )
     paths = source.fetch([CONFIG_FILE, weights])
     values, tensors = read_json(paths[CONFIG_FILE]), read_safetensors(paths[weights])

@@ -190,7 +190,7 @@ class ImageTokenizer(PretrainedModule[Any]):
         raise MissingFileError(
             f"{source.selected or source.name} is no image tokenizer in a known format "
             f"({', '.join(kind.__name__ for kind in cls._kinds)}); of a whole pipeline, pass "
-            f"subfolder='vqgan'. There lie: {hub.list_files(source.files())}."
+            f"subfolder='vqgan'; {source.told_files()}."
         )
 
     def _check_encoder(self) -> None:

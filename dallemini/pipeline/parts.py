@@ -144,8 +144,7 @@ class Parts:
             source = self.source
             raise MissingFileError(
                 f"{source.selected or source.name} is not a pipeline, transformer, tokenizer, "
-                "VQGAN, CLIP or upscaler in a known format. There lie: "
-                f"{hub.list_files(source.files())}."
+                f"VQGAN, CLIP or upscaler in a known format; {source.told_files()}."
             )
         return found
 

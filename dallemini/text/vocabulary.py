@@ -15,7 +15,7 @@ from typing import Any
 from ..config import CONFIG_NAME, read_json
 from ..errors import CheckpointError, MissingFileError, UnsupportedModelError
 from ..foreign import show
-from ..hub.source import Source, list_files
+from ..hub.source import Source
 from .knowledge import KNOWLEDGE_FILE
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -70,8 +70,7 @@ def find_files(source: Source) -> TokenizerFiles:
     nested = f"tokenizer/{TOKENIZER_FILE}" in files
     hint = 'Pass subfolder="tokenizer".' if nested else "Check that it is the tokenizer's folder."
     raise MissingFileError(
-        f"{source.name} has no vocabulary: looked for {wanted}; it holds "
-        f"{list_files(files)}. {hint}"
+        f"{source.name} has no vocabulary: looked for {wanted}; {source.told_files()}. {hint}"
     )
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from app_browser import NoBrowserError, chromium, running_app
 from dallemini import Pipeline
 from dallemini.testing import (
     TINY_TRANSFORMER,
@@ -33,15 +31,6 @@ from patience import patience
 pytestmark = pytest.mark.browser
 
 WAIT = 1000 * patience(90)  # milliseconds; nine pictures take long on busy cores
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
 # The command, in a process that writes down whom it tries to reach.
 SERVER = """
 import sys
@@ -88,33 +77,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address of a running app, and the file with what it complains of."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, "app", "--model", str(model), "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    assert process.stdout is not None
-    found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-    assert found, log.read_text()
-    yield found[0], log
-    process.terminate()
-    process.wait(patience(20))
-    process.stdout.close()
+    with running_app(["-c", SERVER, "app", "--model", str(model), "--port", "0"], log) as address:
+        yield address, log
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.fail("The tests of the app need a browser; run: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield found
-        found.close()
+    try:
+        with chromium() as found:
+            yield found
+    except NoBrowserError as error:
+        pytest.fail(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +216,23 @@ def test_edit_is_cancelled_before_it_is_finished(page: Any) -> None:
     status(page, "Drawing", of="extend-pictures")
     page.locator("#extend-cancel").click()
     status(page, r"Cancelled\.", of="extend-pictures")
+
+
+def test_own_pictures_lie_on_white_and_other_files_are_told(page: Any, tmp_path: Path) -> None:
+    PIL.Image.new("RGBA", (64, 64)).save(tmp_path / "clear.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    page.get_by_role("tab", name="Vary").click()
+    page.locator("#vary-prompt textarea").fill("a red apple")
+    page.locator("#vary-picture input[type=file]").set_input_files(tmp_path / "text.png")
+    page.locator("#vary-draw").click()
+    status(page, "not a picture|cannot be read|no picture", of="vary-pictures")
+    page.get_by_role("button", name="Remove Image").click()
+    page.locator("#vary-picture input[type=file]").set_input_files(tmp_path / "clear.png")
+    page.locator("#vary-draw").click()
+    status(page, "Done", of="vary-pictures")
+    image = download(page, of="vary-pictures")
+    white = sum(pixel == (255, 255, 255) for pixel in image.getdata())
+    assert white >= image.width * image.height // 3
 
 
 def test_wrong_input_is_told_and_harmless(page: Any) -> None:

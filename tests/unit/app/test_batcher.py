@@ -25,6 +25,7 @@ from dallemini.app.batcher import (
 from dallemini.app.order import Order
 from dallemini.errors import InputError
 from dallemini.pipeline.outputs import GenerationOutput
+from patience import patience
 
 Make = Callable[..., Batcher]
 
@@ -203,6 +204,53 @@ def test_a_picture_that_cannot_be_made_ends_its_request_alone(pipe: Pipeline, ma
     other.ask(seed=1)
     wait_until(lambda: other.seeds == [1] and batcher.drawing == 0)
     assert [str(error) for error in told] == ["no picture 0"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Held(Order):
+    """Pictures that are not made before `made` is set."""
+
+    made: threading.Event
+
+    def finish(self, number: int, tokens: Tensor) -> GenerationOutput:
+        assert self.made.wait(patience(30))
+        return super().finish(number, tokens)
+
+    def ask(self, batcher: Batcher) -> list[Event]:
+        told: list[Event] = []
+        batcher.submit(self, client="held", tell=told.append)
+        return told
+
+
+def test_tokens_are_drawn_while_a_picture_is_made_of_others(pipe: Pipeline, make: Make) -> None:
+    batcher, made = make(), threading.Event()
+    held = Held(pipe=pipe, request=Order.of(pipe, "a bird", seed=0).request, made=made)
+    told = held.ask(batcher)
+    wait_until(lambda: batcher.tokens_drawn == 16)
+    other = Client(pipe, batcher, "other")
+    other.ask(seed=1)
+    wait_until(lambda: batcher.tokens_drawn == 32)
+    assert (told, other.told, batcher.drawing) == ([], [], 2)
+    made.set()
+    wait_until(lambda: (len(told), other.seeds, batcher.drawing) == (1, [1], 0))
+
+
+@pytest.mark.parametrize("is_in_time", [True, False])
+def test_pictures_that_wait_for_their_pixels_hold_up_the_next_and_the_end(
+    pipe: Pipeline, make: Make, is_in_time: bool
+) -> None:
+    batcher, made = make(most_rows=2), threading.Event()
+    request = Order.of(pipe, "a bird", num_images_per_prompt=4, seed=0).request
+    told = Held(pipe=pipe, request=request, made=made).ask(batcher)
+    wait_until(lambda: (batcher.drawing, batcher.waiting) == (2, 2))
+    threading.Timer(0.05, made.set).start()
+    batcher.close(None if is_in_time else 0)
+    seeds = [event.output.seeds[0] for event in told if isinstance(event, Finished)]
+    errors = [event for event in told if isinstance(event, Exception)]
+    if is_in_time:
+        assert (seeds, errors) == ([0, 1, 2, 3], [])
+    else:  # what is being made is never cut short
+        assert (seeds, [type(error) for error in errors]) == ([0], [ClosedError])
 
 
 def test_a_drawing_that_no_slot_takes_ends_its_request_alone(pipe: Pipeline, make: Make) -> None:

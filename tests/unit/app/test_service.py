@@ -20,7 +20,8 @@ from app_service import GENERATIONS, Served, serving, wait_until
 from certificates import make_signer
 from dallemini import Pipeline, SafetyFlag, Watermark, WordSafetyChecker
 from dallemini.app.config import ServiceConfig
-from dallemini.app.service import create_service, find_sizes
+from dallemini.app.room import find_sizes
+from dallemini.app.service import create_service
 from dallemini.errors import ConfigError, DalleMiniWarning
 from dallemini.pipeline.signing import read_credentials
 
@@ -98,6 +99,7 @@ def test_previews_come_as_events(shared: Served, pipe: Pipeline) -> None:
 
 REFUSED: dict[str, tuple[Any, int, str, str]] = {
     "no prompt": ({}, 400, "The parameter 'prompt' is missing.", "missing_parameter"),
+    "blank prompt": ({"prompt": " \n"}, 400, "The prompt is empty; say in words", ""),
     "long prompt": ({"prompt": "x" * 41}, 400, "at most 40 characters, not 41", "prompt_too_long"),
     "many": ({"prompt": "x", "n": 5}, 400, "n must be at most 4, not 5.", "invalid_value"),
     "none": (
@@ -264,6 +266,7 @@ def test_pictures_that_cannot_be_used_are_refused(shared: Served, picture: Image
         ("edits", {"image": good}, "The image has no transparent part"),
         ("edits", {}, "The parameter 'image' is missing."),
         ("variations", {"image": b"no picture"}, "cannot be read as a picture"),
+        ("variations", {"image": "a"}, "The parameter 'image' must be a file, sent as multipart"),
         ("variations", {"image": long}, "too long and narrow; cut it to at most 4:1"),
         ("variations", {"image": good, "strength": "0"}, "strength: input should be greater"),
         ("variations", {"image": good, "n": "5"}, "n must be at most 4, not 5."),
@@ -313,7 +316,7 @@ def test_health_and_pages(shared: Served) -> None:
     sides = "16|20|24|28|32"
     assert fields["size"]["anyOf"][0]["pattern"] == f"^(auto|({sides})x({sides}))$"
     edit = schema["components"]["schemas"]["EditRequest"]["properties"]
-    assert edit["size"]["enum"] == ["auto", "16x16", None]
+    assert edit["size"]["enum"] == ["auto", "16x16"]  # no null: it is a form
     assert fields["n"]["anyOf"][0]["maximum"] == 4
     answers = schema["paths"][GENERATIONS]["post"]["responses"]
     assert sorted(answers) == ["200", "400", "404", "408", "413", "429", "500", "503"]

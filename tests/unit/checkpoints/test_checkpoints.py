@@ -178,13 +178,13 @@ def test_unknown_folder_lists_what_is_there_and_what_is_known(
     tmp_path: Path, component: Component
 ) -> None:
     (tmp_path / "odd.txt").touch()
-    message = r"not a \w+ in a known format .*native: config.json .* There lie: odd.txt"
+    message = r"not a \w+ in a known format .*native: config.json .* it holds odd.txt"
     with pytest.raises(MissingFileError, match=message):
         read_checkpoint(open_source(tmp_path), component=component)
 
 
 def test_empty_folder_says_so(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="There lie: no files"):
+    with pytest.raises(MissingFileError, match="it holds no files"):
         read_checkpoint(open_source(tmp_path), component="clip")
 
 

@@ -230,6 +230,24 @@ def test_processes_share_the_work_and_any_number_goes_on(
     assert pictures("shared") == pictures("alone")
 
 
+@pytest.mark.slow  # four processes import torch; that above shows what each of them draws
+def test_torchrun_draws_with_two_processes(draw: Any, tiny: Path) -> None:
+    draw("alone")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["generate", "--prompts", "prompts.txt", "--model", str(tiny), "--output", "shared"]
+    for again in (False, True):
+        done = subprocess.run(
+            [sys.executable, *torchrun, "-m", "dallemini", *words],
+            capture_output=True, text=True, check=False, timeout=patience(240),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == (0 if again else len(PROMPTS))
+        assert ("3 of 3 pictures were there already" in done.stderr) == again
+    manifests = [listed("shared", f"manifest-0000{rank}.jsonl") for rank in (0, 1)]
+    assert [[one["number"] for one in part] for part in manifests] == [[0, 2, 4], [1, 3]]
+    assert pictures("shared") == pictures("alone")
+
+
 @pytest.mark.parametrize(
     ("rank", "count", "message"),
     [("2", "2", "RANK=2 and WORLD_SIZE=2 do not fit"), ("x", "2", "RANK is 'x', not a number")],

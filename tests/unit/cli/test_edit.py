@@ -114,9 +114,9 @@ def test_generate_draws_wide_pictures_and_tiles(run: Any, tiny: Path) -> None:
     ("code", "command", "message"),
     [
         (2, ["edit", "picture.png", "a bird"], "one of --mask FILE, --strength SHARE and --rows N"),
-        (1, ["edit", "picture.png", "a bird", "--strength", "2"], "strength must be above 0"),
+        (2, ["edit", "picture.png", "a bird", "--strength", "2"], "--strength is above 0 and at"),
         (1, ["edit", "missing.png", "a bird", "--rows", "1"], "There is no file missing.png"),
-        (1, ["extend", "picture.png", "a bird"], "nothing to draw"),
+        (2, ["extend", "picture.png", "a bird"], "Say how many pixels to add, by --left, --right"),
         (2, ["extend", "picture.png", "--right", "8"], "try: dallemini extend picture.png "),
         (2, ["edit", "picture.png", "", "--rows", "1"], "Prompt 1 is empty"),
         (

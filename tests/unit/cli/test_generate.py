@@ -239,6 +239,7 @@ def test_a_table_of_prompts_may_be_parquet(run: Any, tiny: Path) -> None:
         ("a.jsonl", b'{"prompt": "x"}\n{', "a.jsonl: line 2 is no JSON"),
         ("a.jsonl", b'{"text": "x"}', "a.jsonl: line 1 has no key 'prompt'"),
         ("a.parquet", b"PAR1", "a.parquet is no Parquet"),
+        ("a.json", b'[{"prompt": "a cat"}]', "prompts are not read from .json files; give .txt"),
     ],
 )
 def test_files_without_prompts_are_refused(

@@ -62,6 +62,17 @@ def test_single_file_is_told_by_its_tensors(run: Any, fixtures: Path) -> None:
     assert told["size"].endswith("float16")
 
 
+def test_a_file_that_is_no_model_does_not_hold_the_files_beside_it(
+    run: Any, tmp_path: Path
+) -> None:
+    for name in ("junk.txt", "other.png"):
+        (tmp_path / name).write_text("junk")
+    junk = tmp_path / "junk.txt"
+    for words in (["info", junk], ["generate", "a cat", "--model", junk]):
+        result = run(*words)
+        assert (result.code, "beside it lie other.png" in result.err) == (1, True), result.err
+
+
 def test_flax_file_without_config_is_told_by_its_tensors(
     run: Any, fixtures: Path, tmp_path: Path
 ) -> None:

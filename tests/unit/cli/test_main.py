@@ -90,7 +90,7 @@ def test_help_exits_with_0(run: Any, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["paint"], ["generate", "x", "--no-such-option"], ["convert"]]
+    "argv", [[], ["paint"], ["help"], ["train"], ["generate", "x", "--no-such-option"], ["convert"]]
 )
 def test_words_that_are_not_understood_exit_with_2(run: Any, argv: list[str]) -> None:
     result = run(*argv)
@@ -116,8 +116,8 @@ wrong = {
     "extend": [["a.png"], ["a.png", "x", "--seed", "-1"]],
     "redraw": [[], ["a.png", "--nope"]],
     "upscale": [[], ["a.png", "--tile", "wide"]],
-    "app": [["--port", "high"]],
-    "serve": [["--port", "high"]],
+    "app": [["--port", "high"], ["--port", "70000"]],
+    "serve": [["--port", "high"], ["--port", "-1"]],
     "inspect": [["--nope"]],
     "detect": [["a.png"]],
     "score": [["a.png"], ["--prompt", "a cat"], ["a.png", "--dtype", "int4"]],
@@ -126,7 +126,7 @@ wrong = {
     "encode": [["--data", "x"], ["--output", "y"], ["--data", "x", "--output", "y", "--crop", "z"]],
     "evaluate": [["--data", "x"], ["--data", "x", "--output", "y", "--top-k", "0"]],
     "audit": [["--nope"]],
-    "train": [["sampler"], ["clip", "--config"], ["vqgan"], ["clip", "--steps", "x"]],
+    "train": [[], ["sampler"], ["clip", "--config"], ["vqgan"], ["clip", "--steps", "x"]],
     "release": [[]],
     "data": [[], ["a", "--nope"]],
 }

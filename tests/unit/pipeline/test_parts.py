@@ -87,7 +87,7 @@ def test_source_without_parts_lists_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "odd.txt").touch()
     parts = Parts(open_once(tmp_path))
     assert parts.find("vqgan") is None
-    with pytest.raises(MissingFileError, match=r"not a pipeline, .* There lie: odd\.txt"):
+    with pytest.raises(MissingFileError, match=r"not a pipeline, .* it holds odd\.txt"):
         parts.all()
 
 
