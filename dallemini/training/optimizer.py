@@ -133,7 +133,7 @@ def make_optimizers(module: nn.Module, config: TrainingConfig) -> list[torch.opt
     ]
     if groups := [group for group in groups if group["params"]]:
         # in one pass over the weights, where torch has it
-        fused = {p.device.type for group in groups for p in group["params"]} <= {"cpu", "cuda"}
+        fused = {parameter.device.type for parameter in heads + others} <= {"cpu", "cuda"}
         optimizers.append(
             torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=fused)
         )

@@ -239,9 +239,7 @@ def test_products_are_rounded_while_a_step_computes_where_that_is_asked_for(
     task = Regression()
     seen: list[str] = []
     task.when_evaluated = lambda: seen.append(torch.get_float32_matmul_precision())
-    task.net.register_forward_hook(
-        lambda *_: seen.append(torch.get_float32_matmul_precision())  # type: ignore[func-returns-value]
-    )
+    task.net.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
     run(task, changed(steps=1, precision="tf32"), folder=tmp_path)
     assert seen == ["high", "highest"]
     assert torch.get_float32_matmul_precision() == "highest"
