@@ -94,8 +94,8 @@ class Transformer(QuantizableModule[TransformerConfig]):
             InputError: too many tokens, an id outside the text vocabulary, or a row without any.
         """
         self._check_text(tokens)
-        input_ids = tokens.input_ids.to(self.device)
-        mask = tokens.attention_mask.to(self.device).bool()
+        input_ids = self._moved(tokens.input_ids)
+        mask = self._moved(tokens.attention_mask).bool()
         reads_padding = self.config.sinkhorn_iters > 1
         if reads_padding:  # so there is as much of it as in training, however much came
             missing = (0, self.config.max_text_length - mask.shape[1])
@@ -153,7 +153,7 @@ class Transformer(QuantizableModule[TransformerConfig]):
             )
         self._check_image_ids(image_tokens)
         start = self.start_tokens(rows)[:, None]
-        shifted = torch.cat([start, image_tokens.to(self.device)[:, :-1]], dim=1)
+        shifted = torch.cat([start, self._moved(image_tokens)[:, :-1]], dim=1)
         logits: Tensor = self.lm_head(self.decoder(shifted, encoder_output))
         return logits
 
@@ -353,6 +353,10 @@ class Transformer(QuantizableModule[TransformerConfig]):
         check_range("Token ids", input_ids, limit=self.config.text_vocab_size, hint=hint)
         if not mask.is_meta and not bool(mask.any(dim=1).all()):
             raise InputError("attention_mask must be True somewhere in every row.")
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """Return a tensor on this device, which a GPU fetches from pinned memory by itself."""
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
 
     def _check_image_ids(self, image_tokens: Tensor) -> None:
         limit = self.config.image_vocab_size + 1

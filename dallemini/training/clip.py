@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..models.clip import CLIP
 from .distributed import gather, gather_with_gradient, world_size
+from .memory import send
 from .task import Task
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -93,8 +94,8 @@ class CLIPTask(Task):
         return None if None in found else -sum(filter(None, found))
 
     def _logits(self, batch: CLIPBatch, *, gathered: bool = True) -> Tensor:
-        pictures = self.clip.encode_image(batch.pixel_values.to(self.device))
-        captions = self.clip.encode_text(batch.input_ids.to(self.device))
+        pictures = self.clip.encode_image(send(batch.pixel_values, self.device))
+        captions = self.clip.encode_text(send(batch.input_ids, self.device))
         pictures, captions = (F.normalize(f.float(), dim=-1) for f in (pictures, captions))
         if gathered:
             pictures, captions = gather_with_gradient(pictures), gather_with_gradient(captions)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from ..config import Config
 from ..errors import ConfigError
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 _AT_LEAST_ONE: tuple[str, ...] = "steps", "batch_size", "accumulation", "log_every"
 _AT_LEAST_ONE += ("evaluate_every", "keep_last")
 _NOT_NEGATIVE = (
@@ -46,7 +46,9 @@ class TrainingConfig(Config):
         warmup_steps: steps over which the rates rise from zero; None takes a tenth of all, at most
             100, and stays with that where a run goes on with other steps.
         ema_decay: of the averaged weights that the run returns; 0 returns the last weights.
-        precision: of the computation (autocast); weights stay float32, and so does what evaluates.
+        precision: of the computation (autocast; "tf32" is float32 whose products a GPU rounds to
+            ten bits, on others the same as float32); weights stay float32, and so does what
+            evaluates.
         gradient_checkpointing: compute the blocks again in the backward pass; saves memory.
         compile: translate the network with torch.compile; the first steps take minutes.
         strategy: how processes that torchrun started share the work: "ddp" copies the weights,

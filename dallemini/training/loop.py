@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.utils.checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
 from ..files import as_path
@@ -31,12 +31,10 @@ from .defaults import own_state
 from .distributed import (
     check_splitting,
     connected,
-    full,
     local,
     mean,
     pick_device,
     rank,
-    share,
     someone,
     whole_weights,
 )
@@ -45,11 +43,10 @@ from .keeping import Keeper
 from .lock import locked
 from .memory import used_memory
 from .monitor import own_callbacks
-from .optimizer import make_optimizers, rate_factor
 from .resuming import changes, refuse_changed, refuse_changes, starting_point, with_warmup
 from .task import Task
+from .update import Updater
 
-_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _logger = logging.getLogger("dallemini.training")
 
 
@@ -123,18 +120,6 @@ def _prepared_blocks(task: Task, config: TrainingConfig) -> Iterator[None]:
             vars(block).pop("_compiled_call_impl", None)
 
 
-class _Step(nn.Module):
-    """The task as a module whose forward computes the losses, as DDP and FSDP want it."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self.trained = task.module
-        self.task = [task]  # in a list: not a part of the module
-
-    def forward(self, index: int) -> dict[str, Tensor]:
-        return self.task[0].losses(index)
-
-
 class _Loop:
     def __init__(
         self, task: Task, config: TrainingConfig, folder: Path, callbacks: Sequence[Callback]
@@ -142,14 +127,12 @@ class _Loop:
         self.task, self.config, self.folder = task, config, folder
         if config.strategy == "fsdp":
             check_splitting(task.can_split)
-        self.network = share(_Step(task), blocks=task.blocks, strategy=config.strategy)
-        trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
-        self.parameters = list(trained.values())
-        self.average = {name: p.detach().clone() for name, p in trained.items()}
-        self.optimizers = make_optimizers(task.module, config)
-        self.base_rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
-        self.scaler = torch.amp.GradScaler(task.device.type, enabled=config.precision == "float16")
+        self.updater = Updater(task, config)
+        self.optimizers, self.scaler = self.updater.optimizers, self.updater.scaler
+        self.parameters = list(self.updater.parameters.values())
+        self.average = {n: p.detach().clone() for n, p in self.updater.parameters.items()}
         self.step = 0
+        self.unread: list[dict[str, Tensor]] = []  # what the last steps measured, on the device
         self.sums: dict[str, list[float]] = {}
         self.keeper = Keeper(folder, keep=config.keep_last)
         self.judged: float | None = None  # of this step, where it is the best so far
@@ -216,79 +199,44 @@ class _Loop:
     def advance(self) -> None:
         """Do one step and whatever is due after it."""
         self.judged = None
-        self._set_rates()
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 1_009 + rank())
-        losses = self._backward()
-        self._check_gradients()
-        self._check(losses["loss"], "loss")
-        losses["gradient_norm"] = self._update_weights()
+        measured = self.updater.measure(self.step)
+        self.unread.append(measured)
+        if self._is_to_read():
+            self._read(self.step)
+        self.updater.update(self.step, measured["gradient_norm"])
         self._update_average()
         self.step += 1
-        for name, value in losses.items():
-            self.sums.setdefault(name, []).append(value)
         self._after_step()
 
-    def _backward(self) -> dict[str, float]:
-        """Add up the gradients of the step and return the means of its losses."""
-        parts, sums = self.config.accumulation, dict[str, float]()
-        for part in range(parts):
-            with self._synchronised(last=part == parts - 1), self._autocast():
-                losses = self.network(self.step * parts + part)
-            with self._synchronised(last=part == parts - 1):
-                self.scaler.scale(losses["loss"] / parts).backward()
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / parts
-        return dict(zip(sums, mean(list(sums.values())), strict=True))
+    def _is_to_read(self) -> bool:
+        """Whether a step's numbers are read before it: a GPU that is asked for them waits."""
+        done = self.step + 1
+        often = self.config.log_every, self.config.evaluate_every
+        is_due = done == self.config.steps or any(done % every == 0 for every in often)
+        return is_due or _is_at_hand(self.task.device)
 
-    @contextlib.contextmanager
-    def _synchronised(self, *, last: bool) -> Iterator[None]:
-        """Exchange gradients in the last pass of a step only."""
-        if not last and hasattr(self.network, "no_sync"):
-            with self.network.no_sync():  # type: ignore[operator]
-                yield
-        else:
-            if hasattr(self.network, "set_requires_gradient_sync"):
-                self.network.set_requires_gradient_sync(last)  # type: ignore[operator]
-            yield
+    def _read(self, last: int) -> None:
+        """Check and add up what the steps until `last` have measured.
 
-    def _autocast(self) -> torch.autocast:
-        dtype = _DTYPES[self.config.precision]
-        return torch.autocast(self.task.device.type, dtype, enabled=dtype is not None)
-
-    def _update_weights(self) -> float:
-        """Follow the gradients, unless they overflowed in float16; the scale is lowered then.
-
-        Returns:
-            The norm of the gradients, before they are clipped.
+        Raises:
+            InputError: a number of theirs is not finite.
         """
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.parameters]))  # type: ignore[misc]
-        length = float(norm)
-        if self.scaler.get_scale() <= 1.0:  # as without a scaler: it is not the scale's fault
-            self._check(length, "gradient's norm")
-        self.keeper.accept()
-        if math.isfinite(length):
-            if self.config.clip_norm:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
-            for optimizer in self.optimizers:
-                self.scaler.step(optimizer)
-        self.scaler.update()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        return length
+        taken, self.unread = self.unread, []
+        values = [value.float() for measured in taken for value in measured.values()]
+        numbers = iter(mean(torch.stack(values).tolist()) if values else ())
+        for step, measured in enumerate(taken, start=last + 1 - len(taken)):
+            of_step = dict(zip(measured, numbers, strict=False))
+            self._check(of_step["loss"], "loss", step)
+            if self.scaler.get_scale() <= 1.0:  # as without a scaler: it is not the scale's fault
+                self._check(of_step["gradient_norm"], "gradient's norm", step)
+            for name, value in of_step.items():
+                self.sums.setdefault(name, []).append(value)
+            self.keeper.accept()
 
-    def _check_gradients(self) -> None:
-        names = zip(self.average, self.parameters, strict=True)
-        if idle := [name for name, parameter in names if parameter.grad is None]:
-            raise InputError(
-                f"{len(idle)} parameters take no part in the loss, such as {idle[0]}: freeze them "
-                "by requires_grad_(False), or add them times zero."
-            )
-
-    def _check(self, value: float, name: str) -> None:
+    def _check(self, value: float, name: str, step: int) -> None:
         if not math.isfinite(value):
-            self._stop(f"The {name} of step {self.step} is {value}")
+            self._stop(f"The {name} of step {step} is {value}")
 
     def _stop(self, problem: str) -> NoReturn:
         """End the run for weights or a batch that are no good, without a checkpoint of them."""
@@ -317,12 +265,6 @@ class _Loop:
         yield
         self.paused += time.monotonic() - started
 
-    def _set_rates(self) -> None:
-        factor = rate_factor(self.step, self.config)
-        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
@@ -344,7 +286,7 @@ class _Loop:
     def _evaluate(self) -> None:
         self._swap_average()
         self.task.module.eval()
-        with whole_weights(self.network):
+        with whole_weights(self.updater.network):
             measured, drawn = self.task.evaluate(self.step), self.task.pictures(self.step)
         self.task.module.train()
         self._swap_average()
@@ -361,10 +303,7 @@ class _Loop:
         """Return a row of the log: the means since the last one, and how the run goes."""
         now, images = time.monotonic(), (self.step - self.logged_step) * self.config.batch_size
         row = {name: sum(values) / len(values) for name, values in self.sums.items()}
-        factor = rate_factor(self.step - 1, self.config)
-        row["learning_rate"] = factor * self.base_rates[-1][0]
-        if len(self.base_rates) > 1:
-            row["matrix_learning_rate"] = factor * self.base_rates[0][0]
+        row |= self.updater.rates(self.step - 1)
         if self.task.epoch_images:
             row["epoch"] = self.step * self.config.batch_size / self.task.epoch_images
         row["images_per_second"] = images / (now - self.logged_at - self.paused)
@@ -376,6 +315,7 @@ class _Loop:
 
     def save(self) -> None:
         """Write the state of the run, atomically, unless the disk is full."""
+        self._read(self.step - 1)
         if someone(not self._is_finite()):
             self._stop(f"The weights after step {self.step - 1} are not finite numbers")
         with self._not_counted():
@@ -416,16 +356,20 @@ class _Loop:
             _logger.info("Going on from %s with other settings: %s.", path, told)
         return found
 
+    def _fix_warmup(self, before: Mapping[str, Any]) -> None:
+        """Let the settings, of the steps too, say how long the rates rise."""
+        self.config = self.updater.config = with_warmup(self.config, before)
+
     def resume(self) -> None:
         """Go on from the folder's checkpoint or the one that is named, if there is one."""
         path = starting_point(self.folder, self.config.resume_from)
         if path is None:
-            self.config = with_warmup(self.config, {})
+            self._fix_warmup({})
             return
         progress = checkpoint.read_progress(path, needed=("step", "sums", "scaler"))
         before = progress.get("config", {})
         found = self._tell_changes(before, path)
-        self.config = with_warmup(self.config, before)
+        self._fix_warmup(before)
         refuse_changed(progress.get("task", {}), self.task.fixed, path)
         decays = [[g["weight_decay"] for g in o.param_groups] for o in self.optimizers]
         checkpoint.load(
@@ -447,3 +391,8 @@ class _Loop:
                 self.folder,
                 self.step,
             )
+
+
+def _is_at_hand(device: torch.device) -> bool:
+    """Whether numbers of a device can be read without waiting for what it computes."""
+    return device.type == "cpu"

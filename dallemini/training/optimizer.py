@@ -8,7 +8,7 @@ made of, and works with older versions of torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
 
 import torch
@@ -21,6 +21,7 @@ from .distributed import full, split_like
 
 # Quintic iteration of the source: steep at zero, so that five steps suffice in bfloat16.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_MOST_TOGETHER = 2**25  # numbers of matrices that are orthogonalised at once
 
 
 class Muon(torch.optim.Optimizer):
@@ -54,41 +55,59 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            for parameters in _alike([p for p in group["params"] if p.grad is not None]):
+                self._update(parameters, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters of one shape, whose directions are orthogonalised together."""
+        # of weights that are split over processes, each process orthogonalises the whole
+        directions = [full(self._direction(p, group["momentum"])).flatten(1) for p in parameters]
+        matrices = orthogonalize(torch.stack(directions))
+        scale = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
+        for parameter, matrix in zip(parameters, matrices, strict=True):
+            update = split_like(matrix.view(parameter.shape).to(parameter.dtype), parameter)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update, alpha=-group["lr"] * scale)
+
+    def _direction(self, parameter: Tensor, share: float) -> Tensor:
+        """Return the gradient and its running average in the shares of Nesterov."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        # of weights that are split over processes, each process orthogonalises the whole
-        direction = full(parameter.grad.lerp(momentum, group["momentum"]))
-        matrix = orthogonalize(direction.flatten(1))
-        scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-        update = split_like(matrix.view_as(direction).to(direction), parameter)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * scale)
+        momentum: Tensor = state["momentum"].lerp_(parameter.grad, 1 - share)
+        return parameter.grad.lerp(momentum, share)
+
+
+def _alike(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield parameters of one shape together, as many as their products should take memory for."""
+    by_shape: dict[torch.Size, list[Tensor]] = {}
+    for parameter in parameters:
+        by_shape.setdefault(parameter.shape, []).append(parameter)
+    for shape, several in by_shape.items():
+        most = max(1, _MOST_TOGETHER // shape.numel())
+        yield from (several[start : start + most] for start in range(0, len(several), most))
 
 
 def orthogonalize(matrix: Tensor, *, steps: int = 5) -> Tensor:
     """Return a matrix with the singular vectors of f[M,N] and singular values near 1.
 
-    Its dtype is bfloat16 where that is fast, and float32 on the other processors, which take many
-    times as long to multiply bfloat16.
+    Several f[K,M,N] are done at once. The dtype is bfloat16 where that is fast, and float32 on
+    the other processors, which take many times as long to multiply bfloat16.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
+    tall = matrix.shape[-2] > matrix.shape[-1]
     is_fast = matrix.device.type != "cpu" or has_native_bfloat16()
-    result = (matrix.T if tall else matrix).to(torch.bfloat16 if is_fast else torch.float32)
-    result = result / (result.norm() + 1e-7)
+    result = (matrix.mT if tall else matrix).to(torch.bfloat16 if is_fast else torch.float32)
+    result = result / (result.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    result = result.reshape(-1, *result.shape[-2:])
     first, second, third = _COEFFICIENTS
     for _ in range(steps):
-        gram = result @ result.T
-        result = first * result + (second * gram + third * gram @ gram) @ result
-    restored: Tensor = result.T if tall else result
+        gram = result @ result.mT
+        mixed = torch.baddbmm(gram, gram, gram, beta=second, alpha=third)
+        result = torch.baddbmm(result, mixed, result, beta=first)
+    result = result.view(*matrix.shape[:-2], *result.shape[1:])
+    restored: Tensor = result.mT if tall else result
     return restored
 
 
@@ -113,7 +132,11 @@ def make_optimizers(module: nn.Module, config: TrainingConfig) -> list[torch.opt
         {"params": others, "weight_decay": 0.0},
     ]
     if groups := [group for group in groups if group["params"]]:
-        optimizers.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98)))
+        # in one pass over the weights, where torch has it
+        fused = {parameter.device.type for parameter in heads + others} <= {"cpu", "cuda"}
+        optimizers.append(
+            torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=fused)
+        )
     if not optimizers:
         raise InputError("There is nothing to train: no parameter wants a gradient.")
     return optimizers

@@ -18,6 +18,7 @@ from ..models.transformer import Transformer
 from ..sheets import Sheet
 from ..text.tokenizer import TextTokens
 from .distributed import own_rows, world_size
+from .memory import pinned, send
 from .task import Task
 
 EVALUATED_TOGETHER = 32  # their logits take 0.5 GB with 256 tokens of 16,384 codes
@@ -90,8 +91,13 @@ class TransformerTask(Task):
         inputs = corrupt(
             batch.image_tokens, self.codebook_size, highest=self.corruption, generator=generator
         )
-        logits = self.transformer(batch.tokens, inputs)
-        return {"loss": token_loss(logits, batch.image_tokens.to(logits.device))}
+        # ids are checked where they are, so the network moves them itself
+        tokens = TextTokens(
+            pinned(batch.tokens.input_ids, self.device),
+            pinned(batch.tokens.attention_mask, self.device),
+        )
+        logits = self.transformer(tokens, pinned(inputs, self.device))
+        return {"loss": token_loss(logits, send(batch.image_tokens, logits.device))}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Measure the loss per token on each evaluation batch, and the text gaps."""

@@ -20,6 +20,7 @@ from .codebook import CodebookLearner
 from .defaults import plain_defaults
 from .distributed import gather
 from .flat import FlatPictures
+from .memory import send
 from .perceptual import CHANNELS, EfficientNetFeatures, feature_distance
 from .task import Task
 from .vqgan_config import VQGANLossConfig
@@ -182,7 +183,7 @@ class VQGANTask(Task):
         return max(step, self.batches_seen) > self.quantize_from
 
     def _images(self, index: int) -> Tensor:
-        return self.batches(index).to(self.device)
+        return send(self.batches(index), self.device)
 
     def _encode(self, images: Tensor) -> Tensor:
         """Map pictures of the decoder's size, f[N,3,H,W], to vectors before quantisation."""

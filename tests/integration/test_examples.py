@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import runpy
 import sys
@@ -45,11 +46,37 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
-RUN_ELSEWHERE = {"make_test_certificate.py"}  # by tests/unit/pipeline/test_origin.py
+RUN_ELSEWHERE = {
+    "make_test_certificate.py",  # by tests/unit/pipeline/test_origin.py
+    "picture_sets.py",  # below, on packages of a few pictures
+}
 
 
 def test_every_script_is_run_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} - RUN_ELSEWHERE == set(FILES)
+
+
+def test_pictures_of_packages_become_a_set_with_captions(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    script = runpy.run_path(str(EXAMPLES / "picture_sets.py"))
+    (tmp_path / "stamps").mkdir()
+    for number in range(82):
+        path = tmp_path / "stamps" / f"{number:02}.png"
+        Image.new("RGBA", (20, 20), (255, 0, 0, 255 * (number % 2))).save(path)
+        path.with_suffix(".txt").write_text(f"Stamp {number}.\nde.utf8=Stempel\n")
+    found = list(script["stamps"](tmp_path / "stamps"))
+    assert [part for part, *_ in found].count("held-out") == 80
+    assert sorted(caption for *_, caption in found) == sorted(f"Stamp {n}" for n in range(82))
+    shown = {image.getpixel((0, 0)) for _, _, image, _ in found}
+    assert shown == {(255, 0, 0), (255, 255, 255)}, "what is transparent is white"
+
+    square = {"body": '<path fill="#00f" d="M0 0h72v72H0z"/>'}
+    icons = {"blue-square": square, "flag-x": square, "hand-dark-skin-tone": square}
+    listed = json.dumps({"width": 72, "height": 72, "icons": icons})
+    (tmp_path / "icons.json").write_text(listed)
+    ((_, name, image, caption),) = script["openmoji"](tmp_path)
+    assert (name, caption) == ("blue-square", "blue square, openmoji")
+    assert (image.size, image.getpixel((9, 9))) == ((320, 320), (0, 0, 255))
 
 
 @pytest.fixture(scope="module")

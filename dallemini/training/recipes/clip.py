@@ -16,11 +16,11 @@ from ..callbacks import Callback
 from ..checkpoint import load_averages
 from ..clip import MAX_LOGIT_SCALE, CLIPBatch, CLIPTask
 from ..loop import run
+from .checks import data_for
 from .common import (
     HELD_OUT,
     MOST_CAPTIONS,
     all_captions,
-    first_images,
     learnt_once,
     load_part,
     open_images,
@@ -28,6 +28,7 @@ from .common import (
     own_weights,
     read_batches,
     save_result,
+    some_images,
 )
 from .config import CLIPTrainingConfig
 
@@ -57,13 +58,13 @@ def train_clip(
     with opened(config, callbacks) as begun:
         scorer = _start(config)
         own_weights(scorer.clip)
-        data = config.data_for(scorer.clip.config.size, multiple=1)
+        data = data_for(config, scorer.clip.config.size, multiple=1)
         images = open_images(config.train_data, data)
         batches = read_batches(config, images)
         evaluation = {}
         if config.eval_data:
             held_out = open_images(config.eval_data, data)
-            evaluation["held_out"] = _read(scorer, *first_images(held_out, HELD_OUT))
+            evaluation["held_out"] = _read(scorer, *some_images(held_out, HELD_OUT))
         task = CLIPTask(scorer.clip, batches=_Reader(scorer, batches), evaluation=evaluation)
         task.epoch_images = None if images.is_stream else len(images)
         folder, callbacks = config.run_folder, begun.callbacks

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ... import hub
 from ...data import Batches, CaptionedImages, DataConfig
+from ...data.records import BadRecord, RawRecord
 from ...errors import InputError
 from ...files import as_path, make_folder
 from ...models.image_tokenizer import ImageTokenizer
@@ -31,6 +32,7 @@ from ..optimizer import find_soap
 from ..resuming import refuse_changes, stored_settings
 from ..trackers import find_tracker
 from ..uploads import PushToHub
+from .checks import check_run
 from .config import RunConfig
 
 Part = TypeVar("Part", Transformer, VQGAN, Tokenizer, CLIPScorer, CLIPTokenizer)
@@ -75,7 +77,7 @@ def opened(
         CheckpointError: the checkpoint is corrupt.
         HubError: `push_to` cannot be written.
     """
-    config.check()
+    check_run(config)
     check_gradients_possible()
     if config.optimizer == "soap":
         find_soap()
@@ -136,35 +138,49 @@ def read_batches(config: RunConfig, images: CaptionedImages) -> Batches:
     )
 
 
-def first_images(images: CaptionedImages, count: int) -> tuple[list[Tensor], list[str]]:
-    """Return the first pictures f[3,S,S] that can be used, and a caption of each.
+def some_images(images: CaptionedImages, count: int) -> tuple[list[Tensor], list[str]]:
+    """Return pictures f[3,S,S] from all over a set, and a caption of each; of a stream, the first.
 
     Raises:
-        InputError: there are none.
+        InputError: none can be used.
     """
     pixels: list[Tensor] = []
     captions: list[str] = []
-    for shard in images.shards():
-        for record in images.read(shard):
-            pixels.append(record.image)
-            captions.append(record.captions[0] if record.captions else "")
-            if len(pixels) == count:
-                return pixels, captions
+    for record in map(images.try_to_prepare, _spread(images, count)):
+        if isinstance(record, BadRecord):
+            images.report(record)
+            continue
+        pixels.append(record.image)
+        captions.append(record.captions[0] if record.captions else "")
+        if len(pixels) == count:
+            break
     if not pixels:
         raise InputError("eval_data holds no picture that can be used; look at the log.")
     return pixels, captions
 
 
+def _spread(images: CaptionedImages, count: int) -> Iterator[RawRecord | BadRecord]:
+    """Yield at least `count` records before decoding, if there are so many."""
+    if images.is_stream:
+        yield from _raw(images)
+    else:
+        yield from map(images.raw, range(0, len(images), max(1, len(images) // count)))
+
+
+def _raw(images: CaptionedImages) -> Iterator[RawRecord | BadRecord]:
+    for shard in images.shards():
+        yield from images.raw_records(shard)
+
+
 def all_captions(images: CaptionedImages, *, most: int, progress: bool) -> list[str]:
-    """Read captions for a vocabulary, `most` at most."""
+    """Read captions for a vocabulary, `most` at most; no picture is decoded."""
     captions: list[str] = []
     with tqdm(desc="reading captions", unit="picture", disable=None if progress else True) as bar:
-        for shard in images.shards():
-            for record in images.read(shard):
-                captions.extend(record.captions)
-                bar.update()
-                if len(captions) >= most:
-                    return captions
+        for record in _raw(images):
+            captions += () if isinstance(record, BadRecord) else record.captions
+            bar.update()
+            if len(captions) >= most:
+                break
     return captions
 
 

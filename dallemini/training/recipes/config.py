@@ -1,13 +1,14 @@
-"""The settings of whole training runs. Knows neither tensors nor what reads the settings."""
+"""The settings of whole training runs. Knows neither tensors nor what reads the settings.
+
+What they lack together, `checks` says, when a run begins: a file may leave settings to flags.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
-from ...config import both_sides
 from ...data.config import DataConfig
 from ...errors import ConfigError
 from ...files import as_path
@@ -16,8 +17,6 @@ from ...models.transformer_config import TransformerConfig
 from ...models.vqgan_config import VQGANConfig
 from ..config import TrainingConfig
 from ..vqgan_config import VQGANLossConfig
-
-Size: TypeAlias = "int | tuple[int, int]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,43 +47,6 @@ class RunConfig(TrainingConfig):
     push_to: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
 
-    def check(self) -> None:
-        """Refuse a run without data or output; a file of settings may leave them to flags.
-
-        Raises:
-            ConfigError: something is missing, or does not fit the rest.
-        """
-        for name, what in (("train_data", "pictures with captions"), ("output", "a folder")):
-            if not getattr(self, name):
-                raise ConfigError(f"{type(self).__name__}.{name} must be given: {what}.")
-        if self.patience and not self.eval_data:
-            raise ConfigError("patience looks at held-out data: give eval_data, or leave it out.")
-        if self.init_from and as_path(self.init_from).resolve() == as_path(self.output).resolve():
-            raise ConfigError(
-                f"output {self.output!r} is the model to start from; name another folder."
-            )
-
-    def data_for(self, size: Size, *, multiple: Size) -> DataConfig:
-        """Return how pictures are read: in the model's size, where no other is asked for.
-
-        Args:
-            size: height and width of the model's pictures, one number for a square.
-            multiple: other heights and widths must be a multiple of these.
-
-        Raises:
-            ConfigError: the model cannot take the size that is asked for.
-        """
-        if self.data.image_size is None:
-            square = size[0] if isinstance(size, tuple) and size[0] == size[1] else None
-            return replace(self.data, image_size=square or size)
-        units = both_sides(multiple)
-        if any(asked % unit for asked, unit in zip(self.data.size, units, strict=True)):
-            raise ConfigError(
-                f"data.image_size {self.data.image_size} does not fit the model, whose pictures "
-                f"are {size} pixels wide; leave it out, or take a multiple of {multiple}."
-            )
-        return self.data
-
     @property
     def run_folder(self) -> Path:
         """Where checkpoints, log and pictures go."""
@@ -114,15 +76,6 @@ class VQGANTrainingConfig(RunConfig):
 
     model: VQGANConfig = field(default_factory=VQGANConfig)
     loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
-
-    def check(self) -> None:
-        """Refuse a run that lacks something, or whose settings contradict each other.
-
-        Raises:
-            ConfigError: says which.
-        """
-        super().check()
-        _check_start(self, model=self.model != VQGANConfig())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,23 +144,6 @@ class TransformerTrainingConfig(RunConfig):
         if not 0 <= self.lora_dropout < 1:
             raise ConfigError(f"lora_dropout must be from 0 up to 1, not {self.lora_dropout}.")
 
-    def check(self) -> None:
-        """Refuse a run that lacks something, or whose settings contradict each other.
-
-        Raises:
-            ConfigError: says which.
-        """
-        super().check()
-        if self.init_from is None and self.vqgan is None:
-            raise ConfigError("Give vqgan, or init_from with a model that has one.")
-        if self.init_from is None and self.lora_rank:
-            raise ConfigError("LoRA adapts a trained model: give init_from.")
-        if self.init_from is None and self.prior_prompts:
-            raise ConfigError("prior_prompts are drawn by a trained model: give init_from.")
-        if self.lora_targets is not None and not self.lora_rank:
-            raise ConfigError("lora_targets name layers for adapters: give lora_rank.")
-        _check_start(self, model=self.model != TransformerConfig())
-
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPTrainingConfig(RunConfig):
@@ -222,19 +158,3 @@ class CLIPTrainingConfig(RunConfig):
 
     tokenizer: str | None = None
     model: CLIPConfig = field(default_factory=CLIPConfig)
-
-    def check(self) -> None:
-        """Refuse a run that lacks something, or whose settings contradict each other.
-
-        Raises:
-            ConfigError: says which.
-        """
-        super().check()
-        _check_start(self, model=self.model != CLIPConfig(), tokenizer=self.tokenizer is not None)
-
-
-def _check_start(config: RunConfig, **given: bool) -> None:
-    """Refuse what describes a new network where one is started from."""
-    named = " and ".join(name for name, is_given in given.items() if is_given)
-    if config.init_from is not None and named:
-        raise ConfigError(f"{named} describes a new network; leave it out beside init_from.")

@@ -14,6 +14,7 @@ from ...models.image_tokenizer import ImageTokenizer
 from ...pipeline.pipeline import Pipeline
 from ...text.tokenizer import Tokenizer
 from ..distributed import rank, wait, world_size
+from .checks import data_for
 from .common import open_images
 from .config import RunConfig
 
@@ -66,7 +67,7 @@ def _encode(config: RunConfig, pipe: Pipeline, names: tuple[str, ...], folder: P
     size = height if height == width else (height, width)
     encode_images(
         vqgan,
-        open_images(names, config.data_for(size, multiple=size)),
+        open_images(names, data_for(config, size, multiple=size)),
         folder,
         rank=rank(),
         world_size=world_size(),

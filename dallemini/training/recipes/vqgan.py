@@ -16,15 +16,16 @@ from ..checkpoint import load_averages
 from ..loop import run
 from ..vqgan import VQGANTask
 from ..vqgan_config import VQGANLossConfig
+from .checks import data_for
 from .common import (
     HELD_OUT,
-    first_images,
     load_part,
     open_images,
     opened,
     own_weights,
     read_batches,
     save_result,
+    some_images,
 )
 from .config import VQGANTrainingConfig
 
@@ -57,7 +58,7 @@ def train_vqgan(
         own_weights(vqgan)
         config = replace(config, loss=_loss(config, begun.before))
         side = vqgan.config.resolution * vqgan.config.enlargement
-        data = config.data_for(side, multiple=vqgan.token_size)
+        data = data_for(config, side, multiple=vqgan.token_size)
         images = open_images(config.train_data, data)
         batches = read_batches(config, images)
         size = 0, 3, *data.size
@@ -69,7 +70,7 @@ def train_vqgan(
         )
         task.epoch_images = None if images.is_stream else len(images)
         if config.eval_data:
-            pixels, _ = first_images(open_images(config.eval_data, data), HELD_OUT)
+            pixels, _ = some_images(open_images(config.eval_data, data), HELD_OUT)
             task.held_out = torch.stack(pixels)
         folder, callbacks = config.run_folder, begun.callbacks
         run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)

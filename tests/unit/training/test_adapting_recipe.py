@@ -17,7 +17,7 @@ from dallemini.hub.card import split_card
 from dallemini.testing import tiny_pipeline
 from dallemini.training.recipes import TransformerTrainingConfig, train_transformer
 from dallemini.training.recipes.gap import GapWatch
-from dallemini.training.recipes.prior import draw_prior
+from dallemini.training.recipes.prior import draw_prior, read_listed
 from dallemini.training.recipes.tokens import open_tokens
 
 LOOP: dict[str, Any] = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "evaluate_every": 2}
@@ -42,6 +42,12 @@ def run(place: Path, output: Path, **changes: Any) -> Pipeline:
     files: dict[str, Any] = {"train_data": (str(place / "pictures"),), "output": str(output)}
     files |= {"eval_data": (str(place / "pictures"),), "init_from": str(place / "model")}
     return train_transformer(TransformerTrainingConfig(**{**files, **LOOP, **changes}))
+
+
+def test_prompts_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "validation.txt").write_text("a duck\n\na silver coin\n")
+    assert read_listed([str(tmp_path / "validation.txt")]) == ("a duck", "a silver coin")
+    assert read_listed(["a duck.", "two.txt"]) == ("a duck.", "two.txt")
 
 
 def test_an_adapter_has_the_layers_that_are_asked_for_and_a_card(

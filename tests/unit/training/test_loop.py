@@ -30,7 +30,7 @@ from dallemini.errors import (
     StorageError,
     UnsupportedOperationError,
 )
-from dallemini.training import Callback, Sheet, Task, TrainingConfig, run
+from dallemini.training import Callback, Sheet, Task, TrainingConfig, loop, run
 from dallemini.training.checkpoint import judged_best, newest, read_progress
 from dallemini.training.log import LOG_NAME, read_log
 from dallemini.training.optimizer import make_optimizers
@@ -218,6 +218,33 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_weights(tmp_path: 
     assert newest(tmp_path) == before
 
 
+def test_numbers_that_a_gpu_is_not_asked_for_at_once_are_read_before_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(Regression(), CONFIG, folder=tmp_path / "at-once")
+    monkeypatch.setattr(loop, "_is_at_hand", lambda device: False)
+    for seconds in (0.0, None):  # a checkpoint between two rows of the log
+        run(Regression(), CONFIG, folder=tmp_path / "later", seconds=seconds)
+    assert rows(tmp_path / "later") == rows(tmp_path / "at-once")
+    run(Broken(), CONFIG, folder=tmp_path / "broken", seconds=0.0)
+    before = newest(tmp_path / "broken")
+    with pytest.raises(InputError, match=r"loss of step 5 is nan.* goes on from checkpoint-0+1\."):
+        run(Broken(), changed(log_every=10, evaluate_every=9), folder=tmp_path / "broken")
+    assert newest(tmp_path / "broken") == before
+
+
+def test_products_are_rounded_while_a_step_computes_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    task = Regression()
+    seen: list[str] = []
+    task.when_evaluated = lambda: seen.append(torch.get_float32_matmul_precision())
+    task.net.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    run(task, changed(steps=1, precision="tf32"), folder=tmp_path)
+    assert seen == ["high", "highest"]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 class Overflow(Regression):
     """A loss whose gradient is too large for float16 until its scale is lowered, or for ever."""
 
@@ -399,7 +426,7 @@ def test_a_folder_that_vanishes_is_told(tmp_path: Path, log_every: int) -> None:
         ({"ema_decay": 1.0}, "ema_decay must be from 0 up to 1, not 1.0"),
         ({"ema_decay": -0.5}, "ema_decay must be from 0 up to 1, not -0.5"),
         ({"ema_decay": float("nan")}, "ema_decay must be from 0 up to 1, not nan"),
-        ({"precision": "int8"}, "precision must be one of 'float32', 'bfloat16', 'float16'"),
+        ({"precision": "int8"}, "precision must be one of 'float32', 'tf32', 'bfloat16'"),
         ({"decay_share": 0.0}, "decay_share must be over 0 up to 1, not 0.0"),
         ({"strategy": "fsdp", "optimizer": "soap"}, "soap needs whole matrices"),
         ({"step": 3}, "no field 'step'. Did you mean 'steps'"),

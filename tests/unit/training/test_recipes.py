@@ -40,6 +40,8 @@ from dallemini.training.recipes import (
     write_model,
 )
 from dallemini.training.recipes import transformer as recipe
+from dallemini.training.recipes.checks import check_run, data_for
+from dallemini.training.recipes.common import all_captions, some_images
 from dallemini.training.vqgan import VQGANLossConfig
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 90, 220)}
@@ -234,6 +236,22 @@ def test_clip_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path) -
     assert any("held_out_top1" in row for row in read_log(tmp_path / "clip-run"))
 
 
+def test_held_out_pictures_come_from_all_over_a_set(pictures: str) -> None:
+    images = CaptionedImages.open(pictures, config=SMALL)
+    pixels, captions = some_images(images, 3)
+    assert captions == ["a blue square", "a green square", "a red square"]
+    assert [tuple(image.shape) for image in pixels] == [(3, 16, 16)] * 3
+
+
+def test_captions_are_read_without_decoding_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    images = CaptionedImages.open(tmp_path)
+    assert all_captions(images, most=9, progress=False) == ["one", "two"]
+    with pytest.raises(InputError, match="eval_data holds no picture that can be used"):
+        some_images(images, 3)
+
+
 @pytest.mark.thorough
 def test_a_scorer_is_fine_tuned(pictures: str, model: str, tmp_path: Path) -> None:
     scorer = Pipeline.from_pretrained(model).scorer
@@ -374,7 +392,7 @@ def test_a_new_network_beside_one_to_start_from_is_refused(
 ) -> None:
     config = kind(train_data=("a",), output="b", init_from="c", **LOOP, **changes)
     with pytest.raises(ConfigError, match=message):
-        config.check()
+        check_run(config)
 
 
 @pytest.mark.parametrize(
@@ -463,10 +481,10 @@ def test_a_size_that_is_asked_for_is_never_taken_for_the_default(
     sizes: list[int] = []
     for size in (None, 32, 256):
         config = VQGANTrainingConfig(steps=1, data=DataConfig(image_size=size))
-        sizes.append(config.data_for(64, multiple=4).side)
+        sizes.append(data_for(config, 64, multiple=4).side)
     assert sizes == [64, 32, 256]
     with pytest.raises(ConfigError, match="image_size 256 does not fit the model"):
-        config.data_for(96, multiple=96)
+        data_for(config, 96, multiple=96)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_the_run(
