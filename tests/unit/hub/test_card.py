@@ -75,3 +75,10 @@ def test_sections_that_are_there_stay() -> None:
     filled = add_sections(body, {"Limits": "Others.", "Bias": "Some.", "Provenance": ""})
     assert filled == body + "\n## Bias\n\nSome.\n"
     assert add_sections(filled, {"Limits": "Others.", "Bias": "Other."}) == filled
+
+
+def test_every_letter_of_a_header_is_read_again() -> None:
+    header = {"title": "🍎 é \x7f \u2028 \ud83c \ufeff \\ud83c", "datasets": ["näive 🍎"]}
+    card = join_card(header, "# Mine")
+    assert "näive 🍎" in card
+    assert split_card(card)[0] == header
