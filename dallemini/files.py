@@ -30,7 +30,7 @@ from .errors import DalleMiniError, InputTypeError, StorageError
 
 PathName = str | os.PathLike[str]
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-GRID_ENDINGS = (".png", ".jpg", ".jpeg")
+GRID_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 _UNFINISHED = ".dallemini-{}.tmp"
 _SAVED = ".dallemini-saved"

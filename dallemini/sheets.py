@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 GRID_GAP = 4
 CAPTION_HEIGHT, CAPTION_SIZE = 18, 12
 _MOST_COMMENT = 65_000  # bytes of a JPEG's segment
+_LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # pixels
+_EXIF, _USER_COMMENT, _IN_ASCII = 0x8769, 0x9286, b"ASCII\0\0\0"
+
+Format = Literal["PNG", "JPEG", "WEBP"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,25 +127,47 @@ def png_bytes(image: PIL.Image.Image, *, texts: Mapping[str, str] | None = None)
 
 
 def image_bytes(
-    image: PIL.Image.Image, kind: Literal["PNG", "JPEG"], *, texts: Mapping[str, str] | None = None
+    image: PIL.Image.Image, kind: Format, *, texts: Mapping[str, str] | None = None
 ) -> bytes | None:
     """Return a picture as the bytes of a file that carries texts: see `read_texts`.
 
     Returns:
         None where the texts have no room: a JPEG has 64 kB.
+
+    Raises:
+        InputError: it has more pixels on one side than such a file can have.
     """
     if kind == "PNG":
         return png_bytes(image, texts=texts)
-    comment = json.dumps(dict(texts)).encode() if texts else b""
-    if len(comment) > _MOST_COMMENT:
+    if max(image.size) > _LONGEST_SIDE[kind]:
+        raise InputError(
+            f"A picture of {image.width}x{image.height} pixels is too large for a {kind} file, "
+            f"whose sides have at most {_LONGEST_SIDE[kind]}; save it as PNG."
+        )
+    told = json.dumps(dict(texts)).encode() if texts else b""
+    if kind == "JPEG" and len(told) > _MOST_COMMENT:
         return None
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=95, comment=comment)
+    if kind == "JPEG":
+        image.save(buffer, format=kind, quality=95, comment=told)
+    else:
+        image.save(buffer, format=kind, quality=95, exif=_exif_of(told))
     return buffer.getvalue()
+
+
+def _exif_of(comment: bytes) -> PIL.Image.Exif:
+    """Return Exif with what its user said, which must be ASCII; that of JSON is."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF)[_USER_COMMENT] = _IN_ASCII + comment
+    return exif
 
 
 def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     """Return the texts that a file of a picture carries: chunks of a PNG, or a comment in JSON.
+
+    A JPEG has the comment itself, a WebP has it in its Exif.
 
     Raises:
         As `open_image`.
@@ -152,8 +178,15 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
 def texts_of(info: Mapping[Any, Any]) -> dict[str, str]:
     """Return the texts in what PIL noted of an opened file, as `read_texts` does."""
     texts = {str(key): value for key, value in info.items() if isinstance(value, str)}
-    with contextlib.suppress(ValueError, RecursionError, TypeError):  # it is somebody else's
-        found = json.loads(info.get("comment", b""))
-        if isinstance(found, dict):
-            texts |= {key: value for key, value in found.items() if isinstance(value, str)}
+    for comment in (info.get("comment"), _comment_in(info.get("exif"))):
+        text = comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
+        with contextlib.suppress(ValueError, RecursionError):  # it is somebody else's
+            found, _ = json.JSONDecoder().raw_decode(text)
+            if isinstance(found, dict):
+                texts |= {key: value for key, value in found.items() if isinstance(value, str)}
     return texts
+
+
+def _comment_in(exif: object) -> bytes:
+    """Return what begins with the user's comment in Exif; nothing else there is read."""
+    return exif.partition(_IN_ASCII)[2] if isinstance(exif, bytes) else b""

@@ -13,7 +13,7 @@ from .._version import __version__
 from ..checkpoints.formats import CLASS_NAMES
 from ..errors import InputError, MissingFileError
 from ..files import replacing_folder, write_text
-from ..models.part_card import save_part
+from ..models.part_card import CARD_NAME, part_card, save_part
 from ..models.precision import check_dtype, read_precision
 from ..models.transformer import Transformer
 from ..pipeline.cards import short_name
@@ -82,9 +82,11 @@ class Conversion:
             folders = {part: folder if len(parts) == 1 else folder / part for part in parts}
             for part, place in parts.items():
                 self._convert(part, place, folders[part])
-            _check_result(folders)
+            loaded = _check_result(folders)
             if set(_PIPELINE) <= parts.keys():
                 self._write_index(folder, origin, parts)
+            else:
+                self._write_cards(loaded, folders, parts)
         return [self.output if len(parts) == 1 else self.output / part for part in parts]
 
     def _convert(self, part: str, source: hub.Source, folder: Path) -> None:
@@ -122,6 +124,18 @@ class Conversion:
         for name, text in {"README.md": card, **source.notes()}.items():
             write_text(folder / name, text)
 
+    def _write_cards(
+        self,
+        loaded: Mapping[str, Any],
+        folders: Mapping[str, Path],
+        parts: Mapping[str, hub.Source],
+    ) -> None:
+        """Write the card of each part where they make no pipeline."""
+        for part, folder in folders.items():
+            title = self.output.absolute().name if len(folders) == 1 else part
+            origin = short_name(parts[part].label)
+            write_text(folder / CARD_NAME, part_card(loaded[part], title, origin=origin))
+
 
 def _join(
     parts: Mapping[str, hub.Source], others: Mapping[str, hub.Source]
@@ -136,8 +150,11 @@ def _join(
     return {part: joined[part] for part in CLASSES if part in joined}
 
 
-def _check_result(folders: Mapping[str, Path]) -> None:
+def _check_result(folders: Mapping[str, Path]) -> dict[str, Any]:
     """Load what was written, mapped from its files, and compare the sizes of the parts.
+
+    Returns:
+        The parts.
 
     Raises:
         InputError: they do not belong together.
@@ -156,3 +173,4 @@ def _check_result(folders: Mapping[str, Path]) -> None:
             loaded[part] = MODELS[component].from_pretrained(source, dtype=dtype)
     if set(_PIPELINE) <= loaded.keys():
         check_parts(loaded["tokenizer"], loaded["transformer"], loaded["vqgan"])
+    return loaded

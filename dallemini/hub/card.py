@@ -30,6 +30,7 @@ _LIMITS = (
     "and faces go wrong. A picture of an event shows no event. What it was not shown it cannot "
     "draw."
 )
+_UNPRINTED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _HEADER = re.compile(r"\A---\n(.*?)\n---\n+", re.S)
 
 
@@ -144,9 +145,17 @@ def _parse_yaml(text: str) -> Any:
 
 def join_card(header: Mapping[str, Any], body: str) -> str:
     """Return the text of a card; what is empty in the header is left out."""
-    # A JSON value is a YAML value, so no YAML writer is needed.
-    lines = [f"{key}: {json.dumps(value, default=str)}" for key, value in header.items() if value]
+    lines = [f"{key}: {_yaml(value)}" for key, value in header.items() if value]
     return "\n".join(["---", *lines, "---", "", body.strip()]) + "\n"
+
+
+def _yaml(value: object) -> str:
+    """Return a JSON value as YAML, which is the same but for letters that YAML does not print.
+
+    JSON would write an emoji as two halves, which YAML does not put together.
+    """
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return _UNPRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def add_sections(body: str, sections: Mapping[str, str]) -> str:

@@ -73,12 +73,13 @@ def title_for(directory: str | os.PathLike[str]) -> str | None:
     return Path(os.path.abspath(path)).name
 
 
-def part_card(part: object, title: str) -> str:
+def part_card(part: object, title: str, *, origin: str = "") -> str:
     """Return the card of a part: what it is, and what is not known of it.
 
     Args:
         part: any part of a pipeline.
         title: of the card.
+        origin: where its weights come from; empty where that is not known.
 
     Example:
         >>> from dallemini.models.part_card import part_card
@@ -87,10 +88,11 @@ def part_card(part: object, title: str) -> str:
         True
     """
     kind = type(part).__name__
-    provenance = (
-        f"Written by dallemini {__version__}. Where the weights come from is not known to the "
-        f"program that wrote this card; say it here.\n\n{_describe(part, kind)}"
+    unknown = (
+        "Where the weights come from is not known to the program that wrote this card; say it here."
     )
+    told = f"Converted from `{origin}`." if origin else unknown
+    provenance = f"Written by dallemini {__version__}. {told}\n\n{_describe(part, kind)}"
     return hub.model_card(
         title,
         summary=(

@@ -1,7 +1,7 @@
 """What a picture's file says of how it was drawn: written and read.
 
-Texts in a PNG are chunks of their own (`prompt`, `seed`, `config`, ...); a JPEG, which is used for
-grids only, has them as one JSON object in its comment.
+Texts in a PNG are chunks of their own (`prompt`, `seed`, `config`, ...); a JPEG or a WebP, which
+are used for grids only, have them as one JSON object in their comment.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from xml.sax.saxutils import quoteattr
 
 from .._version import __version__
 from ..errors import InputError
+from ..sheets import Format
 
-Format: TypeAlias = Literal["PNG", "JPEG", "WEBP"]
 SourceType: TypeAlias = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"

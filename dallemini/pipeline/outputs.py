@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, overload
 
 from ..config import plain_number
 from ..errors import DalleMiniWarning, InputError, InputTypeError
 from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path, make_folder, numbered, write_beside
 from ..generation.blend import Prompt
-from ..sheets import image_bytes, make_grid, png_bytes
+from ..sheets import Format, image_bytes, make_grid, png_bytes
 from .metadata import Drawn, PictureMetadata, describe_grid, describe_picture, read_metadata
 from .origin import stamp
 from .signing import C2PASigner
@@ -139,11 +139,11 @@ class Pictures(Drawn):
         labels: bool = True,
         c2pa: C2PASigner | None = None,
     ) -> Path:
-        """Write all pictures as one PNG or JPEG file, with what draws them again.
+        """Write all pictures as one PNG, JPEG or WebP file, with what draws them again.
 
         Args:
-            path: ends in .png, .jpg or .jpeg. A file of this name is not overwritten but numbered
-                on. The folder is made if missing.
+            path: ends in .png, .jpg, .jpeg or .webp. A file of this name is not overwritten but
+                numbered on. The folder is made if missing.
             columns: as in `grid`.
             labels: as in `grid`.
             c2pa: also signs the file, last.
@@ -153,7 +153,8 @@ class Pictures(Drawn):
 
         Raises:
             StorageError: the file cannot be written.
-            InputError: another ending, or `columns` is below 1.
+            InputError: another ending, a picture too large for its format, or `columns` is below
+                1.
             InputTypeError: `path` is neither a string nor a path.
         """
         target = as_path(path)
@@ -162,7 +163,8 @@ class Pictures(Drawn):
                 f"A grid is saved as {', '.join(GRID_ENDINGS)}, not as {str(target)!r}."
             )
         make_folder(target.parent)
-        kind: Literal["PNG", "JPEG"] = "PNG" if target.suffix.lower() == ".png" else "JPEG"
+        formats: dict[str, Format] = {".png": "PNG", ".webp": "WEBP"}
+        kind = formats.get(target.suffix.lower(), "JPEG")
         grid, texts = self.grid(columns=columns, labels=labels), describe_grid(self)
         content = image_bytes(grid, kind, texts=texts)
         if content is None:

@@ -1,21 +1,24 @@
 """How well the mark in the tokens is found, what it costs, and how often it is seen where none is.
 
-    python tests/benchmarks/watermark.py draw --count 32 --output marks
+    python tests/benchmarks/watermark.py draw --count 320 --output marks
     python tests/benchmarks/watermark.py measure marks
     python tests/benchmarks/watermark.py false-alarms PICTURES... --count 2500 --append seen.jsonl
     python tests/benchmarks/watermark.py rates seen.jsonl
+    python tests/benchmarks/watermark.py random
 
-`draw` makes pictures with and without the mark, from the same prompts and seeds. `measure` reads
-them back after what happens to pictures. `false-alarms` looks for many keys in pictures without a
-mark, and notes the p-values: arrays u8[N,H,W,3] or, premultiplied by their alpha, u8[N,H,W,4] in
-.npy files, and folders of PNG files. Pictures with alpha come again on other backgrounds when all
-were seen. It goes on where the notes end, so that it can be run in pieces; `rates` counts them.
-Every command prints JSON.
+`draw` makes pictures with and without the mark, from the same prompts and seeds; with `--side 16`
+they are canvases of 16x16 tokens. `measure` reads them back after what happens to pictures.
+`false-alarms` looks for many keys in pictures without a mark, and notes the p-values: arrays
+u8[N,H,W,3] or, premultiplied by their alpha, u8[N,H,W,4] in .npy files, and folders of PNG files.
+Pictures with alpha come again on other backgrounds when all were seen. All three note what they
+did, and go on where the notes end, so that they can be run in pieces; `rates` counts false alarms.
+`random` draws tokens from random logits of the size of DALL-E Mini. Every command prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import platform
@@ -28,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from dallemini import Pipeline, Watermark
+from dallemini import VQGAN, Pipeline, Watermark
 from dallemini.evaluation.metrics import wilson_interval
 from dallemini.generation.watermark import weigh_evidence
 from dallemini.images import image_to_tensor
@@ -37,11 +40,19 @@ from dallemini.pipeline.enlarging import enlarge
 
 ALPHA = 1e-3
 POOLED = 4
-KEYS = 8  # pictures of a key: POOLED of one key are pooled
+UPSCALED = "upscaled 4 times"
 Picture = Image.Image
 PROMPTS = (
     *("red apple", "rocket", "a blue bird", "house", "a cat with a hat", "pizza", "tree", "dog"),
     *("a yellow car", "heart", "grinning face", "fish", "sun", "a green book", "train", "flower"),
+    *("a slice of cake", "guitar", "a snowman in winter", "umbrella", "an owl", "mushroom"),
+    *("a castle", "a bunch of grapes", "crab", "lighthouse", "the moon at night", "banana"),
+    *("a red bus", "frog", "a cup of hot coffee", "camera", "volcano", "a purple butterfly"),
+    *("elephant", "sailing boat", "a strawberry on a blue background", "robot", "ice cream"),
+    *("a farmer", "bicycle", "a sleeping face", "key", "dragon", "a bowl of soup", "penguin"),
+    *("a black hat", "drum", "an orange fox", "wrapped present", "police officer", "cactus"),
+    *("a pair of scissors", "whale", "a burning candle", "turtle", "hamburger", "clock"),
+    *("a person running", "airplane", "rainbow", "a wooden chair", "octopus", "sunflower"),
 )
 
 
@@ -67,6 +78,11 @@ def cropped(picture: Picture) -> Picture:
     return picture.crop((left, top, left + picture.width - cut, top + picture.height - cut))
 
 
+def enlarged_crop(picture: Picture) -> Picture:
+    """A crop that nobody can tell from a picture drawn at this size."""
+    return cropped(picture).resize(picture.size, Image.Resampling.BICUBIC)
+
+
 def noisy(picture: Picture) -> Picture:
     levels = np.asarray(picture).astype(np.float64)
     noise = np.random.default_rng(0).normal(0, 8, levels.shape)
@@ -86,6 +102,7 @@ FATES: dict[str, Callable[[Picture], Picture]] = {
     "resized to 50 %": scaled(0.5),
     "resized to 200 %": scaled(2.0),
     "cropped by 5 %": cropped,
+    "cropped by 5 % and scaled up again": enlarged_crop,
     "blurred, radius 1": lambda picture: picture.filter(ImageFilter.GaussianBlur(1)),
     "noise, 8 of 255": noisy,
     "125 % and JPEG 85": screenshot,
@@ -98,36 +115,65 @@ def key_of(number: int) -> str:
     return f"key {number // POOLED}"
 
 
-def draw(pipe: Pipeline, count: int, strength: float, folder: Path) -> dict[str, Any]:
-    """Draw `count` pictures twice, and say what the mark costs."""
+def draw(pipe: Pipeline, count: int, strength: float, side: int | None, folder: Path) -> Any:
+    """Draw `count` pictures twice, four at a time, and say what the mark costs."""
     folder.mkdir(parents=True, exist_ok=True)
-    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(count)]
-    scores: dict[str, list[bool]] = {}
-    lengths: dict[str, list[float]] = {}
+    notes = Notes(folder / "costs.jsonl")
+    size = None if side is None else side * pipe.vqgan.token_size
+    asked = {} if size is None else {"width": size, "height": size, "candidates": 1}
+    done = {(row["kind"], row["start"]) for row in notes.rows}
+    starts = range(0, count, POOLED)
+    for kind, start in [(kind, start) for kind in ("marked", "plain") for start in starts]:
+        if (kind, start) in done:
+            continue
+        part = range(start, min(start + POOLED, count))
+        prompts = [PROMPTS[number % len(PROMPTS)] for number in part]
+        mark = Watermark(key_of(start), strength=strength) if kind == "marked" else None
+        out = pipe(prompts, seed=100 * start, watermark=mark, progress=False, **asked)
+        for number, image in zip(part, out.images, strict=True):
+            image.save(folder / f"{kind}-{number:04d}.png")
+        pixels = torch.stack([image_to_tensor(image) for image in out.images])
+        found = retrieved(pipe, pixels, prompts)
+        lengths = bits(pipe, prompts, out.image_tokens) if size is None else []
+        notes.add({"kind": kind, "start": start, "found": found, "bits": lengths})
+    return {"machine": platform.machine(), "torch": torch.__version__, **costs(notes.rows)}
+
+
+class Notes:
+    """A file with a line of JSON for everything that was done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        with self._path.open("a") as file:
+            print(json.dumps(row), file=file)
+
+
+def costs(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a token of each kind costs, and how often CLIP finds the prompt."""
+    result: dict[str, Any] = {}
     for kind in ("plain", "marked"):
-        scores[kind], lengths[kind] = [], []
-        for start in range(0, count, POOLED):
-            part = range(start, min(start + POOLED, count))
-            mark = Watermark(key_of(start), strength=strength) if kind == "marked" else None
-            asked = [prompts[number] for number in part]
-            out = pipe(asked, seed=100 * start, watermark=mark, progress=False)
-            for number, image in zip(part, out.images, strict=True):
-                image.save(folder / f"{kind}-{number:04d}.png")
-            pixels = torch.stack([image_to_tensor(image) for image in out.images])
-            scores[kind] += retrieved(pipe, pixels, asked)
-            lengths[kind] += bits(pipe, asked, out.image_tokens)
-    return {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "pictures": count,
-        "strength": strength,
-        "bits per token, by the model without the mark": {
-            kind: round(float(np.mean(values)), 3) for kind, values in lengths.items()
-        },
-        "prompt found among all prompts by CLIP": {
-            kind: share(values) for kind, values in scores.items()
-        },
-    }
+        mine = [row for row in rows if row["kind"] == kind]
+        found = [value for row in mine for value in row["found"]]
+        lengths = [value for row in mine for value in row["bits"]]
+        result[kind] = {
+            "pictures": len(found),
+            "bits per token, by the model without the mark": mean_of(lengths),
+            f"prompt found among {len(PROMPTS)} by CLIP": share(found) if found else None,
+        }
+    return result
+
+
+def mean_of(values: Sequence[float]) -> dict[str, Any] | None:
+    if not values:
+        return None
+    spread = float(np.std(values)) * 1.96 / len(values) ** 0.5
+    middle = float(np.mean(values))
+    return {"mean": round(middle, 3), "interval": [round(middle + s * spread, 3) for s in (-1, 1)]}
 
 
 def retrieved(pipe: Pipeline, pixels: torch.Tensor, asked: list[str]) -> list[bool]:
@@ -157,32 +203,62 @@ def share(values: list[bool]) -> dict[str, Any]:
     }
 
 
-def measure(pipe: Pipeline, folder: Path) -> dict[str, Any]:
+def measure(pipe: Pipeline, folder: Path, slow: int) -> dict[str, Any]:
     """Look for the mark in what `draw` drew, after each fate, alone and pooled.
 
     Where a picture keeps its grid, twice the p-value without the search is counted: the search
-    finds no less. Crops are searched, in half of the pictures, since that takes 17 times as long.
+    finds no less. The first `slow` pictures are cropped and upscaled, which takes seconds each.
     """
     paths = sorted(folder.glob("marked-*.png"))
-    found: dict[str, Any] = {}
-    fates = FATES | {"upscaled 4 times": lambda picture: enlarge(picture, pipe.upscaler, 4)}
-    for name, change in fates.items():
-        moved = name.startswith("cropped")
-        chosen = paths[: len(paths) // 2] if moved else paths
-        tensors = [image_to_tensor(change(Image.open(path).convert("RGB"))) for path in chosen]
-
-        def is_found(part: list[torch.Tensor], number: int, moved: bool = moved) -> bool:
-            told = look_for(part, Watermark(key_of(number)), codebook_of(pipe.vqgan), search=moved)
-            return told.p_value * (1 if moved else 2) < ALPHA
-
-        alone = [is_found([one], number) for number, one in enumerate(tensors)]
-        pooled = [
-            is_found(tensors[n : n + POOLED], n)
-            for n in range(0, len(tensors) - POOLED + 1, POOLED)
-        ]
-        found[name] = {"one picture": share(alone), f"{POOLED} pictures": share(pooled)}
-        print(name, json.dumps(found[name]), flush=True)
+    vqgan = of_size(pipe.vqgan, Image.open(paths[0]).width)
+    notes = Notes(folder / "found.jsonl")
+    done = {row["fate"] for row in notes.rows}
+    fates = FATES | {UPSCALED: lambda picture: enlarge(picture, pipe.upscaler, 4)}
+    for name in (name for name in fates if name not in done):
+        search = name.startswith("cropped")
+        chosen = paths[:slow] if search or name == UPSCALED else paths
+        tensors = [image_to_tensor(fates[name](read_rgb(path))) for path in chosen]
+        starts = range(0, len(tensors) - POOLED + 1, POOLED)
+        parts = {
+            "one picture": [(n, tensors[n : n + 1]) for n in range(len(tensors))],
+            f"{POOLED} pictures": [(n, tensors[n : n + POOLED]) for n in starts],
+        }
+        values = {
+            kind: [p_value(vqgan, part, number, search=search) for number, part in every]
+            for kind, every in parts.items()
+        }
+        notes.add({"fate": name, "p": values})
+        print(name, json.dumps(told(values)), flush=True)
+    found = {row["fate"]: told(row["p"]) for row in notes.rows}
     return {"false alarms wanted": ALPHA, "pictures": len(paths), "found": found}
+
+
+def read_rgb(path: Path) -> Picture:
+    return Image.open(path).convert("RGB")
+
+
+def of_size(vqgan: Any, size: int) -> Any:
+    """Return the same VQGAN, whose own grid is that of pictures of this size."""
+    side = size // vqgan.token_size
+    if side == min(vqgan.grid):
+        return vqgan
+    resolution = vqgan.config.resolution // min(vqgan.grid) * side
+    larger = VQGAN(dataclasses.replace(vqgan.config, resolution=resolution)).eval()
+    larger.load_state_dict(vqgan.state_dict())
+    return larger
+
+
+def p_value(vqgan: Any, part: list[torch.Tensor], number: int, *, search: bool) -> float:
+    found = look_for(part, Watermark(key_of(number)), codebook_of(vqgan), search=search)
+    return found.p_value * (1 if search else 2)
+
+
+def told(values: dict[str, list[float]]) -> dict[str, Any]:
+    """Return for each way of looking how many were found, and the p-value of the middle one."""
+    return {
+        kind: {**share([value < ALPHA for value in every]), "median p": float(np.median(every))}
+        for kind, every in values.items()
+    }
 
 
 BACKGROUNDS = ((255, 255, 255), (222, 40, 40), (45, 95, 215), (20, 20, 20), (250, 220, 50))
@@ -217,24 +293,23 @@ def on_background(levels: NDArray[np.uint8], turn: int) -> Picture:
     return Image.fromarray(np.ascontiguousarray(levels))
 
 
-def false_alarms(
-    pipe: Pipeline, pictures: Unmarked, count: int, keys: int, searched: int, notes: Path
-) -> dict[str, Any]:
+def false_alarms(pipe: Pipeline, pictures: Unmarked, given: argparse.Namespace) -> dict[str, Any]:
     """Look at the next unmarked pictures with many keys, and search every `searched`-th whole."""
     groups, side = known_groups(codebook_of(pipe.vqgan)), round(pipe.vqgan.image_length**0.5)
-    favoured = [Watermark(f"false alarm {n}").favours(groups) for n in range(keys)]
+    favoured = [Watermark(f"false alarm {n}").favours(groups) for n in range(given.keys)]
+    notes = given.append
     start = len(notes.read_text().splitlines()) if notes.exists() else 0
     with notes.open("a") as file, torch.no_grad():
-        for number in range(start, start + count):
+        for number in range(given.first + start, given.first + start + given.count):
             picture = pictures[number]
-            codes = pipe.vqgan.encode(picture[None]).view(side, -1)
+            codes = pipe.vqgan.encode(pipe.vqgan.shrink(picture[None])).view(side, -1)
             found = [weigh_evidence([codes], groups, one)[0].p_value for one in favoured]
             noted: dict[str, Any] = {"p": found}
-            if number % searched == 0:  # 17 times as slow
+            if number % given.searched == 0:  # 17 times as slow
                 mark = Watermark(f"false alarm {number}")
                 noted["searched"] = look_for([picture], mark, codebook_of(pipe.vqgan)).p_value
             print(json.dumps(noted), file=file)
-    return {"pictures so far": start + count}
+    return {"pictures so far": start + given.count}
 
 
 def rates(notes: Path) -> dict[str, Any]:
@@ -274,11 +349,15 @@ def main() -> None:
     one = commands.add_parser("draw")
     one.add_argument("--count", type=int, default=32)
     one.add_argument("--strength", type=float, default=6.0)
+    one.add_argument("--side", type=int, help="tokens of a canvas; the model's own when not given")
     one.add_argument("--output", type=Path, default=Path("marks"))
-    commands.add_parser("measure").add_argument("folder", type=Path)
+    one = commands.add_parser("measure")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--slow", type=int, default=64, help="pictures that are cropped and upscaled")
     one = commands.add_parser("false-alarms")
     one.add_argument("sources", type=Path, nargs="+")
     one.add_argument("--count", type=int, default=500)
+    one.add_argument("--first", type=int, default=0, help="number of the first picture")
     one.add_argument("--keys", type=int, default=20)
     one.add_argument("--searched", type=int, default=10, help="every so many pictures are searched")
     one.add_argument("--append", type=Path, default=Path("seen.jsonl"))
@@ -289,12 +368,11 @@ def main() -> None:
         return
     pipe = Pipeline.from_pretrained()
     if given.command == "draw":
-        result = draw(pipe, given.count, given.strength, given.output)
+        result = draw(pipe, given.count, given.strength, given.side, given.output)
     elif given.command == "measure":
-        result = measure(pipe, given.folder)
+        result = measure(pipe, given.folder, given.slow)
     else:
-        pictures = Unmarked(given.sources)
-        result = false_alarms(pipe, pictures, given.count, given.keys, given.searched, given.append)
+        result = false_alarms(pipe, Unmarked(given.sources), given)
     print(json.dumps(result, indent=2))
 
 

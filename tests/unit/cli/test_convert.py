@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dallemini import CLIP, VQGAN, CLIPScorer, ImageTokenizer, Pipeline, Tokenizer, Transformer
+from dallemini.hub.card import split_card
 from dallemini.models import DVAE
 from dallemini.testing import TINY_VQGAN, tiny_vqgan
 from hub_server import HubServer
@@ -43,7 +44,8 @@ def test_transformer_and_tokenizer_get_a_folder_each(run: Any, flax: Path, outpu
     assert (result.code, result.err) == (0, "")
     assert result.lines == [str(output / "tokenizer"), str(output / "transformer")]
     assert sorted(os.listdir(output)) == ["tokenizer", "transformer"]
-    assert sorted(os.listdir(output / "transformer")) == ["config.json", "model.safetensors"]
+    native = ["README.md", "config.json", "model.safetensors"]
+    assert sorted(os.listdir(output / "transformer")) == native
     converted = Transformer.from_pretrained(output / "transformer")
     assert same_weights(converted, Transformer.from_pretrained(flax))
     prompt = "A red apple, #RedApple"
@@ -89,7 +91,12 @@ def test_other_image_tokenizers_are_told_and_converted(
 def test_one_part_is_written_to_the_output_itself(run: Any, fixtures: Path, output: Path) -> None:
     result = run("convert", fixtures / "clip-hf-tiny" / "model", output)
     assert result.lines == [str(output)]
-    assert sorted(os.listdir(output)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(output)) == ["README.md", "config.json", "model.safetensors"]
+    header, text = split_card((output / "README.md").read_text(encoding="utf-8"))
+    assert header["pipeline_tag"] == "zero-shot-image-classification"
+    assert text.startswith("# output\n")
+    assert "Converted from `model`." in text
+    assert "| CLIP | 35,905 | float32 |" in text
 
 
 def test_single_file_is_converted_with_its_sibling(run: Any, fixtures: Path, output: Path) -> None:
@@ -173,7 +180,12 @@ def test_source_may_be_on_the_hub(run: Any, hub: HubServer, flax: Path, output: 
 def test_empty_folder_is_filled(run: Any, tiny: Path, output: Path) -> None:
     output.mkdir(parents=True)
     assert run("convert", tiny / "vqgan", output).code == 0
-    assert sorted(os.listdir(output)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(output)) == ["README.md", "config.json", "model.safetensors"]
+    header, text = split_card((output / "README.md").read_text(encoding="utf-8"))
+    assert header["pipeline_tag"] == "zero-shot-image-classification"
+    assert text.startswith("# output\n")
+    assert "Converted from `model`." in text
+    assert "| CLIP | 35,905 | float32 |" in text
 
 
 def test_source_is_never_overwritten(run: Any, tiny: Path) -> None:

@@ -99,3 +99,10 @@ def test_numbers_and_depths_that_no_figure_has_are_left_out() -> None:
     for _ in range(3000):
         deep = [deep]
     assert read_figures({"a": deep}) == []
+
+
+def test_every_letter_of_a_header_is_read_again() -> None:
+    header = {"title": "🍎 é \x7f \u2028 \ud83c \ufeff \\ud83c", "datasets": ["näive 🍎"]}
+    card = join_card(header, "# Mine")
+    assert "näive 🍎" in card
+    assert split_card(card)[0] == header

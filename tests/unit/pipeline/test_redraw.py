@@ -79,7 +79,7 @@ def test_pictures_and_grids_are_drawn_again(
         for index, path in enumerate(out.save(tmp_path)):
             again = pipe.redraw(path, progress=False)
             assert again.images[0].tobytes() == out.images[index].tobytes()
-        for name in ("all.png", "all.jpg"):
+        for name in ("all.png", "all.jpg", "all.webp"):
             grid = out.save_grid(tmp_path / name)
             assert same(pipe.redraw(grid, progress=False), out)
     hotter = pipe.redraw(path, temperature=5.0, progress=False)
@@ -95,7 +95,9 @@ def test_grids_have_labels_and_are_never_overwritten(out: GenerationOutput, tmp_
         strips = np.asarray(sheet.convert("L"))
     assert strips[:CAPTION_HEIGHT].min() < 100  # letters
     assert out.save_grid(tmp_path / "plain.png", labels=False).exists()
-    with pytest.raises(InputError, match=r"saved as \.png, \.jpg, \.jpeg, not as .*all\.gif"):
+    with pytest.raises(
+        InputError, match=r"saved as \.png, \.jpg, \.jpeg, \.webp, not as .*all\.gif"
+    ):
         out.save_grid(tmp_path / "all.gif")
 
 
