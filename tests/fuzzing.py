@@ -37,8 +37,12 @@ _LONGEST = 1000  # characters of a message
 
 _NUMBERS = (-1, 0, 1, 2, 255, 1 << 31, 10**12, (1 << 63) - 1, 1 << 64, 10**30, 10**400)
 _FLOATS = (0.0, -1.0, float("nan"), float("inf"), 1e308)
-_DEEP, _AGAIN = "\ue000", "\ue001"  # in JSON: lists in lists, and a key that is there already
-_WORDS = ("", "..", "/etc/passwd", "a/b", "module.", "x" * 5000, "\0", "é", "ÿ", "null", _DEEP)
+_AGAIN = "\ue000"  # in JSON, a key that is there already
+_DEEP = {  # lists in lists that Python does not parse, and objects in objects that it does
+    "\ue001": "[" * 3000 + "]" * 3000,
+    "\ue002": '{"a":' * 500 + "1" + "}" * 500,
+}
+_WORDS = ("", "..", "/etc/passwd", "a/b", "module.", "x" * 5000, "\0", "é", "ÿ", "null", *_DEEP)
 _MARKS = (
     *(b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 8, b"\x80\x02", b"PK\x01\x02", b"\xc9", b"[" * 99),
     *(
@@ -166,7 +170,9 @@ def _slots(tree: Any) -> Iterator[tuple[Any, Any]]:
 def json_text(tree: Any) -> str:
     """Write JSON, with what no Python value stands for: deep lists and a key that comes twice."""
     text = json.dumps(tree, ensure_ascii=False)
-    return text.replace(f'"{_DEEP}"', "[" * 3000 + "]" * 3000).replace(_AGAIN, "")
+    for word, value in _DEEP.items():
+        text = text.replace(f'"{word}"', value)
+    return text.replace(_AGAIN, "")
 
 
 def _edit_json(content: bytes, edits: Any) -> bytes:
