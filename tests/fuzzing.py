@@ -237,21 +237,19 @@ _INSIDE: dict[str, Callable[[bytes, Any], bytes]] = {
 }
 
 
-def search(
-    check: Callable[[Any], object], edits: st.SearchStrategy[Any], seconds: float, few: int = FEW
-) -> int:
+def search(check: Callable[[Any], object], edits: st.SearchStrategy[Any], seconds: float) -> int:
     """Run a check with many edits; the rule is kept in each, or the smallest one is shown.
 
     Args:
         check: reads what an edit gives.
         edits: to choose from.
         seconds: of processor time; 0 for the first few edits only.
-        few: how many these are.
 
     Returns:
         How many edits were tried.
     """
-    tried, number = 0, 0
+    tried, first = 0, time.time_ns() % (1 << 40) if seconds else 0  # others each time, or the same
+    number = first
 
     def keeps_the_rule(edit: Any) -> None:
         nonlocal tried
@@ -260,9 +258,9 @@ def search(
             check(edit)
 
     end = time.process_time() + seconds
-    while number == 0 or time.process_time() < end:
+    while number == first or time.process_time() < end:
         examples = settings(
-            max_examples=MANY if seconds else few,
+            max_examples=MANY if seconds else FEW,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
