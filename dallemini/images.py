@@ -368,10 +368,9 @@ def _check_size(
 
 
 def _check_frames(picture: PIL.Image.Image, name: str, still: bool) -> None:
-    if still and picture.format != "MPO":  # a camera's previews
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1:
-            raise PictureError(name, "animated", f"it has {frames} frames")
+    # counting them would take minutes where a small file has a million; MPO: a camera's previews
+    if still and picture.format != "MPO" and getattr(picture, "is_animated", False):
+        raise PictureError(name, "animated", "it has several frames")
 
 
 def _is_transparent(picture: PIL.Image.Image) -> bool:

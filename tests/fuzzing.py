@@ -37,8 +37,12 @@ _LONGEST = 1000  # characters of a message
 
 _NUMBERS = (-1, 0, 1, 2, 255, 1 << 31, 10**12, (1 << 63) - 1, 1 << 64, 10**30, 10**400)
 _FLOATS = (0.0, -1.0, float("nan"), float("inf"), 1e308)
-_DEEP, _AGAIN = "\ue000", "\ue001"  # in JSON: lists in lists, and a key that is there already
-_WORDS = ("", "..", "/etc/passwd", "a/b", "module.", "x" * 5000, "\0", "é", "ÿ", "null", _DEEP)
+_AGAIN = "\ue000"  # in JSON, a key that is there already
+_DEEP = {  # lists in lists that Python does not parse, and objects in objects that it does
+    "\ue001": "[" * 3000 + "]" * 3000,
+    "\ue002": '{"a":' * 500 + "1" + "}" * 500,
+}
+_WORDS = ("", "..", "/etc/passwd", "a/b", "module.", "x" * 5000, "\0", "é", "ÿ", "null", *_DEEP)
 _MARKS = (
     *(b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 8, b"\x80\x02", b"PK\x01\x02", b"\xc9", b"[" * 99),
     *(
@@ -166,7 +170,9 @@ def _slots(tree: Any) -> Iterator[tuple[Any, Any]]:
 def json_text(tree: Any) -> str:
     """Write JSON, with what no Python value stands for: deep lists and a key that comes twice."""
     text = json.dumps(tree, ensure_ascii=False)
-    return text.replace(f'"{_DEEP}"', "[" * 3000 + "]" * 3000).replace(_AGAIN, "")
+    for word, value in _DEEP.items():
+        text = text.replace(f'"{word}"', value)
+    return text.replace(_AGAIN, "")
 
 
 def _edit_json(content: bytes, edits: Any) -> bytes:
@@ -231,21 +237,19 @@ _INSIDE: dict[str, Callable[[bytes, Any], bytes]] = {
 }
 
 
-def search(
-    check: Callable[[Any], object], edits: st.SearchStrategy[Any], seconds: float, few: int = FEW
-) -> int:
+def search(check: Callable[[Any], object], edits: st.SearchStrategy[Any], seconds: float) -> int:
     """Run a check with many edits; the rule is kept in each, or the smallest one is shown.
 
     Args:
         check: reads what an edit gives.
         edits: to choose from.
         seconds: of processor time; 0 for the first few edits only.
-        few: how many these are.
 
     Returns:
         How many edits were tried.
     """
-    tried, number = 0, 0
+    tried, first = 0, time.time_ns() % (1 << 40) if seconds else 0  # others each time, or the same
+    number = first
 
     def keeps_the_rule(edit: Any) -> None:
         nonlocal tried
@@ -254,9 +258,9 @@ def search(
             check(edit)
 
     end = time.process_time() + seconds
-    while number == 0 or time.process_time() < end:
+    while number == first or time.process_time() < end:
         examples = settings(
-            max_examples=MANY if seconds else few,
+            max_examples=MANY if seconds else FEW,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),

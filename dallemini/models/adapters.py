@@ -46,7 +46,9 @@ class LoRAConfig(Config):
     def __post_init__(self) -> None:
         self.check_types()
         if not 1 <= self.rank <= LARGEST_SIZE:
-            raise ConfigError(f"LoRAConfig.rank must be at least 1, not {show(self.rank)}.")
+            raise ConfigError(
+                f"LoRAConfig.rank must be from 1 to {LARGEST_SIZE:,}, not {show(self.rank)}."
+            )
         if not 0 < self.alpha < math.inf:
             raise ConfigError(f"LoRAConfig.alpha must be a finite number above 0: {self.alpha}.")
         if not 0 <= self.dropout < 1:

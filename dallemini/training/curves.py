@@ -30,7 +30,8 @@ CURVES_NAME = "curves.png"
 Values = NDArray[np.float64]
 
 _NOT_DRAWN = ("step", "epoch", "time")  # they grow with the steps
-_COLUMNS = 3
+_COLUMNS, _MOST_PANELS = 3, 36
+_LARGEST, _LONGEST = 1e100, 100  # of values; characters of names
 _SMOOTHED_FROM = 30  # points; fewer are drawn as they are, as measurements always are
 _MARKED_TO = 60  # points; of more, the marks would be a band
 _WINDOW = 20  # the smoothed line is a mean over a 20th of the run
@@ -65,7 +66,8 @@ def plot_curves(folder: str | os.PathLike[str]) -> Path:
     """Plot the log of a run as `curves.png` in its folder.
 
     The losses come twice, over the steps and over their logarithm, where the beginning is seen;
-    below is a panel for every other name. Values that are missing or not finite are left out.
+    below is a panel for every other name, up to 36. Values that are missing or not finite are left
+    out.
 
     Args:
         folder: of the run.
@@ -99,7 +101,7 @@ def read_curves(folder: str | os.PathLike[str]) -> list[Curve]:
     curves: dict[str, Curve] = {}
     for row in read_log(folder):
         for name, value in row.items():
-            if name not in _NOT_DRAWN and math.isfinite(value):
+            if name not in _NOT_DRAWN and abs(value) < _LARGEST:
                 curve = curves.setdefault(name, Curve(name, measured="loss" not in row))
                 curve.steps.append(row["step"])
                 curve.values.append(value)
@@ -135,12 +137,12 @@ def _draw(curves: list[Curve], *, title: str) -> Figure:
             "plots a finished run as well."
         ) from error
     losses = [c for c in curves if c.name == "loss" or (c.measured and c.name.endswith("_loss"))]
-    others = sorted((c for c in curves if c not in losses), key=_place)
+    others = sorted((c for c in curves if c not in losses), key=_place)[:_MOST_PANELS]
     last = max(max(curve.steps) for curve in curves)
     rows = math.ceil(len(others) / _COLUMNS)
     heights = ([1.5] if losses else []) + [1.0] * rows
     figure = Figure(figsize=(12, 0.6 + 2.5 * sum(heights)), layout="constrained")
-    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.suptitle(_label(title), fontsize=13, fontweight="bold")
     grid = figure.add_gridspec(len(heights), 2 * _COLUMNS, height_ratios=heights)
     if losses:
         linear = figure.add_subplot(grid[0, :_COLUMNS])
@@ -167,7 +169,7 @@ def _place(curve: Curve) -> int:
 def _panel(axes: Axes, curves: list[Curve], *, title: str, last: float) -> None:
     for curve, colour in zip(curves, _COLOURS * len(curves), strict=False):
         _line(axes, curve, colour)
-    axes.set_title(title.replace("_", " "), fontsize=10, loc="left")
+    axes.set_title(_label(title).replace("_", " "), fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=8)
     axes.set_xlim(0, 1.03 * last or 1)
     _fit_height(axes, curves, first=0)
@@ -181,7 +183,7 @@ def _panel(axes: Axes, curves: list[Curve], *, title: str, last: float) -> None:
 
 def _line(axes: Axes, curve: Curve, colour: str) -> None:
     """Draw a curve; a long one of training steps as a smoothed line over the raw values."""
-    label, count = curve.name.replace("_", " "), len(curve.values)
+    label, count = _label(curve.name).replace("_", " "), len(curve.values)
     if curve.smoothed is not None:
         axes.plot(curve.steps, curve.values, color=colour, alpha=0.35, linewidth=0.8)
         axes.plot(curve.steps, curve.smoothed, color=colour, label=label, linewidth=1.6)
@@ -218,6 +220,12 @@ def _logarithmic_steps(axes: Axes, losses: list[Curve]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda step, _: _short(step))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _label(text: str) -> str:
+    """Write a name as it is, in one line: matplotlib reads what lies between dollars as TeX."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST])
+    return shown.replace("$", r"\$")
 
 
 def _short(step: float) -> str:

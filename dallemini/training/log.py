@@ -86,11 +86,12 @@ def _parse(line: str) -> dict[str, float] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int or not is_finite(row["step"]):
+    step = row.get("step") if isinstance(row, dict) else None
+    if type(step) is not int or not 0 <= step < 1 << 62:
         return None
     numbers = {name: math.nan if value is None else value for name, value in row.items()}
     return {
         name: value
         for name, value in numbers.items()
-        if isinstance(value, float | bool) or is_finite(value)
+        if isinstance(value, float) or is_finite(value)
     }

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import CheckpointError, ConfigError, MissingFileError
-from ..files import as_path
+from ..files import PathName, as_path
 from ..foreign import show
 from .checkpoint import is_checkpoint, newest, read_progress
 from .config import TrainingConfig
 
 _Config = TypeVar("_Config", bound=TrainingConfig)
+_DEEPEST = 8  # settings in settings
 _MOST_TOLD = 5  # settings with both values in a message
 
 
@@ -34,7 +35,7 @@ def starting_point(folder: Path, resume_from: str | None) -> Path | None:
     named = as_path(resume_from).resolve()
     if last is not None and last.resolve() != named:
         before = read_progress(last).get("config", {}).get("resume_from")
-        if isinstance(before, str) and as_path(before).resolve() == named:
+        if isinstance(before, str) and _is_one_place(before, named):
             return last
     if not is_checkpoint(named):
         raise MissingFileError(
@@ -137,8 +138,16 @@ def _is_the_same(name: str, old: Any, new: Any) -> bool:
     if name == "warmup_steps" and new is None:
         return True
     if name in ("init_from", "vqgan", "tokenizer") and old and new:
-        return as_path(old).resolve() == as_path(new).resolve()
+        return _is_one_place(old, new)
     return name in ("loss.quantize_from", "loss.adversarial_from") and None in (old, new)
+
+
+def _is_one_place(one: str, other: PathName) -> bool:
+    """Tell whether two names are those of one file or folder."""
+    try:
+        return as_path(one).resolve() == as_path(other).resolve()
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have
+        return False
 
 
 def _known(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def _known(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and prefix.count(".") < _DEEPEST:
             flat |= _flat(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
@@ -18,8 +19,9 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.optim import AdamW
 
+from dallemini.errors import MissingFileError
 from dallemini.training import TrainingConfig, checkpoint
-from dallemini.training.curves import read_curves
+from dallemini.training.curves import plot_curves, read_curves
 from dallemini.training.log import LOG_NAME, forget_later_rows, past_judgements, read_log
 from dallemini.training.resuming import refuse_changes, starting_point
 from fuzzing import Search, edit_bytes, edit_tree, file_edits, json_text, tree_edits
@@ -58,7 +60,8 @@ def read_averages(run: Path) -> None:
 def resume(run: Path) -> None:
     found = starting_point(run, None)
     assert found is not None
-    starting_point(run, str(found))
+    with contextlib.suppress(MissingFileError):
+        starting_point(run, "elsewhere-too")
     progress = checkpoint.read_progress(found, needed=("step", "sums", "scaler"))
     refuse_changes(progress["config"], TrainingConfig(steps=9), found)
 
@@ -156,5 +159,16 @@ def test_mutated_rows_of_logs_are_read_or_left_out(run: Path, search: Search) ->
         (run / LOG_NAME).write_text("".join(lines), encoding="utf-8", errors="surrogatepass")
         judge(run)
         read_rows(run)
+
+    search(check, tree_edits)
+
+
+@pytest.mark.thorough
+def test_mutated_logs_are_plotted_or_refused(run: Path, search: Search) -> None:
+    def check(edits: Any) -> None:
+        rows = edit_tree(copy.deepcopy([*ROWS]), edits)
+        text = "".join(json_text(row) + "\n" for row in rows)
+        (run / LOG_NAME).write_text(text, encoding="utf-8", errors="surrogatepass")
+        plot_curves(run)
 
     search(check, tree_edits)

@@ -26,6 +26,7 @@ from dallemini.images import (
     read_mask,
     tensor_to_images,
 )
+from fuzzing import ruled
 
 
 def test_pixels_are_rounded_down() -> None:
@@ -309,8 +310,15 @@ def test_the_first_frame_is_taken_unless_it_must_be_still() -> None:
     frames = [Image.new("L", (1, 1), level) for level in (255, 0)]
     frames[0].save(content, format="GIF", save_all=True, append_images=frames[1:])
     assert levels(content.getvalue()) == [255]
-    with pytest.raises(PictureError, match="it has 2 frames"):
+    with pytest.raises(PictureError, match="it has several frames"):
         open_image(content.getvalue(), still=True)
+
+
+def test_frames_are_not_counted() -> None:
+    start = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0"
+    frame = b",\0\0\0\0\1\0\1\0\0\2\2D\1\0"
+    with ruled(), pytest.raises(PictureError, match="it has several frames"):
+        open_image(start + frame * 300_000 + b";", still=True)
 
 
 def test_other_programs_are_not_started() -> None:

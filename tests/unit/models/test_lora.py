@@ -302,7 +302,8 @@ def test_the_compiler_takes_a_layer_with_an_adapter_whole() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": 0}, "LoRAConfig.rank must be at least 1, not 0"),
+        ({"rank": 0}, "LoRAConfig.rank must be from 1 to 16,777,216, not 0"),
+        ({"rank": 10**400}, "LoRAConfig.rank must be from 1 to 16,777,216, not a number of about"),
         ({"rank": 1.5}, "LoRAConfig.rank must be int, not 1.5"),
         ({"alpha": 0}, "alpha must be a finite number above 0: 0"),
         ({"alpha": float("nan")}, "alpha must be a finite number above 0: nan"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dallemini.errors import CheckpointError, DalleMiniWarning
+from dallemini.errors import CheckpointError, ConfigError, DalleMiniWarning
 from dallemini.text import Knowledge, Tokenizer
 
 KNOWN = Knowledge(
@@ -63,6 +63,11 @@ def test_what_is_no_list_of_words_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "knowledge.json").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match="is no list of words"):
         Tokenizer.from_pretrained(tmp_path)
+
+
+def test_more_words_than_can_be_compared_are_refused() -> None:
+    with pytest.raises(ConfigError, match="50,001 words are too many; 50,000 are read"):
+        Knowledge(words=("x",) * 50_001)
 
 
 @pytest.mark.thorough

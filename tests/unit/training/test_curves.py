@@ -157,3 +157,12 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "curves.png").mkdir()
     with pytest.raises(StorageError, match=r"Could not write .*curves\.png"):
         plot_curves(tmp_path)
+
+
+def test_what_no_plot_can_show_does_not_end_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run $a^{$"  # no TeX
+    folder.mkdir()
+    names = {"a $\\frac{$": 1.0, "\0": 2.0, "x" * 500: 1}
+    rows = [{"step": 1, "loss": 1e308, **names}, {"step": -5, "loss": 1.0}, {"step": 2, "loss": 1}]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert plot_curves(folder).stat().st_size > 1000
