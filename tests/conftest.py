@@ -27,6 +27,10 @@ from huggingface_hub import constants as constants  # read now, not while a test
 from hub_server import LARGE, HubServer
 from patience import busy_note
 
+# Compiled once, and not by each worker and each process that a test starts (as .ci/run has it).
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 FIXTURES = Path(__file__).parent / "fixtures"
 _CLIENT_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HOME")
 
@@ -56,6 +60,14 @@ def pytest_collection_finish() -> None:
     """Take what is there now out of every later garbage collection: it stays to the end."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_cut() -> Iterator[None]:
+    """Wait for no disk: a save would, for each of its files, and no test switches the power off."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

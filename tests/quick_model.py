@@ -44,7 +44,14 @@ def save_quick_model(folder: Path, *, side: int = 5) -> Path:
     )
     levels = (1,) * {5: 4, 10: 3}[side]
     thin = dataclasses.replace(
-        vqgan.config, ch=32, ch_mult=levels, num_res_blocks=1, attn_resolutions=(), z_channels=8
+        vqgan.config,
+        ch=32,
+        ch_mult=levels,
+        num_res_blocks=1,
+        attn_resolutions=(),
+        z_channels=8,
+        refiner_width=8,
+        refiner_blocks=1,
     )
     Pipeline(
         tokenizer=real.tokenizer,

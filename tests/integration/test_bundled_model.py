@@ -40,7 +40,7 @@ def test_bundled_model_carries_card_and_notice() -> None:
 
 
 def test_same_seed_draws_the_same_picture(bundled: Pipeline) -> None:
-    first, second = (bundled("red apple", seed=5) for _ in range(2))
+    first, second = (bundled("red apple", seed=5, candidates=1) for _ in range(2))
     assert torch.equal(first.image_tokens, second.image_tokens)
     assert first.images[0].tobytes() == second.images[0].tobytes()
 
@@ -75,11 +75,11 @@ def test_kernels_draw_the_tokens_of_torch_s_own_functions(
 )
 def test_background_asked_for_is_drawn(bundled: Pipeline, color: str) -> None:
     prompts = [f"{thing}, noto emoji, on a {color} background" for thing in ("rocket", "cat face")]
-    out = bundled(prompts, num_images_per_prompt=4, seed=0)
+    out = bundled(prompts, num_images_per_prompt=3, candidates=1, seed=0)
     table = torch.tensor([*GROUNDS.values(), (255, 255, 255)]) / 255
     edges = [image_to_tensor(image)[:, :3].flatten(1).median(dim=1).values for image in out.images]
     nearest = [int((table - edge).square().sum(1).argmin()) for edge in edges]
-    assert nearest.count(list(GROUNDS).index(color)) >= 6
+    assert nearest.count(list(GROUNDS).index(color)) > len(prompts) * 3 // 2
 
 
 @pytest.mark.slow

@@ -288,13 +288,13 @@ def test_processes_that_are_told_to_end_leave_a_checkpoint(tmp_path: Path) -> No
         env=environment(PAUSE="0.05"),
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + patience(200)
     while not (tmp_path / "log.jsonl").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=100) != 0
+    assert process.wait(timeout=patience(100)) != 0
     path = newest(tmp_path)
     assert path is not None
     assert read_progress(path)["step"] == int(path.name.rpartition("-")[2]) < 1000

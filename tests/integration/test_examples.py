@@ -84,12 +84,9 @@ def quick_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_quick_model(tmp_path_factory.mktemp("quick") / "emoji")
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough_except("editing.py-True")
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "name",  # what editing.py draws, the page about editing draws as well
-    [pytest.param(n, marks=pytest.mark.slow) if n == "editing.py" else n for n in FILES],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_script_writes_its_pictures(
     name: str,
     quick: bool,

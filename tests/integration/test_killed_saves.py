@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from dallemini import Pipeline
 from dallemini.errors import StorageError
 from dallemini.testing import tiny_pipeline
 from full_disk import full_disk
+from patience import patience
 
 PROGRAM = """
 import os, random, signal, sys, time
@@ -73,11 +78,58 @@ FILES = [
 ]  # fmt: skip
 
 
+def state(folder: Path) -> tuple[list[float], int | None, bool]:
+    """What a saved pipeline is: its weights, its settings, a scorer."""
+    pipe = Pipeline.from_pretrained(folder)
+    weights = [
+        float(sum(value.double().sum() for value in part.state_dict().values()))
+        for part in (pipe.transformer, pipe.vqgan)
+        if isinstance(part, nn.Module)
+    ]
+    return weights, pipe.config.seed, pipe._find_scorer() is not None
+
+
+def test_what_lies_there_at_any_step_of_a_save_is_the_old_pipeline_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed leaves what is copied here before each file is moved."""
+    old, parts = tiny_pipeline(seed=1), tiny_pipeline(seed=2)
+    new = Pipeline(
+        tokenizer=parts.tokenizer,
+        transformer=parts.transformer,
+        vqgan=parts.vqgan,
+        config=parts.config.override(seed=2),
+    )
+    place, left = tmp_path / "place", list[Path]()
+    old.save_pretrained(place / "model")
+    before = state(place / "model")
+
+    def copying(move: Callable[..., None]) -> Callable[..., None]:
+        def copied(*paths: Path) -> None:
+            left.append(tmp_path / f"left-{len(left)}")
+            shutil.copytree(place, left[-1])
+            move(*paths)
+
+        return copied
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "rename"):
+            patch.setattr(os, name, copying(getattr(os, name)))
+        new.save_pretrained(place / "model")
+    after = state(place / "model")
+    chosen = [0, *sorted(random.Random(0).sample(range(1, len(left) - 1), 4)), -1]
+    found = [state(left[step] / "model") for step in chosen]
+    assert all(one in (before, after) for one in found)
+    assert (found[0], found[-1], len(left) > 10) == (before, after, True)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_killed_save_leaves_the_old_pipeline_or_the_new_one(kills: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model"), str(kills), "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=patience(600)
+    )
     assert done.returncode == 0, done.stderr
     *found, left = done.stdout.splitlines()
     assert len(found) == kills

@@ -43,6 +43,7 @@ def test_the_recording_belongs_to_these_weights(recorded: Any) -> None:
     assert recorded["tokens"].keys() == CASES.keys()
 
 
+@pytest.mark.thorough_except("own settings", "both filters", "int8")
 @pytest.mark.slow_except("own settings", "both filters", "unguided", "int8")
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_are_those_that_were_recorded(

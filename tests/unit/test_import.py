@@ -56,6 +56,9 @@ loaded = sorted(optional & set(sys.modules))
 
 from dallemini.testing import tiny_pipeline
 tiny_pipeline()("a red apple", seed=0, rank=True, progress=False)
+from dallemini.generation.memory import predict_memory
+from dallemini.models import TransformerConfig, VQGANConfig
+predict_memory(TransformerConfig(), vqgan=VQGANConfig(), images=1)
 print(json.dumps({
     "changed": [name for name in before if before[name] != after[name]],
     "printed": printed.getvalue(),
@@ -207,30 +210,9 @@ def test_import_and_drawing_ask_no_network(report: Any) -> None:
     assert report["asked"] == []
 
 
-def test_drawing_needs_no_compiler(report: Any) -> None:
+def test_drawing_and_counting_memory_need_no_compiler(report: Any) -> None:
     # torch's compiler takes seconds to import, and building on `meta` easily does so by accident
     assert not report["compiler"]
-
-
-WITHOUT_TORCH = """
-import contextlib, io, json, sys
-import dallemini
-from dallemini.cli import main
-codes = []
-shown = io.StringIO()
-with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-    for words in (["--help"], ["generate", "--help"], ["redraw", "--help"], ["edit", "--help"],
-                  ["extend", "--help"], ["app", "--help"], ["serve", "--help"],
-                  ["inspect", "--help"], ["detect", "--help"], ["paint"], [],
-                  ["generate"], ["generate", "x", "--top-k", "many"], ["generate", "x", "-n", "0"]):
-        codes.append(main(words))
-print(json.dumps({"codes": codes, "torch": "torch" in sys.modules}))
-"""
-
-
-def test_help_and_wrong_use_of_the_command_do_not_wait_for_torch() -> None:
-    pytest.importorskip("tyro", reason="needs the extra cli")
-    assert run(WITHOUT_TORCH)[0] == {"codes": [0] * 9 + [2] * 5, "torch": False}
 
 
 def test_modules_and_unknown_names_are_found_as_usual() -> None:

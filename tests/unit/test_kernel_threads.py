@@ -19,6 +19,7 @@ from torch import Tensor
 from dallemini import kernels
 from dallemini.kernels import threads
 from dallemini.kernels.threads import available_cores, count_threads, keep_torch_alone
+from patience import patience
 
 pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason="no kernels for this processor")
 
@@ -92,7 +93,7 @@ def test_several_threads_of_python_may_call_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kernels, "count_threads", lambda: 1 + next(numbers) % 7)
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(compute) for _ in range(8)]:
-            assert_equal(future.result(timeout=120), expected)
+            assert_equal(future.result(timeout=patience(120)), expected)
 
 
 @pytest.mark.thorough
@@ -137,7 +138,9 @@ assert count() == before + 2, (before, count())
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_threads_are_made_when_they_are_needed_and_by_each_fork_for_itself() -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROCESS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(120), check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -1,37 +1,12 @@
-"""`dallemini app`: what is refused before the page is there, and what is not imported for it."""
+"""`dallemini app`: what is refused before the page is there."""
 
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 from typing import Any
 
 import pytest
-
-from patience import patience
-
-HEAVY = """
-import sys
-from dallemini.cli import main
-code = main(sys.argv[1:])
-print(sorted({"torch", "gradio"} & set(sys.modules)))
-sys.exit(code)
-"""
-
-
-@pytest.mark.parametrize(
-    ("words", "code"), [("app --help", 0), ("app --no-such-option", 2), ("audit --help", 0)]
-)
-def test_help_and_wrong_use_need_neither_torch_nor_gradio(words: str, code: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HEAVY, *words.split()],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=patience(120),
-    )
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "[]")
 
 
 def test_missing_extra_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ import contextlib, io, json, sys
 
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "PIL", "tokenizers"):
+        if name.partition(".")[0] in ("torch", "PIL", "tokenizers", "gradio"):
             raise AssertionError(f"{name} was imported")
 
 sys.meta_path.insert(0, NoTorch())
@@ -116,7 +116,7 @@ wrong = {
     "extend": [["a.png"], ["a.png", "x", "--seed", "-1"]],
     "redraw": [[], ["a.png", "--nope"]],
     "upscale": [[], ["a.png", "--tile", "wide"]],
-    "app": [["--port", "high"], ["--port", "70000"]],
+    "app": [["--port", "high"], ["--port", "70000"], ["--no-such-option"]],
     "serve": [["--port", "high"], ["--port", "-1"]],
     "inspect": [["--nope"]],
     "detect": [["a.png"]],
@@ -149,7 +149,7 @@ print(json.dumps(found))
 """
 
 
-def test_help_and_wrong_use_wait_for_no_torch() -> None:
+def test_help_and_wrong_use_wait_for_neither_torch_nor_gradio() -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH],
         cwd=ROOT,

@@ -108,7 +108,7 @@ def test_empty_watermark_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatc
     assert (result.code, "The key of a watermark is empty" in result.err) == (2, True)
 
 
-@pytest.mark.parametrize("command", ["app", "serve"])
+@pytest.mark.parametrize("command", ["serve", pytest.param("app", marks=pytest.mark.thorough)])
 def test_half_a_signature_is_refused(run: Any, command: str) -> None:
     result = run(command, "--c2pa-key", "key.pem", "--safety", "off")
     assert (result.code, "Signing needs both --c2pa-cert" in result.err) == (2, True)

@@ -115,13 +115,12 @@ class Recorder:
 @pytest.mark.parametrize("images", [1, 4])
 @pytest.mark.parametrize("guidance_scale", [1.0, 10.0])
 def test_static_shapes_change_no_token(images: int, guidance_scale: float) -> None:
-    for prompts in ([SHORT], [SHORT, LONG]):
-        settings: dict[str, Any] = {
-            "images": images,
-            "guidance_scale": guidance_scale,
-            "prompts": prompts,
-        }
-        assert torch.equal(draw(compiled(), **settings), draw(tiny_transformer(), **settings))
+    settings: dict[str, Any] = {
+        "images": images,
+        "guidance_scale": guidance_scale,
+        "prompts": [SHORT] if images == 1 else [SHORT, LONG],
+    }
+    assert torch.equal(draw(compiled(), **settings), draw(tiny_transformer(), **settings))
 
 
 @pytest.mark.usefixtures("_uncompiled")

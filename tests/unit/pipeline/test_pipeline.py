@@ -351,7 +351,7 @@ def test_a_prompt_that_is_no_str_is_named(pipe: Pipeline, wrong: Any) -> None:
         draw(pipe, ["a red apple", wrong])
 
 
-@pytest.mark.parametrize("prompt", ["", " ", "\n", "a\x00b", "🍎", "猫", "many words " * 500])
+@pytest.mark.parametrize("prompt", ["", " \n", "a\x00b 🍎 猫", "many words " * 500])
 def test_every_string_is_a_prompt(pipe: Pipeline, prompt: str) -> None:
     if len(prompt) > 1000:
         with pytest.warns(DalleMiniWarning, match="the model reads 64"):
@@ -748,9 +748,9 @@ def test_a_part_that_cannot_be_moved_is_named(pipe: Pipeline) -> None:
 def test_batch_size_changes_no_token_in_half_precision(dtype: torch.dtype) -> None:
     pipe = tiny_pipeline().to(dtype=dtype)
     prompts = ["a red apple", "a rocket", "an armchair in the shape of an avocado on black", "x"]
-    whole = pipe(prompts, num_images_per_prompt=2, seed=0).image_tokens
+    whole = pipe(prompts, seed=0).image_tokens
     for size in (1, 3):
-        parts = pipe(prompts, num_images_per_prompt=2, seed=0, batch_size=size).image_tokens
+        parts = pipe(prompts, seed=0, batch_size=size).image_tokens
         assert torch.equal(parts, whole)
 
 

@@ -34,9 +34,13 @@ def scorer() -> Darkness:
     return Darkness()
 
 
+@pytest.fixture(scope="module")
+def parts() -> Pipeline:
+    return tiny_pipeline()
+
+
 @pytest.fixture
-def pipe(scorer: Darkness) -> Pipeline:
-    parts = tiny_pipeline()
+def pipe(parts: Pipeline, scorer: Darkness) -> Pipeline:
     return Pipeline(
         tokenizer=parts.tokenizer,
         transformer=parts.transformer,
@@ -117,8 +121,7 @@ def test_the_work_is_told_in_full(pipe: Pipeline) -> None:
     assert (told[-1].stage, told[-1].done, told[-1].total) == ("pictures", 6, 6)
 
 
-def test_unfinished_pictures_are_completed_by_likely_tokens() -> None:
-    parts = tiny_pipeline()
+def test_unfinished_pictures_are_completed_by_likely_tokens(parts: Pipeline) -> None:
     text = parts.tokenizer("a red apple")
     half = torch.arange(8)[None]
     whole = complete_tokens(parts.transformer, [text], [1.0], half, num_codes=64)
@@ -132,7 +135,7 @@ def test_unfinished_pictures_are_completed_by_likely_tokens() -> None:
 
 
 def test_pruning_that_plays_no_part_is_told(pipe: Pipeline, scorer: Darkness) -> None:
-    kept: Any = {"candidates": 4, "seed": 1, "progress": False}
+    kept: Any = {"candidates": 4, "seed": 1, "progress": False, "guidance_scale": 1.0}
     for settings in ({"width": 20}, {"tile": True}, {"start_image": torch.zeros(3, 16, 16)}):
         with pytest.warns(DalleMiniWarning, match="prune=True plays no part in edits, tiles"):
             pruned = pipe("a cat", prune=True, **settings, **kept)

@@ -232,7 +232,6 @@ def test_pictures_are_learned_and_the_measures_say_so(tmp_path: Path) -> None:
     assert rows[-1]["psnr"] > rows[0]["psnr"] + 1
 
 
-@pytest.mark.slow
 def test_codes_are_measured_from_when_they_are_set_also_with_accumulation(tmp_path: Path) -> None:
     task = make_task(quantize_from=3, adversarial_from=100)
     config = TrainingConfig(
