@@ -14,22 +14,18 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-import torch
 from fastapi import Body, FastAPI, Form, Request, Response, UploadFile
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from .._version import __version__
-from ..errors import ConfigError, DalleMiniError, InputError
+from ..errors import ConfigError, DalleMiniError
 from ..generation import GenerationOverrides, Sampler
-from ..generation.config import MAX_IMAGES
-from ..generation.memory import choose_batch_size
 from ..generation.watermark import SCHEME, Watermark
 from ..images import open_image
 from ..pipeline.guarding import guarded
 from ..pipeline.pipeline import Pipeline
-from ..pipeline.pixels import token_size
 from ..pipeline.signing import C2PASigner
 from ..safety.checker import SafetyChecker, describe_checker
 from . import openapi
@@ -42,6 +38,7 @@ from .api import (
     VariationRequest,
 )
 from .batcher import Batcher
+from .capacity import count_rows, find_sizes
 from .config import ServiceConfig
 from .docs_page import docs_page
 from .errors import ServiceError, add_handlers, refuse
@@ -145,7 +142,7 @@ class Service:
             pipe.transformer,
             usual.sampler,
             num_codes=pipe.vqgan.codebook_size,
-            most_rows=_count_rows(pipe, config),
+            most_rows=count_rows(pipe, config),
             most_waiting=config.max_waiting,
         )
         self.metrics = Metrics(self.batcher)
@@ -427,27 +424,3 @@ async def _hung_up(request: Request) -> None:
 
 def _client(request: Request) -> str:
     return request.client.host if request.client else ""
-
-
-def find_sizes(pipe: Pipeline) -> list[int]:
-    """Return what the sides of pictures may be in pixels, the model's own first, up to its double.
-
-    An image tokenizer that decodes one size only has one.
-    """
-    grid = pipe.transformer.config.grid
-    with torch.no_grad():
-        unit = token_size(pipe.vqgan, grid)
-    own = unit * grid[1]
-    sizes = range(own, 2 * own + 1, unit)
-    with contextlib.suppress(InputError):
-        pipe._sketcher(pipe.config.override(width=sizes[-1])).begin(None, None)
-        return list(sizes)
-    return [own]
-
-
-def _count_rows(pipe: Pipeline, config: ServiceConfig) -> int:
-    """Return how many decoder rows are computed together: two for a picture that is guided."""
-    if config.max_batch != "auto":
-        return 2 * config.max_batch
-    guided = pipe.config.override(guidance_scale=2.0, batch_size="auto")
-    return 2 * choose_batch_size(guided, pipe.transformer, pipe.vqgan, images=MAX_IMAGES)

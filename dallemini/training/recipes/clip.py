@@ -17,10 +17,9 @@ from ..checkpoint import load_averages
 from ..clip import MAX_LOGIT_SCALE, CLIPBatch, CLIPTask
 from ..loop import run
 from .common import (
-    HELD_OUT,
     MOST_CAPTIONS,
     all_captions,
-    first_images,
+    held_out_images,
     learnt_once,
     load_part,
     open_images,
@@ -62,8 +61,8 @@ def train_clip(
         batches = read_batches(config, images)
         evaluation = {}
         if config.eval_data:
-            held_out = open_images(config.eval_data, data)
-            evaluation["held_out"] = _read(scorer, *first_images(held_out, HELD_OUT))
+            unseen = held_out_images(open_images(config.eval_data, data))
+            evaluation["held_out"] = _read(scorer, *unseen)
         task = CLIPTask(scorer.clip, batches=_Reader(scorer, batches), evaluation=evaluation)
         task.epoch_images = None if images.is_stream else len(images)
         folder, callbacks = config.run_folder, begun.callbacks

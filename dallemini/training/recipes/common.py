@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ... import hub
-from ...data import Batches, CaptionedImages, DataConfig
+from ...data import BadRecord, Batches, CaptionedImage, CaptionedImages, DataConfig
 from ...errors import InputError
 from ...files import as_path, make_folder
 from ...models.image_tokenizer import ImageTokenizer
@@ -136,32 +138,57 @@ def read_batches(config: RunConfig, images: CaptionedImages) -> Batches:
     )
 
 
-def first_images(images: CaptionedImages, count: int) -> tuple[list[Tensor], list[str]]:
-    """Return the first pictures f[3,S,S] that can be used, and a caption of each.
+def shuffled(count: int) -> list[int]:
+    """Return numbers below `count` in an order that is always the same: a choice for measuring.
+
+    The first numbers of sorted data would speak of one kind of picture only.
+    """
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")
+    found: list[int] = order.tolist()
+    return found
+
+
+def held_out_images(images: CaptionedImages) -> tuple[list[Tensor], list[str]]:
+    """Return up to `HELD_OUT` pictures f[3,S,S] from all over a set, and a caption of each.
+
+    The choice depends on the number of pictures alone; they come in the order of the set. A stream
+    has no random access: its first pictures are taken.
 
     Raises:
-        InputError: there are none.
+        InputError: no picture can be used.
     """
-    pixels: list[Tensor] = []
-    captions: list[str] = []
-    for shard in images.shards():
-        for record in images.read(shard):
-            pixels.append(record.image)
-            captions.append(record.captions[0] if record.captions else "")
-            if len(pixels) == count:
-                return pixels, captions
-    if not pixels:
+    found = dict(itertools.islice(_held_out(images), HELD_OUT))
+    if not found:
         raise InputError("eval_data holds no picture that can be used; look at the log.")
-    return pixels, captions
+    records = [found[index] for index in sorted(found)]
+    captions = [record.captions[0] if record.captions else "" for record in records]
+    return [record.image for record in records], captions
+
+
+def _held_out(images: CaptionedImages) -> Iterator[tuple[int, CaptionedImage]]:
+    if images.is_stream:
+        shards = (images.read(shard) for shard in images.shards())
+        yield from enumerate(itertools.chain.from_iterable(shards))
+        return
+    for index in shuffled(len(images)):
+        record = images.try_to_prepare(images.raw(index))
+        if isinstance(record, BadRecord):
+            images.report(record)
+        else:
+            yield index, record
 
 
 def all_captions(images: CaptionedImages, *, most: int, progress: bool) -> list[str]:
-    """Read captions for a vocabulary, `most` at most."""
+    """Read captions for a vocabulary, `most` at most; no picture is opened for them."""
     captions: list[str] = []
     with tqdm(desc="reading captions", unit="picture", disable=None if progress else True) as bar:
         for shard in images.shards():
-            for record in images.read(shard):
-                captions.extend(record.captions)
+            for record in images.raw_records(shard):
+                if isinstance(record, BadRecord):
+                    images.report(record)
+                else:
+                    captions.extend(record.captions)
                 bar.update()
                 if len(captions) >= most:
                     return captions

@@ -17,8 +17,7 @@ from ..loop import run
 from ..vqgan import VQGANTask
 from ..vqgan_config import VQGANLossConfig
 from .common import (
-    HELD_OUT,
-    first_images,
+    held_out_images,
     load_part,
     open_images,
     opened,
@@ -69,7 +68,7 @@ def train_vqgan(
         )
         task.epoch_images = None if images.is_stream else len(images)
         if config.eval_data:
-            pixels, _ = first_images(open_images(config.eval_data, data), HELD_OUT)
+            pixels, _ = held_out_images(open_images(config.eval_data, data))
             task.held_out = torch.stack(pixels)
         folder, callbacks = config.run_folder, begun.callbacks
         run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)

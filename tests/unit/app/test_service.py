@@ -19,8 +19,9 @@ from PIL import Image
 from app_service import GENERATIONS, Served, serving, wait_until
 from certificates import make_signer
 from dallemini import Pipeline, SafetyFlag, Watermark, WordSafetyChecker
+from dallemini.app.capacity import find_sizes
 from dallemini.app.config import ServiceConfig
-from dallemini.app.service import create_service, find_sizes
+from dallemini.app.service import create_service
 from dallemini.errors import ConfigError, DalleMiniWarning
 from dallemini.pipeline.signing import read_credentials
 
