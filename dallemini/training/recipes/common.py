@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ... import hub
 from ...data import BadRecord, Batches, CaptionedImage, CaptionedImages, DataConfig
 from ...errors import InputError
-from ...files import as_path, make_folder
+from ...files import as_path, make_folder, replacing_folder
 from ...models.image_tokenizer import ImageTokenizer
 from ...models.transformer import Transformer
 from ...models.vqgan import VQGAN
@@ -204,7 +204,8 @@ def learnt_once(config: RunConfig, learn: Callable[[Path], object]) -> Path:
     if rank() == 0 and not (folder / TOKENIZER_FILE).exists():
         other = None if config.resume_from is None else as_path(config.resume_from).parent
         if other is not None and (other / "tokenizer" / TOKENIZER_FILE).exists():
-            shutil.copytree(other / "tokenizer", folder, dirs_exist_ok=True)
+            with replacing_folder(folder) as built:
+                shutil.copytree(other / "tokenizer", built, dirs_exist_ok=True)
         else:
             learn(folder)
     wait()
