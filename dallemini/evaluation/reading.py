@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import both_sides
 from ..data import BadRecordError
+from ..data.captions import NotTextError, read_caption_lines
 from ..errors import InputError, InputTypeError
 from ..foreign import check_file
 
@@ -191,14 +192,13 @@ def read_captions(path: str | Path) -> list[str]:
 
     Raises:
         MissingFileError: there is no such file.
-        InputError: it is no UTF-8 text, or holds no caption.
+        InputError: it is no UTF-8 text, something else in its place, or holds no caption.
     """
     check_file(path, error=InputError, largest=_LARGEST, may_be_empty=True)
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8; write one caption a line.") from error
-    captions = [line.strip() for line in lines if line.strip()]
+        captions = list(read_caption_lines(Path(path).read_bytes()))
+    except NotTextError as error:
+        raise InputError(f"{path} holds no captions: {error}; write one a line.") from error
     if not captions:
         raise InputError(f"{path} holds no caption; write one a line.")
     return captions

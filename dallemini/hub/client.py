@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import DalleMiniError, HubError, InputError, StorageError
+from ..files import make_folder, write_text
 from ..foreign import show
 
 _LIBRARY = "dallemini"
@@ -136,10 +137,10 @@ class Repository:
         """
         ref = self._folder / "refs" / self.revision
         # A cache that cannot be written is reported where it matters: when a file is downloaded.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(StorageError):
             if commit not in (self.revision, self.cached_commit()):
-                ref.parent.mkdir(parents=True, exist_ok=True)
-                ref.write_text(commit, encoding="utf-8")
+                make_folder(ref.parent)
+                write_text(ref, commit)
 
     def list_files(self) -> tuple[str, list[str]]:
         """Ask the Hub for the commit of the revision and the names of its files.

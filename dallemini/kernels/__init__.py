@@ -196,12 +196,18 @@ def linear_int8(rows: Tensor, weight: Tensor, scale: Tensor, *, fine: bool) -> T
 
     Raises:
         UnsupportedOperationError: `has_int8` says that this cannot be computed here.
+        InputError: the shapes do not fit each other.
     """
     outputs, inputs = weight.shape
     if not has_int8(inputs, outputs):
         raise UnsupportedOperationError(
             f"There is no int8 kernel for {inputs} inputs and {outputs} outputs on this processor; "
             "ask has_int8 first."
+        )
+    if rows.ndim != 2 or rows.shape[1] != inputs or scale.shape != (outputs,):
+        raise InputError(
+            f"Rows of the shape {tuple(rows.shape)} and scales of {tuple(scale.shape)} do not go "
+            f"with a weight of {tuple(weight.shape)}; rows are f32[M,{inputs}]."
         )
     rows = rows.contiguous()
     product = rows.new_empty(rows.shape[0], outputs)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dallemini import files
 from dallemini.errors import CheckpointError, InputTypeError, StorageError
 from dallemini.files import (
     as_path,
@@ -376,3 +377,36 @@ for _ in range(10):
     assert [child.returncode for child in children] == [0, 0, 0]
     assert names_in(tmp_path) == [str(number) for number in range(10)]
     assert len({path.read_text() for path in tmp_path.iterdir()}) == 1
+
+
+WRITING = re.compile(
+    r"\.(write_text|write_bytes|mkdir|touch|rmdir)\(|os\.(replace|rename|makedirs|mkdir)\("
+    r"|\bopen\([^)\n]*[\"'][wax][b+]*[\"']"
+)
+# A journal that grows, a folder that is built to be renamed, or none that anybody keeps.
+OTHERS = {
+    "app/web.py": 1,  # the folder of a session's pictures, which is temporary
+    "cli/__init__.py": 1,  # nowhere
+    "data/download.py": 1,  # a journal
+    "data/tokens.py": 2,  # in a folder that `cache` renames
+    "evaluation/saved_report.py": 2,  # in a folder that is put in place as a whole
+    "pipeline/bulk.py": 1,  # a journal
+    "training/checkpoint.py": 4,  # whose folder takes its name when all processes have written
+    "training/monitor.py": 1,  # a journal
+    "training/uploads.py": 1,  # a folder of links to upload
+}
+
+
+def test_files_are_written_in_one_place() -> None:
+    package = Path(files.__file__).parent
+    found = {
+        path.relative_to(package).as_posix(): sum(
+            len(WRITING.findall(line))
+            for line in path.read_text().splitlines()
+            if not line.lstrip().startswith((">>>", "..."))
+        )
+        for path in package.rglob("*.py")
+    }
+    found = {name: count for name, count in found.items() if count}
+    assert found.pop("files.py") > 5
+    assert found == OTHERS

@@ -150,7 +150,7 @@ def bundled() -> Any:
 
 @pytest.mark.thorough
 @pytest.mark.slow_except("autocast")
-@pytest.mark.parametrize("world", ["float64", "meta", "autocast"])
+@pytest.mark.parametrize("world", ["float64", "meta", "autocast", "two threads"])
 def test_the_bundled_model_draws_the_same(bundled: Any, world: str) -> None:
     with WORLDS[world]():
         assert draw_bundled() == bundled

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -109,6 +110,16 @@ def test_a_machine_that_is_more_than_busy_only_takes_longer(
             stack.callback(process.kill)
         for _ in range(2):
             assert_equal(compute(), expected)
+
+
+def test_waiting_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP's would spin, and take the cores from whatever else runs."""
+    monkeypatch.setattr(kernels, "count_threads", lambda: 4)
+    compute()
+    time.sleep(0.01)  # they spin for a tenth of a millisecond
+    before = time.process_time()
+    time.sleep(0.1)
+    assert time.process_time() - before < 0.02
 
 
 PROCESS = """

@@ -544,6 +544,9 @@ def test_int8_takes_very_small_and_very_large_rows(size: float) -> None:
 def test_int8_refuses_what_it_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnsupportedOperationError, match="no int8 kernel for 32 inputs"):
         linear_int8(draw(1, 32), draw_int8(8, 32), torch.ones(8), fine=False)
+    for rows, scales in ((draw(1, 32), 8), (draw(64), 8), (draw(1, 64), 7)):
+        with pytest.raises(InputError, match=r"do not go with a weight of \(8, 64\)"):
+            linear_int8(rows, draw_int8(8, 64), torch.ones(scales), fine=False)
     without_library(monkeypatch)
     with pytest.raises(UnsupportedOperationError, match="ask has_int8 first"):
         linear_int8(draw(1, 64), draw_int8(8, 64), torch.ones(8), fine=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError, InputTypeError, MissingFileError
+from ...foreign import show
 from ..config import DataConfig
 from .base import RowSource, StreamSource
 from .datasets import HubDataset, is_saved_dataset
@@ -24,6 +25,10 @@ _TABLE = re.compile(r"\.(parquet|pq|csv|tsv)$", re.IGNORECASE)
 _LINES = re.compile(r"\.(jsonl|ndjson|json)$", re.IGNORECASE)
 _ADDRESS = re.compile(r"^(pipe:|[a-z0-9]+://)", re.IGNORECASE)
 _STREAM = re.compile(f"{_ADDRESS.pattern}|{_TAR.pattern}", re.IGNORECASE)
+_NO_TAR = re.compile(
+    r"(\.(parquet|pq|csv|tsv|jsonl?|ndjson|txt|arrow|zip|rar|7z|png|jpe?g|webp|gif)|/)(\?.*)?$",
+    re.IGNORECASE,
+)
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-]+$")
 _SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?=[-_.]|$)", re.IGNORECASE)
 
@@ -86,6 +91,11 @@ def _join(sources: Sequence[RowSource | StreamSource], names: Sequence[str]) -> 
 
 def _open_files(names: Sequence[str], config: DataConfig) -> RowSource | StreamSource:
     if _are_all(_STREAM, names):
+        if other := [name for name in names if _ADDRESS.match(name) and _NO_TAR.search(name)]:
+            raise InputError(
+                f"{show(other[0], most=200)[1:-1]} is no tar shard, and other data are not read "
+                "from their address: download it, and name the file or its folder."
+            )
         return TarShards(tuple(names), config)
     if _are_all(_TABLE, names):
         return Table([Path(name) for name in names], config)

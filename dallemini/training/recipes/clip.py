@@ -18,9 +18,9 @@ from ..clip import MAX_LOGIT_SCALE, CLIPBatch, CLIPTask
 from ..loop import run
 from .checks import data_for
 from .common import (
-    HELD_OUT,
     MOST_CAPTIONS,
     all_captions,
+    held_out_images,
     learnt_once,
     load_part,
     open_images,
@@ -28,7 +28,6 @@ from .common import (
     own_weights,
     read_batches,
     save_result,
-    some_images,
 )
 from .config import CLIPTrainingConfig
 
@@ -63,8 +62,8 @@ def train_clip(
         batches = read_batches(config, images)
         evaluation = {}
         if config.eval_data:
-            held_out = open_images(config.eval_data, data)
-            evaluation["held_out"] = _read(scorer, *some_images(held_out, HELD_OUT))
+            unseen = held_out_images(open_images(config.eval_data, data))
+            evaluation["held_out"] = _read(scorer, *unseen)
         task = CLIPTask(scorer.clip, batches=_Reader(scorer, batches), evaluation=evaluation)
         task.epoch_images = None if images.is_stream else len(images)
         folder, callbacks = config.run_folder, begun.callbacks

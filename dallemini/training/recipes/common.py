@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ... import hub
-from ...data import Batches, CaptionedImages, DataConfig
-from ...data.records import BadRecord, RawRecord
+from ...data import BadRecord, Batches, CaptionedImage, CaptionedImages, DataConfig
 from ...errors import InputError
-from ...files import as_path, make_folder
+from ...files import as_path, make_folder, replacing_folder
 from ...models.image_tokenizer import ImageTokenizer
 from ...models.transformer import Transformer
 from ...models.vqgan import VQGAN
@@ -138,49 +139,60 @@ def read_batches(config: RunConfig, images: CaptionedImages) -> Batches:
     )
 
 
-def some_images(images: CaptionedImages, count: int) -> tuple[list[Tensor], list[str]]:
-    """Return pictures f[3,S,S] from all over a set, and a caption of each; of a stream, the first.
+def shuffled(count: int) -> list[int]:
+    """Return numbers below `count` in an order that is always the same: a choice for measuring.
+
+    The first numbers of sorted data would speak of one kind of picture only.
+    """
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")
+    found: list[int] = order.tolist()
+    return found
+
+
+def held_out_images(images: CaptionedImages) -> tuple[list[Tensor], list[str]]:
+    """Return up to `HELD_OUT` pictures f[3,S,S] from all over a set, and a caption of each.
+
+    The choice depends on the number of pictures alone; they come in the order of the set. A stream
+    has no random access: its first pictures are taken.
 
     Raises:
-        InputError: none can be used.
+        InputError: no picture can be used.
     """
-    pixels: list[Tensor] = []
-    captions: list[str] = []
-    for record in map(images.try_to_prepare, _spread(images, count)):
+    found = dict(itertools.islice(_held_out(images), HELD_OUT))
+    if not found:
+        raise InputError("eval_data holds no picture that can be used; look at the log.")
+    records = [found[index] for index in sorted(found)]
+    captions = [record.captions[0] if record.captions else "" for record in records]
+    return [record.image for record in records], captions
+
+
+def _held_out(images: CaptionedImages) -> Iterator[tuple[int, CaptionedImage]]:
+    if images.is_stream:
+        shards = (images.read(shard) for shard in images.shards())
+        yield from enumerate(itertools.chain.from_iterable(shards))
+        return
+    for index in shuffled(len(images)):
+        record = images.try_to_prepare(images.raw(index))
         if isinstance(record, BadRecord):
             images.report(record)
-            continue
-        pixels.append(record.image)
-        captions.append(record.captions[0] if record.captions else "")
-        if len(pixels) == count:
-            break
-    if not pixels:
-        raise InputError("eval_data holds no picture that can be used; look at the log.")
-    return pixels, captions
-
-
-def _spread(images: CaptionedImages, count: int) -> Iterator[RawRecord | BadRecord]:
-    """Yield at least `count` records before decoding, if there are so many."""
-    if images.is_stream:
-        yield from _raw(images)
-    else:
-        yield from map(images.raw, range(0, len(images), max(1, len(images) // count)))
-
-
-def _raw(images: CaptionedImages) -> Iterator[RawRecord | BadRecord]:
-    for shard in images.shards():
-        yield from images.raw_records(shard)
+        else:
+            yield index, record
 
 
 def all_captions(images: CaptionedImages, *, most: int, progress: bool) -> list[str]:
-    """Read captions for a vocabulary, `most` at most; no picture is decoded."""
+    """Read captions for a vocabulary, `most` at most; no picture is opened for them."""
     captions: list[str] = []
     with tqdm(desc="reading captions", unit="picture", disable=None if progress else True) as bar:
-        for record in _raw(images):
-            captions += () if isinstance(record, BadRecord) else record.captions
-            bar.update()
-            if len(captions) >= most:
-                break
+        for shard in images.shards():
+            for record in images.raw_records(shard):
+                if isinstance(record, BadRecord):
+                    images.report(record)
+                else:
+                    captions.extend(record.captions)
+                bar.update()
+                if len(captions) >= most:
+                    return captions
     return captions
 
 
@@ -193,7 +205,8 @@ def learnt_once(config: RunConfig, learn: Callable[[Path], object]) -> Path:
     if rank() == 0 and not (folder / TOKENIZER_FILE).exists():
         other = None if config.resume_from is None else as_path(config.resume_from).parent
         if other is not None and (other / "tokenizer" / TOKENIZER_FILE).exists():
-            shutil.copytree(other / "tokenizer", folder, dirs_exist_ok=True)
+            with replacing_folder(folder) as built:
+                shutil.copytree(other / "tokenizer", built, dirs_exist_ok=True)
         else:
             learn(folder)
     wait()

@@ -18,14 +18,13 @@ from ..vqgan import VQGANTask
 from ..vqgan_config import VQGANLossConfig
 from .checks import data_for
 from .common import (
-    HELD_OUT,
+    held_out_images,
     load_part,
     open_images,
     opened,
     own_weights,
     read_batches,
     save_result,
-    some_images,
 )
 from .config import VQGANTrainingConfig
 
@@ -70,7 +69,7 @@ def train_vqgan(
         )
         task.epoch_images = None if images.is_stream else len(images)
         if config.eval_data:
-            pixels, _ = some_images(open_images(config.eval_data, data), HELD_OUT)
+            pixels, _ = held_out_images(open_images(config.eval_data, data))
             task.held_out = torch.stack(pixels)
         folder, callbacks = config.run_folder, begun.callbacks
         run(task, config, folder=folder, seconds=seconds, callbacks=callbacks)

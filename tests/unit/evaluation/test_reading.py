@@ -166,7 +166,8 @@ def test_captions_are_the_lines_of_a_file(tmp_path: Path) -> None:
     [
         (None, MissingFileError, "There is no file"),
         (b"\n \n", InputError, "holds no caption"),
-        (b"\xff\xfe\x00", InputError, "no text in UTF-8"),
+        (b"\xff\xfe\x00", InputError, "holds no captions: it is not UTF-8 from byte 0 on"),
+        (b"<!DOCTYPE html>", InputError, "holds no captions: it is a web page"),
     ],
 )
 def test_files_without_captions_are_refused(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dallemini.errors import ConfigError
-from dallemini.generation import TopSampler, filter_logits, make_generators
+from dallemini.generation import GenerationConfig, TopSampler, filter_logits, make_generators
 
 
 @pytest.fixture
@@ -166,3 +166,11 @@ def test_impossible_settings_are_refused(logits: Tensor, settings: Any, message:
         TopSampler(**settings)
     with pytest.raises(ConfigError, match=message):
         filter_logits(logits, **settings)
+
+
+def test_a_filter_makes_no_configuration_at_every_token(
+    logits: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = filter_logits(logits, temperature=0.7, top_k=5, top_p=0.9)
+    monkeypatch.setattr(GenerationConfig, "__init__", None)
+    assert torch.equal(filter_logits(logits, temperature=0.7, top_k=5, top_p=0.9), expected)

@@ -258,6 +258,19 @@ def test_new_commit_is_noticed(hub: HubServer, model_folder: Path) -> None:
     assert open_source(REPO).files() == ("config.json",)
 
 
+def test_the_commit_is_remembered_whole_or_not_at_all(
+    hub: HubServer, model_folder: Path, tmp_path: Path
+) -> None:
+    first = hub.add(REPO, model_folder)
+    open_source(REPO).fetch(["model_index.json"])
+    (ref,) = (tmp_path / "hf-home").rglob("refs/main")
+    (tmp_path / "older").hardlink_to(ref)  # which would change with it if it were written over
+    second = hub.add(REPO, model_folder / "vqgan")
+    open_source(REPO).fetch(["config.json"])
+    assert [(tmp_path / "older").read_text(), ref.read_text()] == [first, second]
+    assert [*ref.parent.iterdir()] == [ref]
+
+
 def test_cache_dir_is_used_and_stays_readable_for_the_client(
     hub: HubServer, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -152,6 +152,19 @@ def test_a_panic_while_encoding_is_an_error_of_ours(edited: Callable[[Values], P
         Tokenizer.from_pretrained(edited({"post_processor": template}).parent)
 
 
+def test_a_panic_at_the_prompt_is_an_error_of_ours(text: str) -> None:
+    values = json.loads(text)
+    part: Values = {"id": "<nosuch>", "type_id": 0}
+    values["post_processor"] = {"type": "TemplateProcessing", "single": [{"SpecialToken": part}]}
+    values["post_processor"] |= {"pair": [], "special_tokens": {}}
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(text))
+    tokenizer.backend.post_processor = tokenizers.Tokenizer.from_str(
+        json.dumps(values)
+    ).post_processor
+    with pytest.raises(CheckpointError, match="vocabulary"):
+        tokenizer("a red apple")
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, "[1]"])
 def test_what_is_not_a_vocabulary_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"

@@ -170,3 +170,23 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(MissingDependencyError, match=rf"{purpose} need {package}.*\[train\]"):
         open_sources(tmp_path / name, DataConfig())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://example.org/metadata.parquet",
+        "http://example.org/list.jsonl?token=1",
+        "s3://bucket/pictures/",
+        ["https://example.org/0.tar", "https://example.org/cat.JPG"],
+    ],
+)
+def test_addresses_of_other_data_than_tars_say_what_to_do(name: str | list[str]) -> None:
+    message = r"^\S+ is no tar shard, .* download it, and name the file or its folder\.$"
+    with pytest.raises(InputError, match=message):
+        open_sources(name, DataConfig())
+
+
+def test_addresses_and_commands_of_tars_are_opened_and_no_more(tmp_path: Path) -> None:
+    for name in ("https://example.org/a.tar?sig=x/", "pipe:cat a.tar", "s3://bucket/shard"):
+        assert CaptionedImages.open(name).stream.urls == (name,)
