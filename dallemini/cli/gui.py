@@ -24,10 +24,11 @@ class App(Serving):
         Raises:
             DalleMiniError: an option, the address or the model is no good, or the extra is missing.
         """
-        guards = self.safeguards()  # before Gradio is imported, which takes seconds
+        self.check_address()
         with needing("app", "The app"):
             from ..app.web import create_app, serve, workplace
 
+        guards = self.safeguards()
         warn_of_strangers(self.host, "no password is asked for")
         with open_socket(self.host, self.port) as listener, workplace() as folder:
             source = self.where.open(self.model)

@@ -42,6 +42,7 @@ class Serve(Serving):
             DalleMiniError: an option, the address, the key or the model is no good, or the extra
                 is missing.
         """
+        self.check_address()
         with needing("serve", "The service"):
             from ..app.server import Server
             from ..app.service import check_key, create_service

@@ -92,6 +92,15 @@ class Serving:
     drawing: Drawing
     where: Where
 
+    def check_address(self) -> None:
+        """Look at the address, before what takes seconds is imported.
+
+        Raises:
+            UsageError: the port is none.
+        """
+        with checking_usage():
+            check_port(self.port)
+
     def safeguards(self) -> Safeguards:
         """Try the options before anything is loaded.
 
@@ -99,7 +108,6 @@ class Serving:
             UsageError: one of them is no good.
         """
         with checking_usage():
-            check_port(self.port)
             self.drawing.check()
             mark, signer = _watermark(self.watermark_key_file), self.signing.signer()
             return Safeguards(self.safety.checker(), mark, signer)

@@ -23,8 +23,6 @@ _PYTHON = (
     (r"give it as watermark=Watermark\(key\)", "give the key by --watermark-key-file FILE"),
     (r"\bmask_image= ?", "--mask "),
     (r"\bimage= ?", "--image "),
-    (r"\bright=(?=\d)", "--right "),
-    (r", such as mask\.resize\([^.]*(?=\.$)", ""),
     (r"Expected 1 values", "Expected one"),
     (r"\bNone\b", "none"),
     (r"no type matching (\S+) could be instantiated from \['(.*?)'\]\.", r"'\2' is not \1."),

@@ -137,8 +137,7 @@ class Source(abc.ABC):
         """
         known = self.files()
         if absent := [name for name in names if name not in known]:
-            problem = f"{self.name} has no {', '.join(absent)}; it holds {list_files(known)}."
-            raise self._missing(problem)
+            raise self._missing(f"{self.name} has no {', '.join(absent)}; {self.told_files()}.")
         return {name: self._locate(name) for name in names}
 
     @abc.abstractmethod

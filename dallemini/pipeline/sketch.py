@@ -197,8 +197,7 @@ class Sketcher:
         if mask.size != opened.size:
             raise InputError(
                 f"The mask has {mask.width}x{mask.height} pixels and the picture {opened.width}x"
-                f"{opened.height}; give a mask of the picture's size, such as "
-                f"mask.resize({opened.size})."
+                f"{opened.height}; give a mask of the picture's size."
             )
         size = canvas.width * self._unit, canvas.height * self._unit
         pixels = torch.from_numpy(np.array(fit_image(mask, size, coverage=True))) > 0
@@ -264,8 +263,8 @@ class Sketcher:
         lines = {side: self._tokens(side, around[side]) for side in _SIDES}
         if not any(lines.values()):
             raise InputError(
-                "There is nothing to draw: say how many pixels to add, such as right="
-                f"{self._own[0] // 2}."
+                "There is nothing to draw: say how many pixels to add, such as "
+                f"{self._own[0] // 2} on the right."
             )
         opened, inner = self._open(image)
         canvas = self._canvas(

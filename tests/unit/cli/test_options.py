@@ -38,11 +38,6 @@ def test_help_of_several_lines_is_joined() -> None:
         ("2 prompts need 2 seeds", "2 prompts need 2 seeds"),
         ("give it as mask_image= (edit)", "give it as --mask (edit)"),
         ("max_images must be at most 9.", "--max-images must be at most 9."),
-        (
-            "say how many pixels to add, such as right=8.",
-            "say how many pixels to add, such as --right 8.",
-        ),
-        ("of the picture's size, such as mask.resize((16, 16)).", "of the picture's size."),
         ("give it as watermark=Watermark(key).", "give the key by --watermark-key-file FILE."),
     ],
 )
