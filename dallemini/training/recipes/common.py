@@ -159,12 +159,19 @@ def some_images(images: CaptionedImages, count: int) -> tuple[list[Tensor], list
     return pixels, captions
 
 
+def spread(total: int, count: int) -> list[int]:
+    """Return numbers from all over 0 to `total` - 1: `count` of them, or all if there are fewer."""
+    return [place * total // count for place in range(count)] if total > count else [*range(total)]
+
+
 def _spread(images: CaptionedImages, count: int) -> Iterator[RawRecord | BadRecord]:
-    """Yield at least `count` records before decoding, if there are so many."""
+    """Yield all records before decoding, those that are to be taken first."""
     if images.is_stream:
         yield from _raw(images)
-    else:
-        yield from map(images.raw, range(0, len(images), max(1, len(images) // count)))
+        return
+    chosen = spread(len(images), count)
+    others = set(range(len(images))).difference(chosen)
+    yield from map(images.raw, (*chosen, *sorted(others)))
 
 
 def _raw(images: CaptionedImages) -> Iterator[RawRecord | BadRecord]:

@@ -45,6 +45,7 @@ from .common import (
     opened,
     own_weights,
     save_result,
+    spread,
     whole_state,
 )
 from .config import TransformerTrainingConfig
@@ -329,8 +330,7 @@ def _task(
 
 def _sample(encoded: EncodedImages, tokenizer: Tokenizer, count: int) -> TransformerBatch:
     """Take pictures from all over the first so many of a set, each with its first caption."""
-    step = max(1, count // HELD_OUT)
-    taken = [encoded[index] for index in range(0, count, step)][:HELD_OUT]
+    taken = [encoded[index] for index in spread(count, HELD_OUT)]
     captions = [image.captions[0] if image.captions else "" for image in taken]
     return _read(tokenizer, captions, torch.stack([image.image_tokens for image in taken]))
 
