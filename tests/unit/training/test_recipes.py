@@ -41,7 +41,7 @@ from dallemini.training.recipes import (
 )
 from dallemini.training.recipes import transformer as recipe
 from dallemini.training.recipes.checks import check_run, data_for
-from dallemini.training.recipes.common import all_captions, some_images
+from dallemini.training.recipes.common import all_captions, some_images, spread
 from dallemini.training.vqgan import VQGANLossConfig
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 90, 220)}
@@ -241,6 +241,9 @@ def test_held_out_pictures_come_from_all_over_a_set(pictures: str) -> None:
     pixels, captions = some_images(images, 3)
     assert captions == ["a blue square", "a green square", "a red square"]
     assert [tuple(image.shape) for image in pixels] == [(3, 16, 16)] * 3
+    assert len(some_images(images, 4)[0]) == 4
+    assert spread(300, 256)[::85] == [0, 99, 199, 298]
+    assert spread(3, 256) == [0, 1, 2]
 
 
 def test_captions_are_read_without_decoding_a_picture(tmp_path: Path) -> None:
