@@ -14,14 +14,13 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-import torch
 from fastapi import Body, FastAPI, Form, Request, Response, UploadFile
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from .._version import __version__
-from ..errors import ConfigError, DalleMiniError, InputError
+from ..errors import ConfigError, DalleMiniError
 from ..generation import GenerationOverrides, Sampler
 from ..generation.config import MAX_IMAGES
 from ..generation.memory import choose_batch_size
@@ -29,7 +28,6 @@ from ..generation.watermark import SCHEME, Watermark
 from ..images import open_image
 from ..pipeline.guarding import guarded
 from ..pipeline.pipeline import Pipeline
-from ..pipeline.pixels import token_size
 from ..pipeline.signing import C2PASigner
 from ..safety.checker import SafetyChecker, describe_checker
 from . import openapi
@@ -48,6 +46,7 @@ from .errors import ServiceError, add_handlers, refuse
 from .guards import Counting, Guard
 from .metrics import Metrics
 from .order import Order
+from .sizes import find_sizes
 from .ticket import Ticket
 
 MOST_PIXELS = 1 << 24  # of a picture that is sent
@@ -209,22 +208,17 @@ class Service:
         Raises:
             ServiceError: it is not drawn.
         """
-        sides, own = self.sizes, self.sizes[0]
+        sizes = self.sizes
         if not isinstance(asked, GenerationRequest):
-            sides = sides[:1]  # an edit is as large as its picture
-        width, cross, height = str(asked.size).partition("x")
-        known = {str(side): side for side in sides}
-        if not (cross and width in known and height in known):
-            more = f", and multiples of {sides[1] - own} up to {sides[-1]}" if sides[1:] else ""
+            sizes = sizes.own  # an edit is as large as its picture
+        found = sizes.read(str(asked.size))
+        if found is None:
             raise ServiceError(
                 400,
-                f"This model draws {own}x{own} pixels{more}, not {asked.size!r:.80}; leave size "
-                "out.",
+                f"This model draws {sizes}, not {asked.size!r:.80}; leave size out.",
                 param="size",
             )
-        if width == height == str(own):
-            return {}
-        return {"width": known[width], "height": known[height]}
+        return {} if found == sizes.first else {"width": found[0], "height": found[1]}
 
     @property
     def safeguards(self) -> str:
@@ -427,22 +421,6 @@ async def _hung_up(request: Request) -> None:
 
 def _client(request: Request) -> str:
     return request.client.host if request.client else ""
-
-
-def find_sizes(pipe: Pipeline) -> list[int]:
-    """Return what the sides of pictures may be in pixels, the model's own first, up to its double.
-
-    An image tokenizer that decodes one size only has one.
-    """
-    grid = pipe.transformer.config.grid
-    with torch.no_grad():
-        unit = token_size(pipe.vqgan, grid)
-    own = unit * grid[1]
-    sizes = range(own, 2 * own + 1, unit)
-    with contextlib.suppress(InputError):
-        pipe._sketcher(pipe.config.override(width=sizes[-1])).begin(None, None)
-        return list(sizes)
-    return [own]
 
 
 def _count_rows(pipe: Pipeline, config: ServiceConfig) -> int:
