@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 
 from .api import EVENTS, ErrorResponse, ImageEvent
 from .config import ServiceConfig
+from .sizes import Sizes
 
 _ERRORS = {
     "400": "The request cannot be drawn; `message` says why.",
@@ -41,14 +41,14 @@ _EVENT = {
 
 
 def describe(
-    app: FastAPI, config: ServiceConfig, *, sizes: Sequence[int], model: str, has_key: bool
+    app: FastAPI, config: ServiceConfig, *, sizes: Sizes, model: str, has_key: bool
 ) -> None:
     """Complete the description of an app; all of its routes must be there.
 
     Args:
         app: of the service.
         config: its limits.
-        sizes: what the sides of pictures may be, the model's own first.
+        sizes: what pictures may have.
         model: its name.
         has_key: whether it asks for one.
     """
@@ -63,11 +63,11 @@ def describe(
         if name.endswith("Request"):
             _bound(described["properties"], config, model=model)
             own = described["properties"]["size"]
-            if name == "GenerationRequest" and len(sizes) > 1:
-                side = "|".join(map(str, sizes))
-                own["anyOf"][0]["pattern"] = f"^(auto|({side})x({side}))$"
+            if name == "GenerationRequest" and sizes != sizes.own:
+                sides = [f"({'|'.join(map(str, one))})" for one in (sizes.widths, sizes.heights)]
+                own["anyOf"][0]["pattern"] = f"^(auto|{'x'.join(sides)})$"
             else:
-                own["enum"] = ["auto", f"{sizes[0]}x{sizes[0]}", None]
+                own["enum"] = ["auto", "{}x{}".format(*sizes.first), None]
     for path, methods in schema["paths"].items():
         if path.startswith("/v1/"):
             for operation in methods.values():

@@ -1,33 +1,11 @@
-"""What there is room for: the sizes that a model draws, and how many pictures at a time."""
+"""How many pictures of the service there is room for at a time."""
 
 from __future__ import annotations
 
-import contextlib
-
-import torch
-
-from ..errors import InputError
 from ..generation.config import MAX_IMAGES
 from ..generation.memory import choose_batch_size
 from ..pipeline.pipeline import Pipeline
-from ..pipeline.pixels import token_size
 from .config import ServiceConfig
-
-
-def find_sizes(pipe: Pipeline) -> list[int]:
-    """Return what the sides of pictures may be in pixels, the model's own first, up to its double.
-
-    An image tokenizer that decodes one size only has one.
-    """
-    grid = pipe.transformer.config.grid
-    with torch.no_grad():
-        unit = token_size(pipe.vqgan, grid)
-    own = unit * grid[1]
-    sizes = range(own, 2 * own + 1, unit)
-    with contextlib.suppress(InputError):
-        pipe._sketcher(pipe.config.override(width=sizes[-1])).begin(None, None)
-        return list(sizes)
-    return [own]
 
 
 def count_rows(pipe: Pipeline, config: ServiceConfig) -> int:

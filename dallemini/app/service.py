@@ -45,7 +45,8 @@ from .guards import Counting, Guard
 from .limits import MOST_PIXELS
 from .metrics import Metrics
 from .order import Order
-from .room import count_rows, find_sizes
+from .room import count_rows
+from .sizes import find_sizes
 from .ticket import Ticket
 
 MOST_WINDOWS = 4  # times the model's own tokens, that a picture that is sent may become
@@ -206,22 +207,17 @@ class Service:
         Raises:
             ServiceError: it is not drawn.
         """
-        sides, own = self.sizes, self.sizes[0]
+        sizes = self.sizes
         if not isinstance(asked, GenerationRequest):
-            sides = sides[:1]  # an edit is as large as its picture
-        width, cross, height = str(asked.size).partition("x")
-        known = {str(side): side for side in sides}
-        if not (cross and width in known and height in known):
-            more = f", and multiples of {sides[1] - own} up to {sides[-1]}" if sides[1:] else ""
+            sizes = sizes.own  # an edit is as large as its picture
+        found = sizes.read(str(asked.size))
+        if found is None:
             raise ServiceError(
                 400,
-                f"This model draws {own}x{own} pixels{more}, not {asked.size!r:.80}; leave size "
-                "out.",
+                f"This model draws {sizes}, not {asked.size!r:.80}; leave size out.",
                 param="size",
             )
-        if width == height == str(own):
-            return {}
-        return {"width": known[width], "height": known[height]}
+        return {} if found == sizes.first else {"width": found[0], "height": found[1]}
 
     @property
     def safeguards(self) -> str:

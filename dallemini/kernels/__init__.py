@@ -1,10 +1,10 @@
 """Products and attention of a few rows, as decoding needs them: torch's functions, or C.
 
 `linear`, `attend` and `linear_int8` compute what the functions of torch of that name compute. Where
-the C libraries were built with the package (by GCC 12 or newer, on Linux for x86-64) and the
-processor has AVX-512 or AVX2, inference in float32 goes through one of them: torch's matrix
-products are made for many rows. Without them everything works, slower. A row's result does not
-depend on the other rows of its batch.
+the C libraries were built with the package (by GCC 12 or newer, or Clang, on Linux or macOS) and
+the processor has AVX-512, AVX2 or, as all of 64-bit ARM, NEON, inference in float32 goes through
+one of them: torch's matrix products are made for many rows. Without them everything works, slower.
+A row's result does not depend on the other rows of its batch.
 
 Shapes: M rows, I inputs, O outputs; R decoder rows, H heads, S queries, T positions, D width.
 """
@@ -16,6 +16,7 @@ import ctypes
 import functools
 import importlib.machinery
 import itertools
+import platform
 import warnings
 from pathlib import Path
 
@@ -32,7 +33,8 @@ MOST_ROWS = 64  # from here on, general products are as fast
 _LINE, _BYTES, _OUTPUTS = 16, 64, 4  # the least sizes that a library computes
 _MOST_POSITIONS = 1 << 14  # scores lie on the stack of a thread
 _INTERFACE = 5  # of dallemini_interface
-_NAMES = ("_cpu_avx512", "_cpu_avx2")  # the faster one first
+_ARM = platform.machine() in ("aarch64", "arm64")
+_NAMES = ("_cpu_neon",) if _ARM else ("_cpu_avx512", "_cpu_avx2")  # the faster one first
 _PLAIN = (Tensor, nn.Parameter)
 _is_traced, _is_transformed, _dispatch_modes = (
     getattr(torch._C, name, bool)  # nothing to ask where torch has no such thing any more

@@ -1,5 +1,5 @@
-/* Products of int8 weights: included by _cpu.c once for processors with VNNI and once for those
-   without. VARIANT names the functions and TARGET says what they may use. NUMBER is what rows are
+/* Products of int8 weights: included by _cpu.c once for processors that multiply bytes and once
+   for those that do not. VARIANT names the functions and TARGET says what they may use. NUMBER is what rows are
    rounded to, and ZERO what stands for nothing in it; DOT adds products of STEP numbers to a sum.
    Sums of integers are exact, so all processors agree. */
 
@@ -47,7 +47,7 @@ TARGET INLINE void VARIANT(byte_tile)(const NUMBER *x, const int8_t *w, int_grou
         for (int v = 0; v < BYTES; v += STEP)
             EACH_SUM(r, rows, o) {
                 sums[r][o] = DOT(sums[r][o], x + r * stride + i + v, w + o * inputs + place + v);
-                __asm__("" : "+v"(sums[r][o])); /* or GCC adds up several first, in memory */
+                KEEP(sums[r][o]);
             }
     }
     UNROLL

@@ -5,90 +5,36 @@
    is lost elsewhere. Weights stay as they lie in the checkpoint, [outputs, inputs], mapped or not:
    nothing is packed or copied.
 
-   This is compiled twice, for vectors of 16 LANES (AVX-512) and of 8 (AVX2), each time by a file
-   that includes this one: vectors that the processor does not have would go through memory, which
-   is slower than torch. They are an extension of GCC and Clang.
+   This is compiled for vectors of 16 LANES, of 8 and of 4, each time by a file that includes this
+   one; _target.h has what processors differ in.
 
-   For either, every output is summed up in an order that depends on the number of inputs alone, so
+   For each, every output is summed up in an order that depends on the number of inputs alone, so
    that a row gives the same bits in any batch and with any number of threads. */
 
-#include <immintrin.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "_target.h"
 
 #include "_pool.h"
-
-#define UNROLL _Pragma("GCC unroll 8")
-
-/* EACH_SUM goes over a tile in the order in which GCC keeps all of it in registers: 32 of them, or
-   16. */
-#if LANES == 16
-#define ARCH "x86-64-v4"
-#define VNNI_NAME "avx512vnni"
-#define DOT_BYTES(sum, x, w) _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(x), _mm512_loadu_si512(w))
-#define WORDS(w) _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)(w)))
-#define DOT_WORDS(sum, x, w)                                                                       \
-    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_loadu_si512(x), WORDS(w)))
-typedef __m512i vector;
-#define EACH_SUM(r, rows, o)                                                                       \
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < OUTPUTS; o++)
-#define TILES TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
-#elif LANES == 8
-#define ARCH "x86-64-v3"
-#define VNNI_NAME "avxvnni"
-#define LOAD(x) _mm256_loadu_si256((const void *)(x))
-#define DOT_BYTES(sum, x, w) _mm256_dpbusd_avx_epi32(sum, LOAD(x), LOAD(w))
-#define WORDS(w) _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(w)))
-#define DOT_WORDS(sum, x, w) _mm256_add_epi32(sum, _mm256_madd_epi16(LOAD(x), WORDS(w)))
-typedef __m256i vector;
-#define EACH_SUM(r, rows, o)                                                                       \
-    UNROLL for (int o = 0; o < OUTPUTS; o++) UNROLL for (int r = 0; r < rows; r++)
-#define TILES TILE(1) TILE(2) TILE(3)
-#else
-#error "LANES must be 16 or 8"
-#endif
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 typedef float float_group __attribute__((vector_size(16), aligned(4)));
 typedef int32_t int_group __attribute__((vector_size(16), aligned(4)));
 
-#define INLINE static inline __attribute__((always_inline))
-#define WIDE __attribute__((target("arch=" ARCH)))
-#define VNNI __attribute__((target("arch=" ARCH "," VNNI_NAME)))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-/* Whether the processor has what ARCH and VNNI_NAME mean. Older Clangs know the parts only. */
-#define HAS(name) !!__builtin_cpu_supports(name)
-#ifndef __clang__
-#define HAS_ARCH HAS(ARCH)
-#define HAS_VNNI HAS(VNNI_NAME)
-#elif LANES == 16
-#define HAS_ARCH                                                                                   \
-    (HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))
-#define HAS_VNNI HAS(VNNI_NAME)
-#else
-#define HAS_ARCH (HAS("avx2") && HAS("fma") && HAS("bmi2"))
-#define HAS_VNNI 0
-#endif
-
 /* Inputs are taken a cache line at a time: LINE floats or BYTES bytes. A tile is ROWS rows times
-   OUTPUTS outputs: as many sums as there are registers for. */
-enum { LINE = 16, BYTES = 64, OUTPUTS = 4, ROWS = LANES == 16 ? 6 : 3, LEVELS = 127, FEW = 8 };
+   OUTPUTS outputs: as many sums as there are registers for. WEIGHED values are summed up at once. */
+enum { LINE = 16, BYTES = 64, LEVELS = 127, FEW = 8, WEIGHED = LANES > 8 ? 64 : 8 * LANES };
 
 /* To be raised, here and in __init__.py, with every change of what the functions take: a library
    that was left over from before is then not called. */
 int dallemini_interface(void) { return 5; }
 
 /* Whether the processor can run the functions below. */
-int dallemini_supports(void) {
-    __builtin_cpu_init();
-    return HAS_ARCH;
-}
+int dallemini_supports(void) { return has_vectors(); }
 
-#ifdef __clang__ /* which does not pass vectors to a function without them, though it is inlined */
+/* Clang does not pass vectors to a function without them, though it is inlined. */
+#if defined(__clang__) && defined(ARCH)
 #pragma clang attribute push(__attribute__((target("arch=" ARCH))), apply_to = function)
 #endif
 
@@ -112,9 +58,12 @@ INLINE long chunk_end(long from, long size, long outputs) {
 #if LANES == 16
 #define FOURS(lanes, i, j) lanes(0, i, j), lanes(4, i, j), lanes(8, i, j), lanes(12, i, j)
 #define FOLD(v) FOUR(v, 0) + FOUR(v, 4) + (FOUR(v, 8) + FOUR(v, 12))
-#else
+#elif LANES == 8
 #define FOURS(lanes, i, j) lanes(0, i, j), lanes(4, i, j)
 #define FOLD(v) FOUR(v, 0) + FOUR(v, 4)
+#else
+#define FOURS(lanes, i, j) lanes(0, i, j)
+#define FOLD(v) v
 #endif
 #define FOUR(v, k) __builtin_shufflevector(v, v, k, k + 1, k + 2, k + 3)
 #define CROSSED(k, i, j) k + i, LANES + k + i, k + j, LANES + k + j
@@ -237,7 +186,7 @@ INLINE float score_keys(const float *query, const float *keys, const uint8_t *ma
 /* The sum of weighted values, of `width` vectors of each. */
 INLINE void weigh_values(const float *values, const float *weights, float *out, long count,
                          long size, float scale, int width) {
-    floats sums[64 / LANES] = {{0}};
+    floats sums[WEIGHED / LANES] = {{0}};
     for (long t = 0; t < count; t++)
         UNROLL
         for (int i = 0; i < width; i++)
@@ -256,8 +205,8 @@ INLINE void attend_head(const float *query, const float *keys, const float *valu
     for (long t = 0; t < count; t++) total += scores[t];
     float scale = total == 0 ? 0 : 1 / total;
     long d = 0;
-    for (; d + 64 <= size; d += 64)
-        weigh_values(values + d, scores, out + d, count, size, scale, 64 / LANES);
+    for (; d + WEIGHED <= size; d += WEIGHED)
+        weigh_values(values + d, scores, out + d, count, size, scale, WEIGHED / LANES);
     for (; d < size; d += LANES)
         weigh_values(values + d, scores, out + d, count, size, scale, 1);
 }
@@ -350,11 +299,11 @@ WIDE static float largest(const float *x, long count) {
     return isfinite(norm) ? norm : NAN;
 }
 
-/* The processor multiplies unsigned bytes with signed ones, and adds four products to each sum. */
-#define VARIANT(name) name##_vnni
-#define TARGET VNNI
-#define NUMBER uint8_t
-#define ZERO 128
+/* The processor multiplies bytes, and adds four products to each sum. */
+#define VARIANT(name) name##_dots
+#define TARGET DOTS
+#define NUMBER BYTE
+#define ZERO BYTE_ZERO
 #define STEP (4 * LANES)
 #define DOT(sum, x, w) DOT_BYTES(sum, x, w)
 #include "_bytes.h"
@@ -372,24 +321,23 @@ WIDE static float largest(const float *x, long count) {
    outputs >= 4. Returns 0, or 1 where there is no memory. */
 int dallemini_linear_int8(const float *x, const int8_t *w, const float *scale, float *y, long rows,
                           long inputs, long outputs, int fine, int threads) {
-    __builtin_cpu_init();
-    int vnni = HAS_VNNI;
+    int dots = has_dots();
     long stride = divide_up(inputs, BYTES) * BYTES, each = fine ? 2 : 1, all = 1 + rows * each;
     long room = all + 8; /* the gap keeps two from writing to one cache line */
     long bytes = threads * room * sizeof(int_group) + rows * sizeof(float);
-    int_group *sums = malloc(bytes + all * stride * (vnni ? 1 : 2));
+    int_group *sums = malloc(bytes + all * stride * (dots ? 1 : 2));
     if (!sums) return 1;
     float *norms = (float *)(sums + threads * room);
     long size = OUTPUTS * chunk_size(OUTPUTS * inputs, all);
     Product product = {x,    scale, w,   y,      norms,   norms + rows, sums, rows,
                        each, all,   inputs, outputs, stride, room, size};
-    (vnni ? multiply_vnni : multiply_plain)(&product, threads);
+    (dots ? multiply_dots : multiply_plain)(&product, threads);
     free(sums);
     return 0;
 }
 
 #include "_layer.h"
 
-#ifdef __clang__
+#if defined(__clang__) && defined(ARCH)
 #pragma clang attribute pop
 #endif

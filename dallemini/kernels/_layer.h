@@ -2,7 +2,7 @@
    eight, and torch's norms and sums as many between them: with few rows, calling takes longer than
    computing. Included by _cpu.c.
 
-   The norm adds up in torch's order (a cascade of Welford's means over vectors of 8 floats), so that
+   The norm adds up in torch's order (a cascade of Welford's means over the lanes of a vector), so that
    the bits are those of torch's layer norm; layer.py compares the two before it calls this. The
    activation is left to torch: a layer ends before it, and begins with what comes behind it in the
    layer before. */
@@ -39,27 +39,23 @@ typedef struct {
     float *keys, *values, *text_keys, *text_values;
 } Filled;
 
-typedef float eight __attribute__((vector_size(32)));
 typedef struct {
-    eight mean, spread;
+    norm_lanes mean, spread;
     long count; /* of vectors */
 } Moments;
 
-/* A product is rounded, and not made a part of a sum; a fused one is asked for by name. */
-#define ROUNDED(v) __asm__("" : "+x"(v))
-
-enum { CASCADE = 16, MOST_LEVELS = 40 };
+enum { CASCADE = 16, MOST_LEVELS = 40, NORM_LANES = sizeof(norm_lanes) / sizeof(float) };
 static const float EPS = 1e-5f;
 
 INLINE float share_of(long count, long all) { return all ? (float)count / (float)all : 0; }
 
 WIDE INLINE void join(Moments *all, const Moments *more) {
     float share = share_of(more->count, all->count + more->count);
-    eight delta = more->mean - all->mean, step = delta * share;
-    eight enlarged = delta * (float)all->count, sum = all->spread + more->spread;
-    ROUNDED(step);
+    norm_lanes delta = more->mean - all->mean, step = delta * share;
+    norm_lanes enlarged = delta * (float)all->count, sum = all->spread + more->spread;
+    KEEP(step); /* rounded; a fused product is asked for by name */
     all->mean += step;
-    all->spread = (eight)_mm256_fmadd_ps((__m256)enlarged, (__m256)step, (__m256)sum);
+    all->spread = fused(enlarged, step, sum);
     all->count += more->count;
 }
 
@@ -67,11 +63,11 @@ WIDE INLINE void join(Moments *all, const Moments *more) {
 WIDE INLINE Moments part_moments(const float *x, long vectors) {
     Moments part = {{0}, {0}, vectors};
     for (long v = 0; v < vectors; v++) {
-        eight one = (eight)_mm256_loadu_ps(x + 8 * v), delta = one - part.mean;
-        part.mean = (eight)_mm256_fmadd_ps(_mm256_set1_ps(1 / (float)(v + 1)), (__m256)delta,
-                                           (__m256)part.mean);
-        part.spread = (eight)_mm256_fmadd_ps((__m256)delta, (__m256)(one - part.mean),
-                                             (__m256)part.spread);
+        norm_lanes one, delta, share = (norm_lanes){0} + 1 / (float)(v + 1);
+        memcpy(&one, x + NORM_LANES * v, sizeof one);
+        delta = one - part.mean;
+        part.mean = fused(share, delta, part.mean);
+        part.spread = fused(delta, one - part.mean, part.spread);
     }
     return part;
 }
@@ -81,7 +77,8 @@ WIDE INLINE Moments vector_moments(const float *x, long vectors) {
     Moments levels[MOST_LEVELS] = {0};
     while (1L << depth < parts) depth++;
     for (long part = 0; part < parts; part++) {
-        Moments more = part_moments(x + 8 * CASCADE * part, MIN(CASCADE, vectors - CASCADE * part));
+        Moments more = part_moments(x + NORM_LANES * CASCADE * part,
+                                    MIN(CASCADE, vectors - CASCADE * part));
         join(&levels[0], &more);
         for (long level = 1; level < depth && !((part + 1) >> (level - 1) & 1); level++) {
             join(&levels[level], &levels[level - 1]);
@@ -94,17 +91,17 @@ WIDE INLINE Moments vector_moments(const float *x, long vectors) {
 
 /* One row; y may be x. */
 WIDE static void norm_row(const float *x, const Norm *norm, float *y, long width) {
-    long vectors = width / 8, count = 0;
+    long vectors = width / NORM_LANES, count = 0;
     Moments lanes = vector_moments(x, vectors);
     float mean = 0, spread = 0;
-    for (long i = 8 * vectors; i < width; i++) {
+    for (long i = NORM_LANES * vectors; i < width; i++) {
         float delta = x[i] - mean, square;
         mean += delta / (float)++count;
         square = delta * (x[i] - mean);
-        ROUNDED(square);
+        KEEP(square);
         spread += square;
     }
-    for (int i = 0; i < 8; i++, count += vectors) {
+    for (int i = 0; i < NORM_LANES; i++, count += vectors) {
         float share = share_of(vectors, count + vectors), delta = lanes.mean[i] - mean;
         mean = __builtin_fmaf(share, delta, mean);
         spread += __builtin_fmaf(delta * delta * share, (float)count, lanes.spread[i]);

@@ -12,16 +12,18 @@
    There is one pool in a process, made when it is first used and grown as needed. A second caller
    meanwhile works alone. A child after fork() makes a pool of its own. */
 
-#include <immintrin.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
 
 /* Does one chunk. `thread` is 0 for the caller; no two work at once under the same number. */
 typedef void (*Work)(void *context, long chunk, long thread);
@@ -63,11 +65,37 @@ static int64_t now(void) {
     return time.tv_sec * (int64_t)1000000000 + time.tv_nsec;
 }
 
+#ifdef __linux__
 static void sleep_while(atomic_uint *word, unsigned value) {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
 }
 
 static void wake(atomic_uint *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0); }
+
+static void forget_sleepers(void) {}
+#else
+/* All sleep under one lock, and each looks whether his word was meant. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t woken = PTHREAD_COND_INITIALIZER;
+
+static void sleep_while(atomic_uint *word, unsigned value) {
+    pthread_mutex_lock(&lock);
+    while (atomic_load(word) == value) pthread_cond_wait(&woken, &lock);
+    pthread_mutex_unlock(&lock);
+}
+
+static void wake(atomic_uint *word) {
+    (void)word;
+    pthread_mutex_lock(&lock);
+    pthread_cond_broadcast(&woken);
+    pthread_mutex_unlock(&lock);
+}
+
+static void forget_sleepers(void) {
+    lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    woken = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+#endif
 
 static uint32_t number_of(long part) { return atomic_load(&parts[part].left) >> 32; }
 
@@ -82,7 +110,7 @@ static void do_part(long part, long thread) {
         unsigned mode = atomic_load(&pool.mode);
         if (thread >= threads) return; /* woken for earlier work, by more */
         if (!atomic_compare_exchange_weak(&parts[part].left, &left, left - 1)) continue;
-        _mm_setcsr(mode);
+        set_float_mode(mode);
         work(context, end - (long)(uint32_t)left, thread);
         if (atomic_fetch_sub(&pool.unfinished, 1) == 1 && atomic_load(&pool.waiting))
             wake(&pool.unfinished);
@@ -104,7 +132,7 @@ static uint32_t await_work(long thread, uint32_t before) {
     for (int64_t start = now(); now() - start < SPIN; sched_yield())
         for (int i = 0; i < 32; i++) {
             if ((number = number_of(thread)) != before) return number;
-            _mm_pause();
+            rest_a_moment();
         }
     atomic_store(asleep, 1);
     while ((number = number_of(thread)) == before) {
@@ -125,6 +153,7 @@ static void *serve(void *thread) {
 
 /* Forget the workers, which a child has not, and whatever they were doing. */
 static void start_anew(void) {
+    forget_sleepers();
     pool.workers = 0;
     pool.alone_until = pool.rest = 0;
     for (long part = 0; part <= MOST_WORKERS; part++) atomic_store(&parts[part].left, 0);
@@ -153,7 +182,7 @@ static long grow(long workers) {
 static void await_others(void) {
     if (!atomic_load(&pool.unfinished)) return;
     int64_t start = now(), waited = 0;
-    while (atomic_load(&pool.unfinished) && (waited = now() - start) < PATIENCE) _mm_pause();
+    while (atomic_load(&pool.unfinished) && (waited = now() - start) < PATIENCE) rest_a_moment();
     if (waited < PATIENCE) return;
     atomic_store(&pool.waiting, 1);
     for (unsigned count; (count = atomic_load(&pool.unfinished));)
@@ -171,7 +200,7 @@ static void share(Work work, void *context, long chunks, long threads) {
     atomic_store(&pool.context, context);
     atomic_store(&pool.chunks, chunks);
     atomic_store(&pool.threads, threads);
-    atomic_store(&pool.mode, _mm_getcsr());
+    atomic_store(&pool.mode, float_mode());
     atomic_store(&pool.unfinished, (unsigned)chunks);
     pool.number++;
     for (long part = 0; part < threads; part++) {

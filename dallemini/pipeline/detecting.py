@@ -28,6 +28,7 @@ from ..generation.watermark import (
 from ..images import read_image
 from ..models._checks import without_autocast
 from ..models.image_tokenizer import ImageTokenizer
+from ..models.transformer import Transformer
 from .pixels import ImageTokenizerLike
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ class Detection:
 
 
 class Detecting:
-    """The part of a pipeline that looks for marks; it needs nothing but the VQGAN."""
+    """The part of a pipeline that looks for marks; of the transformer, it asks for the grid."""
 
+    transformer: Transformer
     vqgan: ImageTokenizerLike
 
     def detect(
@@ -105,7 +107,8 @@ class Detecting:
         pictures = [read_image(cast("Picture", image)) for image in given]
         if not pictures:
             raise InputError("There is no picture to look at; give one or several.")
-        return look_for(pictures, watermark, codebook_of(self.vqgan), search=search)
+        vqgan, grid = codebook_of(self.vqgan), self.transformer.config.grid
+        return look_for(pictures, watermark, vqgan, search=search, grid=grid)
 
 
 def _is_one(images: object) -> bool:
@@ -118,12 +121,13 @@ def look_for(
     vqgan: ImageTokenizer,
     *,
     search: bool = True,
+    grid: tuple[int, int] | None = None,
 ) -> Detection:
-    """Look for a mark in pictures f[3,H,W] in [0, 1]; see `Pipeline.detect`."""
+    """Look for a mark in pictures f[3,H,W] in [0, 1], drawn by grids like this; see `detect`."""
     groups = known_groups(vqgan)
     favoured = watermark.favours(groups)
     best: tuple[float, Evidence, int] | None = None
-    own = min(vqgan.grid) * vqgan.token_size
+    own = min(grid or vqgan.grid) * vqgan.token_size
     for ways in _ways(pictures, own, vqgan.token_size, search):
         # the ways of looking at the grid as it is share one half, those of moving it the other
         count = sum(len(way.shifts) for way in ways) * (2 if search else 1)

@@ -593,3 +593,20 @@ def test_source_compiles_without_warnings(name: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("aarch64-linux-gnu-gcc") is None,
+    reason="no cross compiler (gcc-aarch64-linux-gnu)",
+)
+def test_source_for_arm_compiles_without_warnings(tmp_path: Path) -> None:
+    source = Path(kernels.__file__).with_name("_cpu_neon.c")
+    flags = ["-O1", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-c", str(source)]
+    done = subprocess.run(
+        ["aarch64-linux-gnu-gcc", *flags, "-o", str(tmp_path / "kernels.o")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

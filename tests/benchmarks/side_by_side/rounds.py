@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,8 @@ class Plan:
         rounds: every side runs so many times.
         threads: of each process.
         images: pictures of a call, square numbers.
-        folder: keeps the random weights for the next time; None for a temporary one.
+        folder: keeps the random weights for the next time, and what an interrupted measurement
+            found, with which the next one goes on; None for a temporary one.
     """
 
     rounds: int = 3
@@ -58,12 +62,15 @@ def run(size: Size, plan: Plan) -> dict[str, Any]:
 def _measure(size: Size, folder: Path, plan: Plan) -> dict[str, Any]:
     disk = _prepare(size, folder, plan.threads)
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    machines, start = [], time.perf_counter()
+    machines = []
     for index in range(plan.rounds):
-        machines.append(_work("machine", plan.threads, rates=RATES))
+        kept = folder / "runs" / str(index)
+        rating = partial(_work, "machine", plan.threads, rates=RATES)
+        machines.append(_once(kept / "machine.json", rating))
         for side in SIDES if index % 2 == 0 else SIDES[::-1]:
             _tell(f"{size.name}: round {index + 1} of {plan.rounds}, {side}")
-            found = _work(
+            measuring = partial(
+                _work,
                 "measure",
                 plan.threads,
                 side=side,
@@ -75,16 +82,20 @@ def _measure(size: Size, folder: Path, plan: Plan) -> dict[str, Any]:
                 positions=POSITIONS if size.is_mega else None,
                 breakdown=MIDDLES if index == plan.rounds - 1 else (),
             )
+            found = _once(kept / f"{side}.json", measuring)
             runs[side].append(found)
         check_same_tokens(runs["min-dalle"][-1]["greedy"], runs["float32"][-1]["greedy"])
-    rates = [{name: x for name, x in found.items() if name != "machine"} for found in machines]
+    shutil.rmtree(folder / "runs")
+    rates = [
+        {name: found[name] for name in found.keys() - {"machine", "seconds"}} for found in machines
+    ]
     return {
         "size": size.name,
         "parameters": size.parameters,
         "weights_per_token": size.weights_per_token,
         "machine": machines[0]["machine"],
         "rounds": plan.rounds,
-        "seconds": time.perf_counter() - start,
+        "seconds": sum(found["seconds"] for found in [*machines, *itertools.chain(*runs.values())]),
         "disk_bytes": disk,
         "positions": list(POSITIONS) if size.is_mega else None,
         "rates": summarize(rates),
@@ -113,6 +124,19 @@ def check_same_tokens(expected: Sequence[int], found: Sequence[int]) -> None:
             f"The sides draw different tokens, so that nothing can be compared: min-dalle "
             f"{list(expected[:8])}..., dallemini {list(found[:8])}..."
         )
+
+
+def _once(path: Path, work: partial[dict[str, Any]]) -> dict[str, Any]:
+    """Do what was not done before with these arguments, and keep what was found and its seconds."""
+    asked = json.dumps([work.args, work.keywords])
+    if path.exists() and (kept := json.loads(path.read_text()))["asked"] == asked:
+        return dict(kept["found"])
+    started = time.perf_counter()
+    found = work()
+    found["seconds"] = time.perf_counter() - started
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"asked": asked, "found": found}))
+    return found
 
 
 def _work(task: str, threads: int, **job: Any) -> dict[str, Any]:

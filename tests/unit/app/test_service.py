@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import functools
 import io
 import json
@@ -20,10 +21,11 @@ from app_service import GENERATIONS, Served, serving, wait_until
 from certificates import make_signer
 from dallemini import Pipeline, SafetyFlag, Watermark, WordSafetyChecker
 from dallemini.app.config import ServiceConfig
-from dallemini.app.room import find_sizes
 from dallemini.app.service import create_service
+from dallemini.app.sizes import Sizes, find_sizes
 from dallemini.errors import ConfigError, DalleMiniWarning
 from dallemini.pipeline.signing import read_credentials
+from dallemini.testing import TINY_TRANSFORMER, tiny_transformer
 
 
 def decode(text: str) -> Image.Image:
@@ -118,7 +120,7 @@ REFUSED: dict[str, tuple[Any, int, str, str]] = {
     "size": (
         {"prompt": "x", "size": "18x16"},
         400,
-        "This model draws 16x16 pixels, and multiples of 4 up to 32, not '18x16'",
+        "This model draws 16x16 pixels, and multiples of 4 up to 32x32, not '18x16'",
         "",
     ),
     "url": ({"prompt": "x", "response_format": "url"}, 400, "should be 'b64_json', not 'url'.", ""),
@@ -342,7 +344,20 @@ def test_a_tokenizer_of_one_size_has_one_size(pipe: Pipeline) -> None:
             return pipe.vqgan.decode(image_tokens)
 
     fixed = Pipeline(tokenizer=pipe.tokenizer, transformer=pipe.transformer, vqgan=Fixed())
-    assert (find_sizes(fixed), find_sizes(pipe)) == ([16], [16, 20, 24, 28, 32])
+    assert find_sizes(fixed) == Sizes([16], [16])
+    assert find_sizes(pipe) == Sizes(sides := [16, 20, 24, 28, 32], sides)
+
+
+def test_pictures_that_are_no_squares_have_widths_and_heights(pipe: Pipeline) -> None:
+    config = dataclasses.replace(TINY_TRANSFORMER, image_length=12, image_grid=(2, 6))
+    wide = Pipeline(
+        tokenizer=pipe.tokenizer, transformer=tiny_transformer(config), vqgan=pipe.vqgan
+    )
+    sizes = find_sizes(wide)
+    assert (sizes.widths[0], sizes.widths[-1], *sizes.heights) == (24, 48, 8, 12, 16)
+    assert str(sizes) == "24x8 pixels, and multiples of 4 up to 48x16"
+    assert (sizes.first, sizes.read("40x12")) == ((24, 8), (40, 12))
+    assert [sizes.read(text) for text in ("24x24", "8x24", "24", "x8")] == [None] * 4
 
 
 class Strict(WordSafetyChecker):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -22,7 +23,7 @@ from benchmarks.side_by_side.models import (
     write_transformer,
     write_vocabulary,
 )
-from benchmarks.side_by_side.rounds import check_same_tokens
+from benchmarks.side_by_side.rounds import _once, check_same_tokens
 from benchmarks.side_by_side.stopwatch import Stopwatch, first_calls, measure_call, only_at
 from dallemini import Tokenizer, Transformer
 from dallemini.models import TransformerConfig
@@ -249,3 +250,19 @@ def test_nothing_to_render_is_said(tmp_path: Path) -> None:
 
 def test_version_of_the_peer_is_in_its_install_line() -> None:
     assert f"min-dalle=={page.PEER_VERSION}" in page.PEER_INSTALL
+
+
+def test_an_interrupted_measurement_goes_on_with_what_was_found(tmp_path: Path) -> None:
+    done = list[int]()
+
+    def measure(seed: int, *, images: list[int]) -> dict[str, int]:
+        done.append(seed)
+        return {"seed": seed, "images": len(images)}
+
+    kept = tmp_path / "runs" / "0" / "int8.json"
+    found = _once(kept, partial(measure, 1, images=[1, 9]))
+    assert _once(kept, partial(measure, 1, images=[1, 9])) == found
+    assert (found["seed"], found["images"], found["seconds"] > 0, done) == (1, 2, True, [1])
+    _once(kept, partial(measure, 2, images=[1, 9]))
+    _once(kept, partial(measure, 2, images=[1]))
+    assert done == [1, 2, 2], "what was asked otherwise is measured anew"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dallemini.architecture import PLACEMENTS, has_layer_norm
+from dallemini.architecture import CHOICES, PLACEMENTS, has_layer_norm
 from dallemini.errors import ConfigError, UnsupportedOperationError
 from dallemini.models.feed_forward import ACTIVATIONS
 from dallemini.models.scaling import initial_gain, residual_scale
@@ -49,6 +50,17 @@ CASES: dict[str, dict[str, Any]] = {
         "activation_function": "smelu",
     },
 }
+VALUES: dict[str, tuple[Any, ...]] = {
+    **CHOICES,
+    "tau_init": (0.05, 0.5),
+    "sinkhorn_iters": (1, 2, 5),
+    **{
+        field.name: (False, True)
+        for field in dataclasses.fields(TransformerConfig)
+        if isinstance(field.default, bool)
+    },
+}
+"""Every switch, and what it may be."""
 PROMPTS = ["a red apple", "an armchair in the shape of an avocado"]
 
 
@@ -97,6 +109,37 @@ def test_cached_steps_equal_teacher_forcing_wherever_the_rows_stand(
         assert_close(logits, torch.stack([forced[0, 4 + step], forced[1, step]]))
         if step < 11:
             inputs = torch.stack([image_tokens[0, 4 + step], image_tokens[1, step]])
+
+
+def mixtures(count: int) -> list[dict[str, Any]]:
+    """Return settings that no one thought of, the same in every run."""
+    source = random.Random(0)
+    drawn = [{name: source.choice(values) for name, values in VALUES.items()} for _ in range(count)]
+    for one in drawn:
+        if one["ln_positions"] == "postln":  # has none
+            one |= {"use_final_ln_encoder": True, "use_final_ln_decoder": True}
+    return drawn
+
+
+@pytest.mark.thorough
+@torch.no_grad()
+def test_every_value_and_thirty_mixtures_step_as_they_are_trained_and_come_back(
+    tokens: TextTokens, image_tokens: Tensor, tmp_path: Path
+) -> None:
+    alone = [{name: value} for name, values in VALUES.items() for value in values]
+    assert len(VALUES) == 17, "of the original's configuration"
+    for changes in alone + mixtures(30):
+        model = Transformer.from_config(configured(**changes)).eval()
+        forced, cache = model(tokens, image_tokens), model.init_cache(model.encode(tokens))
+        stepped, inputs = [], model.start_tokens(2)
+        for column in image_tokens.T:
+            stepped.append(model.decode_step(inputs, cache))
+            inputs = column
+        torch.testing.assert_close(torch.stack(stepped, 1), forced, rtol=1e-3, atol=1e-3)
+        model.save_pretrained(tmp_path / "model")
+        again = Transformer.from_pretrained(tmp_path / "model")
+        assert again.config == model.config
+        assert torch.equal(again(tokens, image_tokens), forced), changes
 
 
 @torch.no_grad()

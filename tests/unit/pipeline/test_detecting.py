@@ -147,6 +147,15 @@ def test_scaled_pictures_are_found_at_the_models_own_size(exact: Any, marked: to
     assert look_for([large], KEY, exact, search=False).p_value < 1e-3
 
 
+def test_scaled_pictures_that_are_no_squares_are_found_by_the_grid_that_drew_them(
+    exact: Any,
+) -> None:
+    wide = paint(marked_codes(exact, 4, 16)).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    found = look_for([wide], KEY, exact, search=False, grid=(4, 16))
+    assert found.p_value < 1e-3
+    assert look_for([wide], KEY, exact, search=False).p_value > 0.01
+
+
 def test_pictures_say_more_together(exact: Any, marked: torch.Tensor) -> None:
     parts = [marked[:, :16, :16], marked[:, :16, 16:]]
     alone = [look_for([part], KEY, exact, search=False).p_value for part in parts]

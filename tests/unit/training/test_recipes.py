@@ -41,7 +41,6 @@ from dallemini.training.recipes import (
 )
 from dallemini.training.recipes import transformer as recipe
 from dallemini.training.recipes.checks import check_run, data_for
-from dallemini.training.recipes.common import all_captions, some_images, spread
 from dallemini.training.vqgan import VQGANLossConfig
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 90, 220)}
@@ -234,25 +233,6 @@ def test_clip_is_trained_from_scratch_and_loads(pictures: str, tmp_path: Path) -
     images, prompts = torch.rand(2, 3, 16, 16), ["a red square", "a blue square"]
     torch.testing.assert_close(loaded.score(images, prompts), trained.score(images, prompts))
     assert any("held_out_top1" in row for row in read_log(tmp_path / "clip-run"))
-
-
-def test_held_out_pictures_come_from_all_over_a_set(pictures: str) -> None:
-    images = CaptionedImages.open(pictures, config=SMALL)
-    pixels, captions = some_images(images, 3)
-    assert captions == ["a blue square", "a green square", "a red square"]
-    assert [tuple(image.shape) for image in pixels] == [(3, 16, 16)] * 3
-    assert len(some_images(images, 4)[0]) == 4
-    assert spread(300, 256)[::85] == [0, 99, 199, 298]
-    assert spread(3, 256) == [0, 1, 2]
-
-
-def test_captions_are_read_without_decoding_a_picture(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    (tmp_path / "a.txt").write_text("one\ntwo\n")
-    images = CaptionedImages.open(tmp_path)
-    assert all_captions(images, most=9, progress=False) == ["one", "two"]
-    with pytest.raises(InputError, match="eval_data holds no picture that can be used"):
-        some_images(images, 3)
 
 
 @pytest.mark.thorough
