@@ -123,8 +123,10 @@ def check_prompts(prompts: Prompt | Sequence[Prompt]) -> tuple[Prompt, ...]:
         raise InputError("There are no prompts; give at least one.")
     for position, prompt in enumerate(prompts):
         if not isinstance(prompt, str | Blend):
+            hint = "; write Blend({...}) for a mixture" if isinstance(prompt, Mapping) else ""
             raise InputTypeError(
-                f"prompts[{position}] must be a str, not {type(prompt).__name__} ({prompt!r:.80})."
+                f"prompts[{position}] must be a str, not {type(prompt).__name__} "
+                f"({prompt!r:.80}){hint}."
             )
     return tuple(prompts)
 
