@@ -80,8 +80,8 @@ class Extend:
     Attributes:
         picture: file of the picture; its shorter side becomes the model's.
         prompts: one or more, each in quotes: what the larger picture shows.
-        left: pixels that are added on this side, a multiple of a token's: 32 of the bundled model, 16 of
-            mini and mega.
+        left: pixels that are added on this side, a multiple of a token's: 32 of the
+            bundled model, 16 of mini and mega.
         right: likewise.
         top: likewise.
         bottom: likewise.
