@@ -364,7 +364,9 @@ def _check_size(
     if max_side is not None and max(size) > max_side:
         raise PictureError(name, "too large", f"{shown}, max_side is {max_side}")
     if size[0] * size[1] > max_pixels:
-        raise PictureError(name, "too large", f"{shown}, max_pixels is {max_pixels}")
+        raise PictureError(
+            name, "too large", f"{shown}, max_pixels is {max_pixels}; scale it down first"
+        )
 
 
 def _check_frames(picture: PIL.Image.Image, name: str, still: bool) -> None:

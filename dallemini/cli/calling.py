@@ -12,6 +12,7 @@ import tyro
 from ..errors import InputError
 from ..files import GRID_ENDINGS, PICTURE_ENDINGS, as_path
 from ..generation import GenerationConfig, GenerationOverrides
+from ..generation.blend import Blend, Prompt
 from ..hub.source import BUNDLED_MODEL
 from .options import (
     Drawing,
@@ -19,6 +20,7 @@ from .options import (
     Marks,
     OptionalPath,
     OptionalText,
+    OptionalWeights,
     Safety,
     SourceOptions,
     Where,
@@ -53,6 +55,7 @@ class CallOptions:
             that are taken are numbered on.
         seed: of the first picture; the following ones get seed+1, seed+2, and so on. Repeat it to
             set one per picture.
+        blend: mix the prompts into one picture, by a weight for each, as in 0.6:0.4.
         rank_by: what --rank and --candidates go by; the model's scorer if it has one.
         json: print one line of JSON for each file instead of its path.
         settings: of the drawing.
@@ -67,6 +70,7 @@ class CallOptions:
     output: Annotated[OptionalPath, tyro.conf.arg(aliases=("-o",))] = None
     grid: OptionalPath = None
     seed: Annotated[tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(aliases=("-s",))] = ()
+    blend: OptionalWeights = None
     rank_by: Literal["scorer", "likelihood"] = "scorer"
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     settings: Annotated[Settings, tyro.conf.arg(name="")]
@@ -92,6 +96,23 @@ class CallOptions:
             settings["rank"] = "likelihood"
         self.drawing.check()
         return settings
+
+    def mix(self, prompts: Sequence[str]) -> list[Prompt]:
+        """Return the prompts, or the mixture of them that --blend asks for.
+
+        Raises:
+            InputError: there is not one weight above 0 for each prompt, or a prompt comes twice.
+        """
+        if self.blend is None:
+            return [*prompts]
+        if len(self.blend) != len(prompts):
+            raise InputError(
+                "--blend needs a weight for each prompt, with colons between them as in 0.6:0.4: "
+                f"{len(prompts)} here, not {len(self.blend)}."
+            )
+        if len({*prompts}) < len(prompts):
+            raise InputError("--blend mixes different prompts; give each of them once.")
+        return [Blend(dict(zip(prompts, self.blend, strict=True)))]
 
     def saving(self, signer: C2PASigner | None) -> Saving:
         """Return where the pictures go.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ..generation.blend import Prompt
 from .calling import Call
 from .options import OptionalFloat, OptionalInt, OptionalPath
 from .prompts import check_words
@@ -61,15 +62,17 @@ class Edit:
             raise UsageError(f"--strength is above 0 and at most 1, not {self.strength:g}.")
         _run(self, self._draw)
 
-    def _draw(self, pipe: Pipeline, settings: dict[str, Any]) -> GenerationOutput:
+    def _draw(
+        self, pipe: Pipeline, prompts: Sequence[Prompt], settings: dict[str, Any]
+    ) -> GenerationOutput:
         if self.mask is not None:
-            return pipe.inpaint(self.prompts, self.picture, self.mask, paste=self.paste, **settings)
+            return pipe.inpaint(prompts, self.picture, self.mask, paste=self.paste, **settings)
         if self.strength is not None:
             return pipe.vary(
-                self.picture, self.prompts, strength=self.strength, paste=self.paste, **settings
+                self.picture, prompts, strength=self.strength, paste=self.paste, **settings
             )
         start: Any = {"start_image": self.picture, "rows": self.rows, "paste": self.paste}
-        return pipe(self.prompts, **start, **settings)
+        return pipe(prompts, **start, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,8 @@ class Extend:
     Attributes:
         picture: file of the picture; its shorter side becomes the model's.
         prompts: one or more, each in quotes: what the larger picture shows.
-        left: pixels that are added on this side, a multiple of a token's (16, as a rule).
+        left: pixels that are added on this side, a multiple of a token's: 32 of the
+            bundled model, 16 of mini and mega.
         right: likewise.
         top: likewise.
         bottom: likewise.
@@ -106,10 +110,12 @@ class Extend:
             raise UsageError("Say how many pixels to add, by --left, --right, --top and --bottom.")
         _run(self, self._draw)
 
-    def _draw(self, pipe: Pipeline, settings: dict[str, Any]) -> GenerationOutput:
+    def _draw(
+        self, pipe: Pipeline, prompts: Sequence[Prompt], settings: dict[str, Any]
+    ) -> GenerationOutput:
         return pipe.outpaint(
             self.picture,
-            self.prompts,
+            prompts,
             left=self.left,
             right=self.right,
             top=self.top,
@@ -120,13 +126,15 @@ class Extend:
 
 
 def _run(
-    command: Edit | Extend, draw: Callable[[Pipeline, dict[str, Any]], GenerationOutput]
+    command: Edit | Extend,
+    draw: Callable[[Pipeline, Sequence[Prompt], dict[str, Any]], GenerationOutput],
 ) -> None:
     """Check what can be checked, load the model, draw, save, and print the paths."""
     call = command.call
     with checking_usage():
-        check_words(command.prompts, f"dallemini {_name(command)} {command.picture}")
-        settings = call.check()
+        words = f"dallemini {_name(command)} {command.picture}"
+        check_words(command.prompts, words, mixed=call.blend is not None)
+        prompts, settings = call.mix(command.prompts), call.check()
         watermark, signer = call.marks.watermark(), call.marks.signer()
         checker = call.safety.checker()
     from ..images import open_image  # here, because torch takes seconds
@@ -134,7 +142,7 @@ def _run(
     open_image(command.picture)  # before the model is loaded
     with call.saving(signer) as saving:
         pipe = call.load(checker)
-        saving.add(draw(pipe, {**settings, "watermark": watermark}))
+        saving.add(draw(pipe, prompts, {**settings, "watermark": watermark}))
 
 
 def _name(command: Edit | Extend) -> str:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..errors import SafetyError
+from ..errors import InputError, SafetyError
 from ..files import as_path, make_folder
 from ..generation import GenerationConfig, GenerationOverrides
+from ..generation.blend import Prompt
 from .calling import Call
 from .options import OptionalPath
 from .processes import Process, own_device, this_process
@@ -66,8 +67,8 @@ class Generate:
                 the drawing is.
         """
         with checking_usage():
-            prompts = read_all(self.prompts, self.file, keep_empty=self._is_bulk)
-            settings = self.call.check()
+            prompts, settings = self._read(), self.call.check()
+            mixed = self.call.mix(prompts)
             marks: dict[str, Any] = {
                 "watermark": self.call.marks.watermark(),
                 "c2pa": self.call.marks.signer(),
@@ -77,11 +78,26 @@ class Generate:
             make_folder(self._folder)
             self._draw_many(prompts, settings, process, checker, marks)
         else:
-            self._draw(prompts, settings, checker, **marks)
+            self._draw(mixed, settings, checker, **marks)
+
+    def _read(self) -> list[str]:
+        """Return the prompts of the command.
+
+        Raises:
+            InputError: as `read_all`; or --blend is given with a file that is drawn prompt by
+                prompt.
+        """
+        mixed = self.call.blend is not None
+        if mixed and self._is_bulk:
+            raise InputError(
+                "--blend mixes prompts of the command line; with --prompts leave it out, or write "
+                "the prompts here, each in quotes."
+            )
+        return read_all(self.prompts, self.file, keep_empty=self._is_bulk, mixed=mixed)
 
     def _draw(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         settings: GenerationOverrides,
         checker: SafetyChecker | None,
         *,
@@ -160,8 +176,8 @@ def at_once(config: GenerationConfig) -> int | None:
 
 
 def split_call(
-    config: GenerationConfig, prompts: Sequence[str]
-) -> list[tuple[list[str], dict[str, Any]]]:
+    config: GenerationConfig, prompts: Sequence[Prompt]
+) -> list[tuple[list[Prompt], dict[str, Any]]]:
     """Split a call into smaller ones that draw the same, so that their pictures can be saved.
 
     Args:

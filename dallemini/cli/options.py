@@ -79,6 +79,17 @@ def _read_scale(word: str) -> float | tuple[float, float]:
     return (float(start), float(end)) if colon else float(start)
 
 
+def read_weights(word: str) -> tuple[float, ...]:
+    """Read numbers with colons between them.
+
+    Example:
+        >>> from dallemini.cli.options import read_weights
+        >>> read_weights("0.6:0.4")
+        (0.6, 0.4)
+    """
+    return tuple(map(float, word.split(":")))
+
+
 Pictures = Annotated[
     tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")
 ]
@@ -91,6 +102,9 @@ Adapters = Annotated[
 ]
 OptionalText = Annotated[str | None, one_word(_or_none(str), "TEXT"), _UNSAID]
 Older = Annotated[Quantization | None, one_of(Quantization), _UNSAID]
+OptionalWeights = Annotated[
+    tuple[float, ...] | None, one_word(_or_none(read_weights), "WEIGHT:WEIGHT"), _UNSAID
+]
 OptionalPath = Annotated[Path | None, one_word(_or_none(Path), "PATH"), _UNSAID]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import SupportsFloat, TypeAlias
 
@@ -115,16 +115,20 @@ def check_prompts(prompts: Prompt | Sequence[Prompt]) -> tuple[Prompt, ...]:
     if isinstance(prompts, Mapping):
         raise InputTypeError("prompts must not be a dict; write Blend({...}) for a mixture.")
     if isinstance(prompts, bytes | bytearray) or not isinstance(prompts, Sequence):
+        hint = "list(...) makes a list of anything that can be walked through."
+        if not isinstance(prompts, Iterable):
+            hint = "look at the order of the arguments, or name them."
         raise InputTypeError(
-            f"prompts must be a str or a sequence of str, not {type(prompts).__name__}; "
-            "list(...) makes a list of anything that can be walked through."
+            f"prompts must be a str or a sequence of str, not {type(prompts).__name__}; {hint}"
         )
     if not len(prompts):
         raise InputError("There are no prompts; give at least one.")
     for position, prompt in enumerate(prompts):
         if not isinstance(prompt, str | Blend):
+            hint = "; write Blend({...}) for a mixture" if isinstance(prompt, Mapping) else ""
             raise InputTypeError(
-                f"prompts[{position}] must be a str, not {type(prompt).__name__} ({prompt!r:.80})."
+                f"prompts[{position}] must be a str, not {type(prompt).__name__} "
+                f"({prompt!r:.80}){hint}."
             )
     return tuple(prompts)
 

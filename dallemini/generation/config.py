@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeAlias, 
 from ..config import Config, coerce
 from ..errors import ConfigError
 from ..foreign import show
+from .blend import Blend
 
 MAX_SEED = 2**63 - 1
 MAX_IMAGES = 100_000
@@ -119,6 +120,7 @@ class GenerationConfig(Config):
     lookahead: int = 8
 
     def __post_init__(self) -> None:
+        _refuse_blend(self.negative_prompt)
         self.check_types()
         for name in ("num_images_per_prompt", "batch_size", "candidates", "lookahead"):
             _check_count(name, getattr(self, name))
@@ -206,8 +208,18 @@ class GenerationConfig(Config):
         for name in overrides:
             if name in _ELSEWHERE:
                 raise ConfigError(_ELSEWHERE[name])
+        _refuse_blend(overrides.get("negative_prompt"))
         changes: dict[str, Any] = {**overrides}
         return type(self).from_dict({**self.to_dict(), **changes})
+
+
+def _refuse_blend(negative: object) -> None:
+    given = negative if isinstance(negative, list | tuple) else [negative]
+    if any(isinstance(one, Blend) for one in given):
+        raise ConfigError(
+            "negative_prompt cannot be a Blend; write all that is to be avoided into one text, "
+            'such as "green, blue".'
+        )
 
 
 def guidance_name(scale: GuidanceScale) -> str | None:

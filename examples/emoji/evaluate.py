@@ -33,7 +33,7 @@ from dallemini.models.precision import QUANTIZATIONS
 from dallemini.training import TransformerBatch, TransformerTask
 from dallemini.training.perceptual import feature_distance
 from dataset import COLORS, SIZE, Emoji, Emojis, caption, color_table, is_held_out, pair_label
-from everyday import Judge, draw
+from everyday import Candidates, Judge, draw, draw_candidates
 
 GALLERY_SIZE = 100
 EYE_SIZE = 224
@@ -330,6 +330,31 @@ def _asked(eye: Eye, *, names: bool, candidates: int) -> Report:
     return shares(judge.ranks(images, [code for _, code in asked]))
 
 
+def choice(eye: Eye) -> Report:
+    """Measure what ranking is worth: eight candidates of each unseen everyday sentence."""
+    asked = eye.judge.sentences("test", eye.count)
+    return choices(draw_candidates(eye.pipe, eye.judge, asked, count=8))
+
+
+def choices(drawn: Candidates) -> Report:
+    """Return how often the choice among 2, 4 and all candidates is right, by each way to choose.
+
+    "gain" is how much more often than without a choice. Means over all sets of so many candidates;
+    the intervals are over sentences.
+    """
+    report: dict[str, dict[str, Report]] = {}
+    for size in (1, 2, 4, drawn.ranks.shape[1]):
+        for way in ("none",) if size == 1 else (*drawn.scores, "any"):
+            kind = report.setdefault(f"best_of_{size}", {}).setdefault(way, {})
+            for name, below in (("first", 1), ("among_five", 5)):
+                found = drawn.right(way, size, below=below)
+                kind[name] = rounded(mean_interval(found))
+                if size > 1:
+                    gain = found - drawn.right("none", 1, below=below)
+                    kind[f"gain_{name}"] = rounded(mean_interval(gain))
+    return dict(report)
+
+
 def control(eye: Eye, *, held_out: bool) -> Report:
     """Measure colours, numbers, relations and rendering styles, as trained or held out."""
     examiner = Examiner(eye.judge, eye.pipe, count=eye.count)
@@ -356,6 +381,7 @@ MEASURES: dict[str, Callable[[Eye], Report]] = {
     "two_objects": pairs,
     "everyday_sentences": everyday,
     "bare_names": lambda eye: everyday(eye, names=True),
+    "choice_among_candidates": choice,
     "control": lambda eye: control(eye, held_out=False),
     "control_never_trained": lambda eye: control(eye, held_out=True),
 }

@@ -7,8 +7,10 @@ EfficientNet-Lite0 centred by style, at 64x64 enlarged to 128.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from torch import Tensor
 from captions import read_phrases
 from dallemini import Pipeline
 from dallemini.evaluation.efficientnet import EfficientNetFeatures
+from dallemini.generation import text_likelihood
+from dallemini.images import image_to_tensor
 from dataset import SIZE, Emojis
 
 SIDE = 64
@@ -100,3 +104,72 @@ def draw(
         drawn = pipe(part, seed=seed + start, progress=False, **settings).images  # type: ignore[arg-type]
         images += [image.resize((SIZE, SIZE), Image.Resampling.BOX) for image in drawn]
     return images
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """K pictures of each of N sentences: how right they are, and what they could be chosen by.
+
+    Attributes:
+        ranks: i64[N,K], as `Judge.ranks`.
+        scores: f32[N,K] of each way to choose.
+    """
+
+    ranks: Tensor
+    scores: dict[str, Tensor]
+
+    def right(self, way: str, size: int, *, below: int) -> Tensor:
+        """Return how often the choice among so many candidates is right, f64[N] of each sentence.
+
+        It is the mean over all sets of so many of the K candidates, which is far less noisy than
+        one set.
+
+        Args:
+            way: a name of `scores`; "any" for a choice that is right wherever one can be, "none"
+                for no choice.
+            size: candidates of a choice.
+            below: ranks below this one are right.
+        """
+        right = (self.ranks < below).double()
+        if way == "none":
+            return right.mean(1)
+        sets = [list(one) for one in itertools.combinations(range(right.shape[1]), size)]
+        if way == "any":
+            return torch.stack([right[:, one].amax(1) for one in sets]).mean(0)
+        scores, found = self.scores[way], []
+        for one in sets:
+            best = scores[:, one].argmax(1, keepdim=True)
+            found.append(right[:, one].gather(1, best)[:, 0])
+        return torch.stack(found).mean(0)
+
+
+def draw_candidates(
+    pipe: Pipeline, judge: Judge, asked: Sequence[tuple[str, str]], *, count: int
+) -> Candidates:
+    """Draw so many candidates of each sentence, and score them in each way.
+
+    Args:
+        pipe: with a scorer.
+        judge: says how right they are.
+        asked: sentences with their code points.
+        count: of candidates of each.
+    """
+    images: list[Image.Image] = []
+    seen, likely = [], []
+    for start in range(0, len(asked), 8):
+        texts = [text for text, _ in asked[start : start + 8]]
+        out = pipe(texts, num_images_per_prompt=count, candidates=1, seed=start, progress=False)
+        rows = [text for text in texts for _ in range(count)]
+        images += [image.resize((SIZE, SIZE), Image.Resampling.BOX) for image in out.images]
+        assert pipe.scorer is not None
+        pixels = torch.stack([image_to_tensor(image) for image in out.images])
+        seen.append(pipe.scorer.score(pixels, rows))
+        tokens, blank = pipe.tokenizer(rows), pipe.tokenizer.unconditional()
+        codes = pipe.vqgan.codebook_size
+        likely.append(
+            text_likelihood(pipe.transformer, tokens, blank, out.image_tokens, num_codes=codes)
+        )
+    kinds = [code for _, code in asked]
+    ranks = [judge.ranks(images[place::count], kinds) for place in range(count)]
+    found = {"scorer": torch.cat(seen).cpu(), "likelihood": torch.cat(likely)}
+    return Candidates(torch.tensor(ranks).T, {k: v.view(-1, count) for k, v in found.items()})

@@ -27,6 +27,7 @@ EXAMPLES = ROOT / "examples"
 FILES = {
     "draw.py": ["grid.png", "best of rocket.png"],
     "editing.py": ["edit-inpaint.png", "edit-outpaint.png", "edit-panorama.png", "edit-tile.png"],
+    "guidance.py": ["guidance-negative.png", "guidance-blend.png", "guidance-ranking.png"],
     "parts_from_different_places.py": ["reddest first.png", "vqgan/model.safetensors"],
     "training_cost.py": ["training cost.md"],
     "own_sampler.py": ["min-p 0.02.png", "min-p 0.2.png", "min-p 1.0.png"],
@@ -101,7 +102,7 @@ def test_script_writes_its_pictures(
             folder = save_quick_model(tmp_path / "quick", side=10)
         monkeypatch.setattr(source, "_bundled_folder", lambda: folder)
     monkeypatch.chdir(tmp_path)
-    few = ["1"] if name == "editing.py" else []  # one picture of each kind
+    few = ["1"] if name in ("editing.py", "guidance.py") else []  # one picture of each kind
     monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "made"), *few])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     for made in FILES[name]:

@@ -299,7 +299,7 @@ def test_pictures_out_of_bounds_are_refused() -> None:
     for limits, told in (
         ({"min_side": 3}, "4x2 pixels, min_side is 3"),
         ({"max_side": 3}, "4x2 pixels, max_side is 3"),
-        ({"max_pixels": 7}, "4x2 pixels, max_pixels is 7"),
+        ({"max_pixels": 7}, "4x2 pixels, max_pixels is 7; scale it down first"),
     ):
         with pytest.raises(PictureError, match=told):
             open_image(corner(), **limits)  # type: ignore[arg-type]

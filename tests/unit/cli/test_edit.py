@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dallemini import Pipeline, Upscaler
+from dallemini import Blend, Pipeline, Upscaler
 from dallemini.generation.watermark import SCHEME
 from dallemini.models import UpscalerConfig
+from dallemini.pipeline.metadata import read_metadata
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,23 @@ def test_generate_draws_wide_pictures_and_tiles(run: Any, tiny: Path) -> None:
         assert drawn.size == (24, 16)
 
 
+def test_prompts_are_mixed_into_one_picture(run: Any, tiny: Path) -> None:
+    given = ["--blend", "3:1", "--guidance-scale", 2, "--model", tiny, "--seed", 1]
+    blend, settings = Blend({"cat": 3, "dog": 1}), {"guidance_scale": 2, "seed": 1}
+    pipe = Pipeline.from_pretrained(tiny)
+    plain = pipe(blend, **settings)  # type: ignore[arg-type]
+    edited = pipe.outpaint("picture.png", blend, top=4, **settings)  # type: ignore[arg-type]
+    for words, expected in (
+        (["generate", "cat", "dog"], plain),
+        (["extend", "picture.png", "cat", "dog", "--top", 4], edited),
+    ):
+        result = run(*words, *given, "-o", words[0])
+        assert (result.err, len(result.lines)) == ("", 1)
+        with Image.open(result.lines[0]) as drawn:
+            assert drawn.tobytes() == expected.images[0].tobytes()
+            assert read_metadata(result.lines[0]).prompts == (blend,)
+
+
 @pytest.mark.parametrize(
     ("code", "command", "message"),
     [
@@ -124,6 +142,14 @@ def test_generate_draws_wide_pictures_and_tiles(run: Any, tiny: Path) -> None:
             ["edit", "picture.png", "a", "bird", "--rows", "1"],
             'quotes: dallemini edit picture.png "a bird"',
         ),
+        (2, ["edit", "picture.png", "a", "b", "--rows", "1", "--blend", "1"], "2 here, not 1"),
+        (
+            2,
+            ["edit", "picture.png", "a", "a", "--rows", "1", "--blend", "1:1"],
+            "each of them once",
+        ),
+        (2, ["edit", "picture.png", "a", "b", "--rows", "1", "--blend", "1:-1"], "above 0"),
+        (2, ["generate", "--prompts", "mask.png", "--blend", "1:1"], "or write the prompts here"),
         (2, ["extend", "picture.png", "a bird", "--output", "x.png", "--top", "4"], "a folder"),
     ],
 )

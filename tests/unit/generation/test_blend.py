@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dallemini import Blend
 from dallemini.errors import InputError, InputTypeError
@@ -59,5 +60,9 @@ def test_prompts_are_one_or_a_row_of_them() -> None:
     assert check_prompts(row) == ("a", "b")
     with pytest.raises(InputTypeError, match=r"must not be a dict; write Blend\(\{...\}\)"):
         check_prompts({"a cat": 1.0})  # type: ignore[arg-type]
+    with pytest.raises(InputTypeError, match=r"prompts\[1\] .* not dict .*; write Blend\("):
+        check_prompts(["a", {"a cat": 1.0}])  # type: ignore[list-item]
+    with pytest.raises(InputTypeError, match="not Image; look at the order of the arguments"):
+        check_prompts(Image.new("L", (1, 1)))  # type: ignore[arg-type]
     with pytest.raises(InputTypeError, match=r"not generator; list\(\.\.\.\) makes a list"):
         check_prompts(text for text in "ab")  # type: ignore[arg-type]

@@ -158,6 +158,8 @@ def number(value: object) -> Callable[[float], Any]:
     [
         ({"negative_prompt": "x", "guidance_scale": 1}, "plays no part at guidance_scale=1; give"),
         ({"negative_prompt": 3}, "negative_prompt must be str"),
+        ({"negative_prompt": MIX}, "negative_prompt cannot be a Blend; write all .* into one text"),
+        ({"negative_prompt": ["green", MIX]}, "negative_prompt cannot be a Blend"),
         ({"negative_prompt": [None]}, "negative_prompt must be str"),
         ({"guidance_scale": (1, 2, 3)}, "one number, or two for its start and end, not 3"),
         ({"guidance_scale": ()}, "one number, or two for its start and end, not 0"),
