@@ -7,6 +7,7 @@ marks is found and they are not, somebody took them off.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -108,13 +109,22 @@ def inspect_picture(
 def _texts_layer(texts: Mapping[str, str]) -> Layer:
     if "config" not in texts or "version" not in texts:
         return Layer(name="texts", state="missing", detail="nothing says how it was drawn")
-    words = texts.get("prompt", texts.get("prompts", ""))
+    words = texts["prompt"] if "prompt" in texts else _listed(texts.get("prompts", ""))
     detail = (
         f"dallemini {texts['version'][:20]}, model {show(texts.get('model', ''))}, {show(words)}"
     )
     if "seed" in texts:
         detail += f", seed {texts['seed'][:20]}"
     return Layer(name="texts", state="holds", detail=detail)
+
+
+def _listed(prompts: str) -> str:
+    """Return the prompts of a grid, which are a list in JSON, in one line."""
+    try:
+        found = json.loads(prompts)
+    except (ValueError, RecursionError):
+        return prompts
+    return "; ".join(map(str, found)) if isinstance(found, list) else prompts
 
 
 def _source_layer(info: Mapping[Any, Any]) -> Layer:

@@ -18,9 +18,10 @@ from .checker import (
 )
 from .pictures import PictureSafetyChecker
 from .usual import usual_checker
-from .words import WORDS, WordSafetyChecker
+from .words import HARMLESS, WORDS, WordSafetyChecker
 
 __all__ = [
+    "HARMLESS",
     "WORDS",
     "PictureSafetyChecker",
     "SafetyAction",

@@ -41,6 +41,17 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 }
 """The words that are shipped, by what they are about. Each may have several words itself."""
 
+HARMLESS: tuple[str, ...] = (
+    *("naked mole rat", "naked eye", "naked flame", "naked tree", "naked branch", "naked juice"),
+    *("nude lipstick", "nude heel", "nude color", "nude colour", "gore tex", "al gore"),
+    *("white power bank", "white power button", "white power cable", "white power cord"),
+    *("white power outlet", "white power plug", "white power socket", "white power strip"),
+    *("white power supply", "white power tool", "white power adapter", "white power drill"),
+    *("blackface sheep", "oilseed rape", "rape seed", "rape blossom", "suicide squad"),
+    *("suicide prevention", "xxx large", "orgy of colors", "orgy of colours"),
+)
+"""Phrases with such a word that say nothing of the kind."""
+
 _LISTED = "listed"
 _LONGEST = 1 << 20  # bytes of a file of words
 
@@ -50,15 +61,17 @@ class WordSafetyChecker:
 
     Words are compared without regard to case, accents and what stands between them; a plural "s"
     may follow; parts of longer words do not count. It is a list and no judge: it knows English
-    only, misses whatever is said otherwise, and stops some harmless prompts (a naked mole rat).
+    only, misses whatever is said otherwise, and stops some harmless prompts (naked clay).
 
     Args:
         words: lists of words by what they are about; `{**WORDS, "brands": ["acme"]}` adds to those
             that are shipped.
+        harmless: phrases that are taken out of a prompt before it is looked at, such as "naked
+            eye"; `[*HARMLESS, ...]` adds to those that are shipped.
         action: what happens to pictures of such a prompt; "refuse" draws none.
 
     Raises:
-        InputTypeError: `words` is not a mapping from names to words.
+        InputTypeError: `words` is not a mapping from names to words, or `harmless` one string.
         InputError: a word is empty, or there is no such action.
 
     Example:
@@ -74,14 +87,14 @@ class WordSafetyChecker:
         self,
         words: Mapping[str, Iterable[str]] = WORDS,
         *,
+        harmless: Iterable[str] = HARMLESS,
         action: SafetyAction = "refuse",
     ) -> None:
         check_action(action)
         self.action: SafetyAction = action
         self._about = dict(_read(words))
-        longest_first = sorted(self._about, key=lambda word: -len(word))
-        either = "|".join(re.escape(word).replace(r"\ ", " ") for word in longest_first)
-        self._pattern = re.compile(rf"(?<!\S)({either})(?:s|es)?(?!\S)") if either else None
+        self._pattern = _any_of(self._about)
+        self._harmless = _any_of(dict(_read({"harmless": harmless})))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, action: SafetyAction = "refuse") -> Self:
@@ -102,7 +115,8 @@ class WordSafetyChecker:
 
     def check_prompt(self, prompt: str, /) -> SafetyFlag | None:
         """Return a flag where the prompt has a word of the list."""
-        found = self._pattern and self._pattern.search(_plain(prompt))
+        text = self._harmless.sub("|", _plain(prompt))  # no word, so that no phrase spans it
+        found = self._pattern.search(text)
         if not found:
             return None
         reason = f'the word "{found[0]}" ({self._about[found[1]]})'
@@ -131,6 +145,13 @@ def _read(words: Mapping[str, Iterable[str]]) -> Iterable[tuple[str, str]]:
             if not plain:
                 raise InputError(f"The list {about!r} has {word!r}, which is not a word.")
             yield plain, about
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern of whole words, the longest first, each perhaps in the plural."""
+    longest_first = sorted(words, key=lambda word: -len(word))
+    either = "|".join(re.escape(word).replace(r"\ ", " ") for word in longest_first)
+    return re.compile(rf"(?<!\S)({either})(?:s|es)?(?!\S)" if either else r"(?!)")
 
 
 def _plain(text: str) -> str:

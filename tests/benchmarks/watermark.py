@@ -4,7 +4,6 @@
     python tests/benchmarks/watermark.py measure marks
     python tests/benchmarks/watermark.py false-alarms PICTURES... --count 2500 --append seen.jsonl
     python tests/benchmarks/watermark.py rates seen.jsonl
-    python tests/benchmarks/watermark.py random
 
 `draw` makes pictures with and without the mark, from the same prompts and seeds; with `--side 16`
 they are canvases of 16x16 tokens. `measure` reads them back after what happens to pictures.
@@ -12,7 +11,7 @@ they are canvases of 16x16 tokens. `measure` reads them back after what happens 
 u8[N,H,W,3] or, premultiplied by their alpha, u8[N,H,W,4] in .npy files, and folders of PNG files.
 Pictures with alpha come again on other backgrounds when all were seen. All three note what they
 did, and go on where the notes end, so that they can be run in pieces; `rates` counts false alarms.
-`random` draws tokens from random logits of the size of DALL-E Mini. Every command prints JSON.
+Every command prints JSON. What the mark does to 256 tokens is in `watermark_tokens.py`.
 """
 
 from __future__ import annotations
@@ -34,9 +33,10 @@ from PIL import Image, ImageFilter
 from dallemini import VQGAN, Pipeline, Watermark
 from dallemini.evaluation.metrics import wilson_interval
 from dallemini.generation.watermark import weigh_evidence
-from dallemini.images import image_to_tensor
+from dallemini.images import image_to_tensor, open_image
 from dallemini.pipeline.detecting import codebook_of, known_groups, look_for
 from dallemini.pipeline.enlarging import enlarge
+from dallemini.sheets import make_grid
 
 ALPHA = 1e-3
 POOLED = 4
@@ -116,11 +116,11 @@ def key_of(number: int) -> str:
 
 
 def draw(pipe: Pipeline, count: int, strength: float, side: int | None, folder: Path) -> Any:
-    """Draw `count` pictures twice, four at a time, and say what the mark costs."""
+    """Draw `count` pictures twice, four at a time, one candidate each; say what the mark costs."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = Notes(folder / "costs.jsonl")
     size = None if side is None else side * pipe.vqgan.token_size
-    asked = {} if size is None else {"width": size, "height": size, "candidates": 1}
+    asked = {"candidates": 1} | ({} if size is None else {"width": size, "height": size})
     done = {(row["kind"], row["start"]) for row in notes.rows}
     starts = range(0, count, POOLED)
     for kind, start in [(kind, start) for kind in ("marked", "plain") for start in starts]:
@@ -136,7 +136,15 @@ def draw(pipe: Pipeline, count: int, strength: float, side: int | None, folder: 
         found = retrieved(pipe, pixels, prompts)
         lengths = bits(pipe, prompts, out.image_tokens) if size is None else []
         notes.add({"kind": kind, "start": start, "found": found, "bits": lengths})
+    side_by_side(folder, range(0, min(count, 24), 2)).save(folder / "sheet.png")
     return {"machine": platform.machine(), "torch": torch.__version__, **costs(notes.rows)}
+
+
+def side_by_side(folder: Path, numbers: Sequence[int]) -> Picture:
+    """Return pictures without the mark, and below them those with it."""
+    kinds = ("plain", "marked")
+    paths = [folder / f"{kind}-{number:04d}.png" for kind in kinds for number in numbers]
+    return make_grid([read_rgb(path).resize((128, 128)) for path in paths], columns=len(numbers))
 
 
 class Notes:
@@ -176,14 +184,12 @@ def mean_of(values: Sequence[float]) -> dict[str, Any] | None:
     return {"mean": round(middle, 3), "interval": [round(middle + s * spread, 3) for s in (-1, 1)]}
 
 
+@torch.no_grad()
 def retrieved(pipe: Pipeline, pixels: torch.Tensor, asked: list[str]) -> list[bool]:
     """Tell for each picture whether CLIP scores its own prompt highest among all."""
-    scorer = pipe.scorer
-    rows = []
-    for one, prompt in zip(pixels, asked, strict=True):
-        values = scorer.score(one.expand(len(PROMPTS), -1, -1, -1), PROMPTS)
-        rows.append(PROMPTS[int(values.argmax())] == prompt)
-    return rows
+    words = torch.nn.functional.normalize(pipe.scorer.encode_prompts(PROMPTS), dim=-1)
+    best = (pipe.scorer.encode_images(pixels) @ words.T).argmax(1).tolist()
+    return [PROMPTS[index] == prompt for index, prompt in zip(best, asked, strict=True)]
 
 
 @torch.no_grad()
@@ -210,7 +216,7 @@ def measure(pipe: Pipeline, folder: Path, slow: int) -> dict[str, Any]:
     finds no less. The first `slow` pictures are cropped and upscaled, which takes seconds each.
     """
     paths = sorted(folder.glob("marked-*.png"))
-    vqgan = of_size(pipe.vqgan, Image.open(paths[0]).width)
+    vqgan = of_size(pipe.vqgan, read_rgb(paths[0]).width)
     notes = Notes(folder / "found.jsonl")
     done = {row["fate"] for row in notes.rows}
     fates = FATES | {UPSCALED: lambda picture: enlarge(picture, pipe.upscaler, 4)}
@@ -234,7 +240,7 @@ def measure(pipe: Pipeline, folder: Path, slow: int) -> dict[str, Any]:
 
 
 def read_rgb(path: Path) -> Picture:
-    return Image.open(path).convert("RGB")
+    return open_image(path)
 
 
 def of_size(vqgan: Any, size: int) -> Any:
@@ -242,9 +248,14 @@ def of_size(vqgan: Any, size: int) -> Any:
     side = size // vqgan.token_size
     if side == min(vqgan.grid):
         return vqgan
-    resolution = vqgan.config.resolution // min(vqgan.grid) * side
-    larger = VQGAN(dataclasses.replace(vqgan.config, resolution=resolution)).eval()
-    larger.load_state_dict(vqgan.state_dict())
+    own = min(vqgan.grid)
+    changed = dataclasses.replace(
+        vqgan.config,
+        resolution=vqgan.config.resolution // own * side,
+        attn_resolutions=tuple(size * side // own for size in vqgan.config.attn_resolutions),
+    )
+    larger = VQGAN(changed).eval()
+    larger.load_state_dict(vqgan.state_dict(), assign=True)
     return larger
 
 
@@ -276,7 +287,7 @@ class Unmarked:
     def __getitem__(self, number: int) -> torch.Tensor:
         turn, index = divmod(number, self._count)
         if index < len(self._files):
-            return image_to_tensor(Image.open(self._files[index]).convert("RGB"))
+            return image_to_tensor(read_rgb(self._files[index]))
         index -= len(self._files)
         for array in self._arrays:
             if index < len(array):

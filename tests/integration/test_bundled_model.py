@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import ImageOps
 
-from dallemini import Pipeline, kernels
-from dallemini.images import image_to_tensor
+from dallemini import Pipeline, Watermark, kernels
+from dallemini.images import image_to_tensor, open_image
 
 GROUNDS = {
     "red": (222, 40, 40),
@@ -50,6 +53,36 @@ def test_picture_of_a_batch_equals_its_seed_drawn_alone(bundled: Pipeline) -> No
     together = bundled(["red apple", "rocket"], num_images_per_prompt=3, seed=0, **settings)
     alone = bundled("rocket", seed=together.seeds[4], **settings)
     assert alone.images[0].tobytes() == together.images[4].tobytes()
+
+
+def test_marked_pictures_are_found_after_jpeg(bundled: Pipeline, fixtures: Path) -> None:
+    """Real pixels, drawn earlier; four together, as 10x10 tokens may say too little."""
+    marked = sorted((fixtures / "marked").glob("*.jpg"))
+    assert len(marked) == 4
+    mark = Watermark("key 0")
+    assert bundled.detect(marked, mark, search=False).p_value < 1e-8
+    assert sum(bundled.detect(one, mark, search=False).p_value < 1e-3 for one in marked) >= 2
+    halves = [open_image(one).resize((160, 160)) for one in marked]
+    assert bundled.detect(halves, mark, search=False).p_value < 1e-6
+    for other in ("key 1", "Key 0", b"key 0\0"):
+        assert bundled.detect(marked, Watermark(other), search=False).p_value > 1e-3
+    mirrored = [ImageOps.mirror(open_image(one)) for one in marked]
+    assert bundled.detect(mirrored, mark, search=False).p_value > 1e-3
+
+
+@pytest.mark.thorough
+def test_a_drawn_mark_is_found_after_jpeg(bundled: Pipeline) -> None:
+    prompts, mark = ["a cat with a hat", "a red bus", "guitar", "fish"], Watermark("mine")
+    out = bundled(prompts, seed=7, watermark=mark, candidates=1, progress=False)
+    files = []
+    for image in out.images:
+        with io.BytesIO() as file:
+            image.save(file, "JPEG", quality=75)
+            files.append(file.getvalue())
+    assert bundled.detect(files, mark).p_value < 1e-6
+    assert bundled.detect(files, Watermark("yours"), search=False).p_value > 1e-3
+    plain = bundled(prompts, seed=7, candidates=1, progress=False)
+    assert bundled.detect(plain.images, mark, search=False).p_value > 1e-3
 
 
 @pytest.mark.thorough

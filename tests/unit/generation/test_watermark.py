@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -208,3 +209,31 @@ def test_false_alarms_come_at_the_stated_rate(groups: CodeGroups) -> None:
         spread = 4 * (level * (1 - level) / len(found)) ** 0.5
         assert (found <= level).mean() <= level + spread
     assert (found <= 0.5).mean() > 0.4
+
+
+def test_p_values_of_unmarked_codes_are_even_to_the_tail(groups: CodeGroups) -> None:
+    """Kolmogorov and Smirnov, over pictures, keys and places; and one in a hundred below 0.01."""
+    generator, found = torch.Generator().manual_seed(6), []
+    shifts = [(row, column) for row in range(4) for column in range(4)]
+    for number in range(200):
+        chances = torch.rand(CODES, generator=generator) ** 4
+        codes = chances.multinomial(100, replacement=True, generator=generator).view(10, 10)
+        favoured = Watermark(f"unmarked {number}").favours(groups)
+        found += weigh_evidence([codes], groups, favoured, shifts=shifts)
+    values = np.sort([one.p_value for one in found])
+    ranks = np.arange(1, len(values) + 1) / len(values)
+    apart = np.abs(ranks - values).max()
+    assert apart < 1.63 / len(values) ** 0.5  # the limit of one false alarm in a hundred
+    assert 0.005 < (values < 0.01).mean() < 0.016  # 0.01, three standard deviations of 3,200
+
+
+def test_the_power_is_what_the_votes_say(groups: CodeGroups) -> None:
+    """Twenty coins of one weight, of which eighteen fell to the key: the binomial tail."""
+    wide = CodeGroups(pairs=torch.arange(80) // 2 * 2, sides=torch.arange(80) % 2)
+    favoured = torch.zeros(16, 80, dtype=torch.bool)
+    favoured[:, 0::2] = True
+    codes = torch.tensor([[2 * pair + (pair < 2) for pair in range(20)]])
+    (found,) = weigh_evidence([codes], wide, favoured)
+    tail = sum(math.comb(20, hits) for hits in (18, 19, 20)) / 2**20
+    assert (found.votes, found.score) == (20, 0.9)
+    assert found.p_value == pytest.approx(tail, rel=1e-12)

@@ -191,6 +191,10 @@ def test_detect_refuses_what_it_cannot_use(pipe: Pipeline, drawn: Any, tmp_path:
         pipe.detect(Image.new("RGB", (3, 9)), KEY)
     with pytest.raises(InputTypeError, match="watermark is a Watermark, such as Watermark"):
         pipe.detect(drawn.images, "secret")  # type: ignore[arg-type]
+    whole = drawn.png(0)
+    for broken in (whole[: len(whole) // 2], b"\xff\xd8\xff" + whole, b""):
+        with pytest.raises(InputError, match="cannot be read as a picture"):
+            pipe.detect(broken, KEY)
     with pytest.raises(MissingFileError, match="There is no file"):
         pipe.detect(tmp_path / "nothing.png", KEY)
     with pytest.raises(InputTypeError, match="watermark is a Watermark"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import struct
@@ -151,6 +152,49 @@ def test_a_foreign_picture_is_not_called_stripped() -> None:
     assert states(encoded("JPEG"))["texts"] == "missing"
     with pytest.raises(InputError, match="cannot be read as a picture"):
         inspect_picture(content[:-30])
+
+
+def test_a_photograph_of_a_camera_says_nothing_of_us(pipe: Pipeline) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Camera & Co", 6
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0a day at the sea"
+    photograph = encoded("JPEG", exif=exif)
+    mark: Any = {"watermark": Watermark("secret"), "vqgan": pipe.vqgan}
+    assert states(photograph, **mark) == {
+        **{"texts": "missing", "source type": "missing"},
+        **{"watermark": "missing", "signature": states(photograph)["signature"]},
+    }
+    assert "which proves nothing" in inspect_picture(photograph, **mark).verdict
+    with pytest.raises(InputError, match="does not say how it was drawn"):
+        pipe.redraw(photograph, progress=False)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_grids_have_every_layer(
+    ending: str, pipe: Pipeline, certificate: C2PASigner, tmp_path: Path
+) -> None:
+    out = pipe("a red 🍎", num_images_per_prompt=2, seed=4, progress=False)
+    path = out.save_grid(tmp_path / f"all.{ending}", c2pa=certificate)
+    told = inspect_picture(path)
+    assert [told[name].state for name in ("texts", "source type", "signature")] == ["holds"] * 3
+    assert "🍎" in told["texts"].detail
+    with Image.open(path) as image:
+        assert image.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[ending]
+
+
+@pytest.mark.parametrize("comment", [b"{", b"[1]", b'{"prompt": 1}', b"\xff{}", b"{" * 9999])
+def test_what_others_say_in_exif_is_no_text_of_ours(comment: bytes) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0" + comment
+    assert states(encoded("WEBP", exif=exif))["texts"] == "missing"
+
+
+def test_a_grid_too_large_for_its_format_says_so(pipe: Pipeline, tmp_path: Path) -> None:
+    one = pipe("a red apple", seed=0, progress=False)
+    wide = dataclasses.replace(one, images=[Image.new("RGB", (16_384, 1))])
+    with pytest.raises(InputError, match=r"too large for a WEBP file.*16383; save it as PNG"):
+        wide.save_grid(tmp_path / "all.webp", labels=False)
+    assert wide.save_grid(tmp_path / "all.png", labels=False).exists()
 
 
 def test_a_key_tells_whether_the_mark_is_there(pipe: Pipeline, tmp_path: Path) -> None:

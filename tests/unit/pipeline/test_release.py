@@ -15,7 +15,7 @@ import yaml
 
 from dallemini import Pipeline, __version__
 from dallemini.errors import CheckpointError, InputError, MissingFileError
-from dallemini.pipeline.release import check_sums, needed_packages, release
+from dallemini.pipeline.release import check_sums, contents, needed_packages, release
 from dallemini.testing import tiny_pipeline
 
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 100}
@@ -145,3 +145,15 @@ def test_the_bundled_weights_are_those_that_were_released() -> None:
     assert check_sums(folder) == 14
     (index,) = header(folder / "README.md")["model-index"]
     assert len(index["results"]) >= 3
+
+
+def test_the_bundled_model_can_be_listed() -> None:
+    folder = Path(str(importlib.resources.files("dallemini"))) / "assets" / "emoji"
+    found = contents(folder, name="dallemini/emoji", packages=needed_packages())
+    model = found["metadata"]["component"]
+    files = {one["name"]: one["hashes"][0]["content"] for one in model["components"]}
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    sums = dict(reversed(line.split("  ")) for line in lines)
+    assert {**sums, "README.md": files["README.md"]} == files
+    told = header(folder / "README.md")
+    assert model["licenses"] == [{"license": {"name": told["license"]}}]

@@ -47,6 +47,31 @@ def test_words_are_found_however_they_are_written() -> None:
     assert WordSafetyChecker({}).check_prompt("naked") is None
 
 
+EVERYDAY = (
+    *("a therapist in Scunthorpe", "a cocktail with grapes", "a shuttlecock", "a peacock in Essex"),
+    *("the Middlesex bus", "a bra shop in Penistone", "assassins", "a titmouse", "a cockatoo"),
+    *("a jacket of Gore-Tex", "Al Gore on stage", "a white power bank", "two white power cables"),
+    *("naked mole-rats", "a comet seen with the naked eye", "a naked flame", "nude lipsticks"),
+    *("a field of oilseed rape", "a Scottish Blackface sheep", "a poster for suicide prevention"),
+    *("an XXX-Large shirt", "an orgy of colours", "a drape", "a grapefruit", "a scraped knee"),
+    *("a cumulus cloud", "a Nazareth street", "a vase from Lolita's shop", "a lynx", "a sextant"),
+    *("a hoe and a rake", "a dam with a dike", "a pussycat", "a donkey", "a rooster", "coq au vin"),
+    *("a torturous road", "an analyst", "bass and perch", "a bloody mary", "a dead tree", "killer"),
+)
+
+
+def test_everyday_phrases_pass() -> None:
+    checker = WordSafetyChecker()
+    assert [phrase for phrase in EVERYDAY if checker.check_prompt(phrase)] == []
+    for phrase in ("white power", "a naked woman seen by the naked eye", "gore, Gore-Tex", "rape"):
+        assert checker.check_prompt(phrase) is not None, phrase
+    assert checker.check_prompt("naked naked eye") is not None
+    # what is taken out joins nothing
+    assert WordSafetyChecker({"mine": ["a b"]}, harmless=["x"]).check_prompt("a x b") is None
+    strict = WordSafetyChecker(harmless=())
+    assert strict.check_prompt("a naked flame") is not None
+
+
 def test_no_concept_of_the_bundled_model_is_flagged() -> None:
     checker = WordSafetyChecker()
     knowledge = Tokenizer.from_pretrained(BUNDLED_MODEL, subfolder="tokenizer").knowledge
@@ -75,6 +100,8 @@ def test_lists_that_are_none_are_refused() -> None:
         WordSafetyChecker(wrong)
     with pytest.raises(InputTypeError, match="are a list, not one string"):
         WordSafetyChecker({"mine": "nude"})
+    with pytest.raises(InputTypeError, match="The words of 'harmless' are a list, not one string"):
+        WordSafetyChecker(harmless="naked eye")
     with pytest.raises(InputError, match="which is not a word"):
         WordSafetyChecker({"mine": ["?"]})
     wrong = "burn"
