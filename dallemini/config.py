@@ -158,7 +158,7 @@ def _parse_yaml(text: str) -> Any:
     class Loader(yaml.SafeLoader):
         pass
 
-    number = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    number = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
     loader = Loader(text)
     node = loader.get_single_node()

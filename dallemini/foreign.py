@@ -91,8 +91,9 @@ def is_finite(value: object) -> bool:
         >>> is_finite(3), is_finite(float("inf")), is_finite(10**400), is_finite("3")
         (True, False, False, False)
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def with_article(name: str) -> str:

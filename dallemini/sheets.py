@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GRID_GAP = 4
 CAPTION_HEIGHT, CAPTION_SIZE = 18, 12
+_MOST_TEXT = 1 << 22  # characters of a text that is read
 _MOST_COMMENT = 65_000  # bytes of a JPEG's segment
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # pixels
 _EXIF, _USER_COMMENT, _IN_ASCII = 0x8769, 0x9286, b"ASCII\0\0\0"
@@ -177,14 +178,19 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def texts_of(info: Mapping[Any, Any]) -> dict[str, str]:
     """Return the texts in what PIL noted of an opened file, as `read_texts` does."""
-    texts = {str(key): value for key, value in info.items() if isinstance(value, str)}
+    texts = {str(key): value for key, value in info.items() if _is_text(value)}
     for comment in (info.get("comment"), _comment_in(info.get("exif"))):
-        text = comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
+        head = comment[:_MOST_TEXT] if isinstance(comment, bytes) else b""
         with contextlib.suppress(ValueError, RecursionError):  # it is somebody else's
-            found, _ = json.JSONDecoder().raw_decode(text)
+            found, _ = json.JSONDecoder().raw_decode(head.decode(errors="replace"))
             if isinstance(found, dict):
                 texts |= {key: value for key, value in found.items() if isinstance(value, str)}
     return texts
+
+
+def _is_text(value: object) -> bool:
+    """Tell whether a value is a text that may be one of ours, and that can be parsed in memory."""
+    return isinstance(value, str) and len(value) <= _MOST_TEXT
 
 
 def _comment_in(exif: object) -> bytes:

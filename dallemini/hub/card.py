@@ -160,8 +160,8 @@ def _yaml(value: object) -> str:
 
 def add_sections(body: str, sections: Mapping[str, str]) -> str:
     """Add those sections to a card that it has not, by their headings, at its end."""
-    headings = re.findall(r"^#+ +(.+?)\s*$", body, re.M)
-    known = {heading.lower() for heading in headings}
+    headings = re.findall(r"^#+ (.*)$", body, re.M)
+    known = {heading.strip().lower() for heading in headings}
     lacking = [
         f"## {heading}\n\n{text.strip()}"
         for heading, text in sections.items()

@@ -20,7 +20,7 @@ from ..files import PathName, as_path, make_folder, numbered, write_beside
 from ..foreign import show
 from ..hub.packaged import DEFAULT_UPSCALER
 from ..images import MAX_PIXELS, image_to_tensor, open_image, tensor_to_images
-from ..sheets import png_bytes
+from ..sheets import png_bytes, texts_of
 from .digests import upscaler_digest
 from .origin import stamp
 
@@ -195,7 +195,7 @@ def _chunks(info: Mapping[Any, Any], factor: int, upscaler: ImageUpscaler) -> di
     made = {"upscale": str(factor), "upscaler": upscaler_name(upscaler)}
     if digest := upscaler_digest(upscaler):
         made["upscaler_weights"] = digest
-    known = {key: info[key] for key in _CARRIED if isinstance(info.get(key), str)}
+    known = {key: text for key, text in texts_of(info).items() if key in _CARRIED}
     if not known.keys() >= _REDRAWING:
         return made
     try:

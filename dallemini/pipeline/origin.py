@@ -29,8 +29,9 @@ _XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG_START, _VP8X_HAS_ALPHA, _VP8X_HAS_XMP = b"\x89PNG\r\n\x1a\n", 0x10, 0x04
 _MOST_XMP = 1 << 20
 _TYPE = re.compile(
-    r"DigitalSourceType\s*(?:=\s*[\"']|>\s*|\s+[\w:]*resource\s*=\s*[\"'])"
-    r"\s*https?://cv\.iptc\.org/newscodes/digitalsourcetype/(\w{1,60})"
+    # blanks without end could be shared out in endlessly many ways
+    r"DigitalSourceType(?:\s{0,40}=\s{0,40}[\"']|\s{0,40}>|\s{1,40}[\w:]{0,40}resource\s{0,40}="
+    r"\s{0,40}[\"'])\s{0,40}https?://cv\.iptc\.org/newscodes/digitalsourcetype/(\w{1,60})"
 )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from .. import hub
 from .._version import __version__
-from ..errors import CheckpointError, MissingFileError
+from ..errors import CheckpointError, InputError, MissingFileError
 from ..files import write_text
 from ..foreign import check_file, show
 from ..hub.card import add_sections, join_card, split_card
@@ -31,7 +31,7 @@ from .parts import EVALUATION_NAME, INDEX_NAME
 SUMS_NAME, CONTENTS_NAME, CARD_NAME = "SHA256SUMS", "contents.cdx.json", "README.md"
 _MADE_HERE = (SUMS_NAME, CONTENTS_NAME)
 _PIECE = 1 << 20
-_LARGEST_SUMS = 1 << 24  # bytes
+_LARGEST_CARD, _LARGEST_SUMS = 1 << 20, 1 << 24  # bytes
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -158,7 +158,7 @@ def contents(folder: Path, *, name: str, packages: Sequence[Package]) -> dict[st
         "name": name,
         "components": files,
     }
-    told = split_card((folder / CARD_NAME).read_text(encoding="utf-8"))[0]
+    told = split_card(_read_card(folder / CARD_NAME))[0]
     if isinstance(told.get("license"), str):
         model["licenses"] = [{"license": {"name": told["license"]}}]
     found: dict[str, Any] = {
@@ -225,8 +225,21 @@ def fill_card(text: str, figures: Sequence[hub.Figure], *, header: Mapping[str, 
 
 def title_of(text: str) -> str:
     """Return the first heading of a card."""
-    found = re.search(r"^# +(.+?)\s*$", text, re.M)
-    return found[1] if found else "model"
+    found = re.search(r"^# +(\S.*)$", text, re.M)
+    return found[1].rstrip() if found else "model"
+
+
+def _read_card(card: Path) -> str:
+    """Read a card as it was written.
+
+    Raises:
+        InputError: it is too large, or no text in UTF-8.
+    """
+    check_file(card, error=InputError, largest=_LARGEST_CARD)
+    try:
+        return card.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{card} is no text in UTF-8; save it as one.") from error
 
 
 def release(
@@ -253,7 +266,7 @@ def release(
     Raises:
         MissingFileError: it is no folder of a saved pipeline, or there is no such evaluation.
         ConfigError: the evaluation is no JSON object.
-        InputError: it has no figure, or the card's header is no YAML.
+        InputError: it has no figure, or the card is no text, or its header no YAML.
         StorageError: a file cannot be written.
     """
     names = list_released(folder)
@@ -261,7 +274,7 @@ def release(
         evaluation = folder / EVALUATION_NAME
     figures = [] if evaluation is None else read_evaluation(evaluation)
     card = folder / CARD_NAME
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.resolve().name}\n"
+    text = _read_card(card) if card.is_file() else f"# {folder.resolve().name}\n"
     header = {"license": license, "datasets": list(datasets)}
     write_text(card, fill_card(text, figures, header=header))
     written = [card, write_sums(folder)]

@@ -318,3 +318,10 @@ def parts_of_the_package(base: type) -> list[type]:
         found += [kind for kind in below if kind.__module__.startswith("dallemini.")]
         waiting += below
     return found
+
+
+def test_a_yaml_of_digits_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"a: {'1' * 100_000}x")
+    with ruled():
+        assert read_yaml(path)["a"].endswith("1x")

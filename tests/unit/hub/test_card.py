@@ -12,6 +12,7 @@ from dallemini.errors import InputError
 from dallemini.hub import Figure, model_card, read_figures, usual_sections
 from dallemini.hub.card import add_sections, join_card, split_card
 from dallemini.hub.figures import figures_table
+from fuzzing import ruled
 
 INTERVAL: dict[str, Any] = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 100}
 EVALUATION: dict[str, Any] = {
@@ -106,3 +107,8 @@ def test_every_letter_of_a_header_is_read_again() -> None:
     card = join_card(header, "# Mine")
     assert "näive 🍎" in card
     assert split_card(card)[0] == header
+
+
+def test_sections_of_blanks_are_searched_at_once() -> None:
+    with ruled():
+        add_sections("# a" + " " * 200_000 + "b", {"Use": "text"})

@@ -21,6 +21,7 @@ from dallemini.pipeline.inspecting import inspect_picture
 from dallemini.pipeline.origin import make_xmp, read_source_type, source_type, stamp
 from dallemini.pipeline.signing import read_credentials
 from dallemini.testing import tiny_pipeline
+from fuzzing import ruled
 
 ROOT = Path(__file__).parents[3]
 
@@ -268,3 +269,22 @@ def test_without_the_extra_signing_names_it(monkeypatch: pytest.MonkeyPatch, sav
     with pytest.raises(MissingDependencyError, match=r'pip install "\.\[c2pa\]"'):
         C2PASigner(certificate="chain.pem", private_key="key.pem").check()
     assert inspect_picture(saved)["signature"].state == "unknown"
+
+
+@pytest.mark.parametrize(
+    "blanks", [" " * 200_000, " \n" * 20 + "=" + " " * 200_000, "rdf:" * 50_000]
+)
+def test_a_packet_of_blanks_is_searched_at_once(blanks: str) -> None:
+    with ruled():
+        assert read_source_type(f"DigitalSourceType{blanks}" * 3) is None
+
+
+def test_blanks_and_lines_around_a_type_are_read() -> None:
+    name = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalArt"
+    for text in (
+        f"= '{name}'",
+        f"\n  = \n   ' {name}",
+        f">\n    {name}",
+        f" rdf:resource='{name}'",
+    ):
+        assert read_source_type(f"<Iptc4xmpExt:DigitalSourceType{text}") == "digitalArt"

@@ -124,6 +124,12 @@ def test_packages_are_those_that_are_installed() -> None:
     )
 
 
+def test_a_card_that_is_no_text_is_refused(folder: Path) -> None:
+    (folder / "README.md").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(InputError, match=r"README.md is no text in UTF-8; save it as one"):
+        release(folder, with_contents=False)
+
+
 def test_what_people_wrote_stays(folder: Path) -> None:
     (folder / "README.md").write_text(
         "---\nlicense: mit\ntags:\n- emoji\n---\n\n# Mine\n\n## Limits\n\nMany.\n"
