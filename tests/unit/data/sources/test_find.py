@@ -187,6 +187,7 @@ def test_addresses_of_other_data_than_tars_say_what_to_do(name: str | list[str])
         open_sources(name, DataConfig())
 
 
-def test_addresses_and_commands_of_tars_are_opened_and_no_more(tmp_path: Path) -> None:
-    for name in ("https://example.org/a.tar?sig=x/", "pipe:cat a.tar", "s3://bucket/shard"):
+def test_addresses_and_commands_of_tars_are_opened_and_no_more() -> None:
+    names = ("https://example.org/a.tar?sig=x/", "s3://bucket/shard", "pipe:sh http://a/b.json")
+    for name in names:
         assert CaptionedImages.open(name).stream.urls == (name,)
