@@ -26,7 +26,8 @@ _LINES = re.compile(r"\.(jsonl|ndjson|json)$", re.IGNORECASE)
 _ADDRESS = re.compile(r"^(pipe:|[a-z0-9]+://)", re.IGNORECASE)
 _STREAM = re.compile(f"{_ADDRESS.pattern}|{_TAR.pattern}", re.IGNORECASE)
 _NO_TAR = re.compile(
-    r"(\.(parquet|pq|csv|tsv|jsonl?|ndjson|txt|arrow|zip|rar|7z|png|jpe?g|webp|gif)|/)(\?.*)?$",
+    r"[a-z0-9]+://[^?]*(/|\.(parquet|pq|csv|tsv|jsonl?|ndjson|txt|arrow|zip|rar|7z|png|jpe?g|webp"
+    r"|gif))(\?.*)?",
     re.IGNORECASE,
 )
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-]+$")
@@ -91,7 +92,7 @@ def _join(sources: Sequence[RowSource | StreamSource], names: Sequence[str]) -> 
 
 def _open_files(names: Sequence[str], config: DataConfig) -> RowSource | StreamSource:
     if _are_all(_STREAM, names):
-        if other := [name for name in names if _ADDRESS.match(name) and _NO_TAR.search(name)]:
+        if other := [name for name in names if _NO_TAR.fullmatch(name)]:
             raise InputError(
                 f"{show(other[0], most=200)[1:-1]} is no tar shard, and other data are not read "
                 "from their address: download it, and name the file or its folder."

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ...config import suggest
+from ...errors import InputError
+from ...foreign import show
 from ..captions import NotTextError, read_caption_lines
 from ..config import DataConfig
 from ..records import BadRecord, BadRecordError, RawRecord
@@ -44,10 +47,13 @@ class TarShards:
 
     Raises:
         MissingDependencyError: webdataset is not installed.
+        InputError: addresses of this kind are not opened.
     """
 
     def __init__(self, urls: tuple[str, ...], config: DataConfig) -> None:
         import_webdataset()
+        for url in urls:
+            _check_scheme(url)
         self.urls, self.config = urls, config
         self.filters = all_filters(config)
         self.left_out = 0
@@ -162,6 +168,19 @@ def import_webdataset() -> Any:
     return webdataset
 
 
+def _check_scheme(url: str) -> None:
+    """Refuse an address that nothing here can fetch."""
+    from webdataset.gopen import gopen_schemes, rewrite_url
+
+    scheme, is_address, _ = str(rewrite_url(url)).partition("://")
+    if is_address and scheme.isalnum() and scheme not in {*gopen_schemes, "file"}:
+        raise InputError(
+            f"{show(url, most=200)[1:-1]}: addresses that begin with {scheme}:// are not opened. "
+            "Name a command that prints the tar, such as 'pipe:aws s3 cp s3://bucket/a.tar -', or "
+            "download it."
+        )
+
+
 def _open(url: str) -> IO[bytes]:
     path = Path(url.removeprefix("file://") if url.startswith("file://") else url)
     if path.exists():
@@ -208,5 +227,8 @@ def _second(key: str, first: str) -> BadRecord:
 
 
 def _broken(url: str, error: Exception) -> BadRecord:
-    detail = error.args[0] if error.args else error  # webdataset adds its streams to them
-    return BadRecord(url, "broken shard", f"{type(error).__name__}: {str(detail)[:300]}")
+    if code := re.search(r"exit (\d+) \(read\)", str(error)):
+        detail = f"what fetches it failed with exit code {code[1]}; try it in a shell"
+        return BadRecord(url, "broken shard", detail)
+    reason = error.args[0] if error.args else error  # webdataset adds its streams to them
+    return BadRecord(url, "broken shard", f"{type(error).__name__}: {str(reason)[:300]}")

@@ -187,6 +187,12 @@ def test_addresses_of_other_data_than_tars_say_what_to_do(name: str | list[str])
         open_sources(name, DataConfig())
 
 
-def test_addresses_and_commands_of_tars_are_opened_and_no_more(tmp_path: Path) -> None:
-    for name in ("https://example.org/a.tar?sig=x/", "pipe:cat a.tar", "s3://bucket/shard"):
+def test_addresses_and_commands_of_tars_are_opened_and_no_more() -> None:
+    names = ("https://example.org/a.tar?sig=x/", "gs://bucket/shard", "pipe:sh http://a/b.json")
+    for name in names:
         assert CaptionedImages.open(name).stream.urls == (name,)
+
+
+def test_addresses_that_nothing_can_fetch_say_what_can() -> None:
+    with pytest.raises(InputError, match=r"s3:// are not opened\. Name a command .* 'pipe:aws s3"):
+        CaptionedImages.open("s3://bucket/{0..3}.tar")

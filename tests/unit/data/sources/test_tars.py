@@ -181,14 +181,18 @@ def test_what_is_no_tar_is_a_broken_shard(tmp_path: Path, content: bytes) -> Non
     assert dataset.bad == {"broken shard": 1}
 
 
-@pytest.mark.parametrize("url", ["pipe:exit 3", "s3://bucket/a.tar", "pipe:no-such-command-here"])
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [("pipe:exit 3", 3), ("pipe:echo a && exit 4", 4), ("pipe:no-such-command-here", 127)],
+)
 def test_a_shard_that_cannot_be_fetched_is_broken(
-    url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    url: str, code: int, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = CaptionedImages.open(url, config=SMALL)
     assert read_all(dataset) == []
     assert dataset.bad == {"broken shard": 1}
-    assert f"skipped {url}: broken shard (" in caplog.text
+    told = f"broken shard (what fetches it failed with exit code {code}; try it in a shell)"
+    assert f"skipped {url}: {told}" in caplog.text
     capfd.readouterr()
 
 
