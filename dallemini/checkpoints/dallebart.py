@@ -193,4 +193,6 @@ def _switches(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
             f"{origin} has use_scan True with ln_positions 'swinv2', whose layers differ, so that "
             "they cannot be stacked (in the original neither); set use_scan to false."
         )
+    if fields["ln_positions"] == "postln":  # has no final norms, whatever these say
+        fields |= {"use_final_ln_encoder": True, "use_final_ln_decoder": True}
     return fields

@@ -192,6 +192,13 @@ def test_deepnet_as_a_position_means_postln_and_scaling() -> None:
     assert translate_config(told, origin="x")["use_deepnet_scaling"] is False
 
 
+def test_final_norms_that_postln_lacks_anyway_may_be_switched_off() -> None:
+    told = {"ln_positions": "postln", "use_final_ln_encoder": False, "use_final_ln_decoder": False}
+    assert translate_config(told, origin="x") == translate_config(
+        {"ln_positions": "postln"}, origin="x"
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
