@@ -2,16 +2,18 @@
 
     python tests/benchmarks/watermark.py draw --count 320 --output marks
     python tests/benchmarks/watermark.py measure marks
+    python tests/benchmarks/watermark.py misread --count 16
     python tests/benchmarks/watermark.py false-alarms PICTURES... --count 2500 --append seen.jsonl
     python tests/benchmarks/watermark.py rates seen.jsonl
 
 `draw` makes pictures with and without the mark, from the same prompts and seeds; with `--side 16`
-they are canvases of 16x16 tokens. `measure` reads them back after what happens to pictures.
-`false-alarms` looks for many keys in pictures without a mark, and notes the p-values: arrays
-u8[N,H,W,3] or, premultiplied by their alpha, u8[N,H,W,4] in .npy files, and folders of PNG files.
-Pictures with alpha come again on other backgrounds when all were seen. All three note what they
-did, and go on where the notes end, so that they can be run in pieces; `rates` counts false alarms.
-Every command prints JSON. What the mark does to 256 tokens is in `watermark_tokens.py`.
+they are canvases of 16x16 tokens. `measure` reads them back after what happens to pictures;
+`misread` counts tokens that are read otherwise. `false-alarms` looks for many keys in pictures
+without a mark, and notes the p-values: arrays u8[N,H,W,3] or, premultiplied by their alpha,
+u8[N,H,W,4] in .npy files, and folders of PNG files. Pictures with alpha come again on other
+backgrounds when all were seen. `draw`, `measure` and `false-alarms` note what they did, and go on
+where the notes end, so that they can be run in pieces; `rates` counts false alarms. Every command
+prints JSON. What the mark does to 256 tokens is in `watermark_tokens.py`.
 """
 
 from __future__ import annotations
@@ -272,6 +274,27 @@ def told(values: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def misread(pipe: Pipeline, count: int) -> dict[str, Any]:
+    """Draw pictures, and say how many of their tokens are read otherwise after a fate."""
+    vqgan, asked = pipe.vqgan, [PROMPTS[number % len(PROMPTS)] for number in range(count)]
+    out = pipe(asked, seed=0, watermark=Watermark("misread"), candidates=1, progress=False)
+    groups = known_groups(codebook_of(vqgan))
+    found: dict[str, Any] = {"pictures": count}
+    for name in ("nothing", "JPEG 75", "JPEG 50", "resized to 50 %"):
+        changed = [FATES[name](image).resize(image.size) for image in out.images]
+        pixels = torch.stack([image_to_tensor(image) for image in changed])
+        read, drawn = vqgan.encode(vqgan.shrink(pixels)), out.image_tokens
+        moved = (groups.pairs[read] != groups.pairs[drawn]) | (
+            groups.sides[read] != groups.sides[drawn]
+        )
+        shares = {"another code": read != drawn, "of another group": moved}
+        found[name] = {
+            what: round(float(wrong.double().mean()), 3) for what, wrong in shares.items()
+        }
+    return found
+
+
 BACKGROUNDS = ((255, 255, 255), (222, 40, 40), (45, 95, 215), (20, 20, 20), (250, 220, 50))
 
 
@@ -365,6 +388,8 @@ def main() -> None:
     one = commands.add_parser("measure")
     one.add_argument("folder", type=Path)
     one.add_argument("--slow", type=int, default=64, help="pictures that are cropped and upscaled")
+    one = commands.add_parser("misread")
+    one.add_argument("--count", type=int, default=16)
     one = commands.add_parser("false-alarms")
     one.add_argument("sources", type=Path, nargs="+")
     one.add_argument("--count", type=int, default=500)
@@ -382,6 +407,8 @@ def main() -> None:
         result = draw(pipe, given.count, given.strength, given.side, given.output)
     elif given.command == "measure":
         result = measure(pipe, given.folder, given.slow)
+    elif given.command == "misread":
+        result = misread(pipe, given.count)
     else:
         result = false_alarms(pipe, Unmarked(given.sources), given)
     print(json.dumps(result, indent=2))

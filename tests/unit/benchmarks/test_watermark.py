@@ -44,6 +44,12 @@ def test_a_canvas_is_read_at_its_own_size(pipe: Pipeline) -> None:
     assert watermark.of_size(pipe.vqgan, 16) is pipe.vqgan
 
 
+def test_tokens_that_are_read_otherwise_are_counted(pipe: Pipeline) -> None:
+    told = watermark.misread(pipe, 2)
+    for fate in ("nothing", "JPEG 75"):
+        assert 0 <= told[fate]["of another group"] <= told[fate]["another code"] <= 1
+
+
 def test_false_alarms_are_noted_in_pieces(pipe: Pipeline, tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 4), dtype=np.uint8)
     np.save(tmp_path / "some.npy", levels)
