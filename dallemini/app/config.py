@@ -51,7 +51,7 @@ class ServiceConfig(Config):
         self.check_types()
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
-            if value != "auto" and not (math.isfinite(value) and value > 0):
+            if value != "auto" and not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be a finite number above 0, not {value}.")
         if self.max_images > min(self.max_waiting, MOST_IMAGES):
             raise ConfigError(

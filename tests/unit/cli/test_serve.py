@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from dallemini.app.listening import warn_of_strangers
+from dallemini.errors import DalleMiniWarning
 from patience import patience
 
 
@@ -88,11 +90,17 @@ def test_port_in_use_is_told_before_the_model_is_loaded(run: Any, taken: int) ->
     assert "choose another --port or --host" in result.err
 
 
-def test_port_of_nobody_is_told_and_open_doors_are_warned_of(run: Any) -> None:
+def test_port_of_nobody_is_wrong_use(run: Any) -> None:
     result = run("serve", "--host", "0.0.0.0", "--port", 65536)
-    assert result.code == 1
+    assert result.code == 2
     assert "A port is a number from 0 to 65535, not 65536." in result.err
-    assert "Everybody who reaches 0.0.0.0 can draw: DALLEMINI_API_KEY is not set" in result.err
+
+
+def test_open_doors_are_warned_of() -> None:
+    with pytest.warns(DalleMiniWarning, match=r"Everybody who reaches 0\.0\.0\.0 can draw: no key"):
+        warn_of_strangers("0.0.0.0", "no key")
+    for host in ("127.0.0.1", "::1", "localhost"):
+        warn_of_strangers(host, "no key")
 
 
 def test_empty_key_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

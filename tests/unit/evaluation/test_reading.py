@@ -167,7 +167,7 @@ def test_captions_are_the_lines_of_a_file(tmp_path: Path) -> None:
         (None, MissingFileError, "There is no file"),
         (b"\n \n", InputError, "holds no caption"),
         (b"\xff\xfe\x00", InputError, "holds no captions: it is not UTF-8 from byte 0 on"),
-        (b"<!DOCTYPE html>", InputError, "holds no captions: it is a web page"),
+        (b"<!DOCTYPE html>", InputError, "is a web page, not the file itself"),
     ],
 )
 def test_files_without_captions_are_refused(
