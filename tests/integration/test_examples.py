@@ -85,7 +85,7 @@ def quick_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_quick_model(tmp_path_factory.mktemp("quick") / "emoji")
 
 
-@pytest.mark.thorough_except("editing.py-True")
+@pytest.mark.thorough
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
 def test_script_writes_its_pictures(

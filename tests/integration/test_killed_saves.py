@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -78,7 +79,7 @@ FILES = [
 ]  # fmt: skip
 
 
-def state(folder: Path) -> tuple[list[float], int | None, bool]:
+def state(folder: Path) -> tuple[Any, ...]:
     """What a saved pipeline is: its weights, its settings, a scorer."""
     pipe = Pipeline.from_pretrained(folder)
     weights = [
