@@ -10,7 +10,6 @@ import collections.abc
 import contextlib
 import dataclasses
 import difflib
-import functools
 import json
 import operator
 import re
@@ -114,10 +113,14 @@ class Config:
         write_text(as_path(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
 
-@functools.cache
+_known_hints: dict[type, dict[str, Any]] = {}
+
+
 def _hints(cls: type) -> dict[str, Any]:
     """Return the types of a configuration's fields, which are long to work out."""
-    return typing.get_type_hints(cls)
+    if cls not in _known_hints:
+        _known_hints[cls] = typing.get_type_hints(cls)
+    return _known_hints[cls]
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -314,7 +314,7 @@ def parts_of_the_package(base: type) -> list[type]:
         importlib.import_module(f"dallemini.{name}")
     found, waiting = [], [base]
     while waiting:
-        below = waiting.pop().__subclasses__()
+        below: list[type] = waiting.pop().__subclasses__()
         found += [kind for kind in below if kind.__module__.startswith("dallemini.")]
         waiting += below
     return found
