@@ -58,7 +58,7 @@ class Config:
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{cls.__name__} is made from a JSON object, not {show(values)}.")
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
@@ -79,7 +79,7 @@ class Config:
         Raises:
             ConfigError: a value has the wrong type.
         """
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(
@@ -111,6 +111,16 @@ class Config:
             StorageError: the file cannot be written; an older one stays as it was.
         """
         write_text(as_path(path), json.dumps(self.to_dict(), indent=2) + "\n")
+
+
+_known_hints: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a configuration's fields, which are long to work out."""
+    if cls not in _known_hints:
+        _known_hints[cls] = typing.get_type_hints(cls)
+    return _known_hints[cls]
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

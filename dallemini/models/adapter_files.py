@@ -29,7 +29,7 @@ from ..config import read_json
 from ..errors import CheckpointError, ConfigError, MissingFileError
 from ..files import write_text
 from ..foreign import show
-from .adapters import ADAPTER_DTYPE, Adapter, LoRAConfig, LowRank, is_named, matching
+from .adapters import ADAPTER_DTYPE, Adapter, LoRAConfig, LowRank, endings, matching
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -59,6 +59,7 @@ _SILENT = frozenset(
 )
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # which leave the weights alone
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none")
+_LONGEST_NAME = 500  # characters of a tensor's
 _PLAIN_NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+")
 
 
@@ -270,8 +271,8 @@ def _refuse_unknown(values: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _pattern(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return numbers of single layers, by names or their ends.
+def _pattern(values: Mapping[str, Any], name: str) -> dict[str, tuple[int, Any]]:
+    """Return places in the pattern and numbers of single layers, by names or their ends.
 
     Raises:
         ConfigError: it is no mapping, or has a regular expression instead of a name.
@@ -284,11 +285,16 @@ def _pattern(values: Mapping[str, Any], name: str) -> dict[str, Any]:
             raise ConfigError(
                 f"{name} has the pattern {show(key)}; only names of layers and their ends are read."
             )
-    return {key.lstrip("^").replace("\\", ""): value for key, value in found.items()}
+    return {
+        key.lstrip("^").replace("\\", ""): (place, value)
+        for place, (key, value) in enumerate(found.items())
+    }
 
 
-def _of(pattern: Mapping[str, Any], layer: str, usual: object) -> object:
-    return next((n for target, n in pattern.items() if is_named(target, layer)), usual)
+def _of(pattern: Mapping[str, tuple[int, Any]], layer: str, usual: object) -> object:
+    """Return the number of the first entry that means a layer."""
+    found = [pattern[end] for end in endings(layer) if end in pattern]
+    return min(found, key=lambda entry: entry[0])[1] if found else usual
 
 
 def _pairs(
@@ -302,7 +308,7 @@ def _pairs(
     found: dict[str, dict[int, Tensor]] = {}
     for name, tensor in _bare(_bare(tensors, source), source).items():
         end = next((end for end in ends if name.endswith(end)), None)
-        if end is None:
+        if end is None or len(name) > _LONGEST_NAME:
             raise CheckpointError(
                 f"The adapter {source} holds {show(name)}, which is no part of a LoRA adapter of "
                 "linear layers; it cannot be honoured here."

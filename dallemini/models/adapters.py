@@ -200,16 +200,24 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 def matching(model: nn.Module, targets: tuple[str, ...] | None) -> dict[str, nn.Linear]:
     """Return the linear layers that a target names; all but the head when None."""
+    wanted = None if targets is None else frozenset(targets)
     return {
         name: linear
         for name, linear in linear_layers(model).items()
-        if (name != _HEAD if targets is None else any(is_named(target, name) for target in targets))
+        if (name != _HEAD if wanted is None else not wanted.isdisjoint(endings(name)))
     }
 
 
-def is_named(target: str, name: str) -> bool:
-    """Tell whether a target is the name of a layer, or the end of its dotted name."""
-    return name == target or name.endswith(f".{target}")
+def endings(name: str) -> list[str]:
+    """Return a layer's dotted name and its ends, by each of which a target may mean it.
+
+    Example:
+        >>> from dallemini.models.adapters import endings
+        >>> endings("decoder.cross_attn.q_proj")
+        ['decoder.cross_attn.q_proj', 'cross_attn.q_proj', 'q_proj']
+    """
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def kind_of(model: object) -> str:

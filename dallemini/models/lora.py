@@ -40,7 +40,7 @@ from .adapters import (
     LoRAConfig,
     LowRank,
     check_weight,
-    is_named,
+    endings,
     kind_of,
     linear_layers,
     matching,
@@ -179,8 +179,9 @@ def add_lora(model: nn.Module, config: LoRAConfig | None = None, *, seed: int = 
     config = LoRAConfig() if config is None else config
     _refuse_adapters(model)
     linears = matching(model, config.targets)
+    meant = {end for name in linears for end in endings(name)}
     for target in config.targets or ():
-        if not any(is_named(target, name) for name in linears):
+        if target not in meant:
             known = {name.rpartition(".")[2] for name in linear_layers(model)}
             raise ConfigError(
                 f"No linear layer of this {kind_of(model)} is called {target!r}."

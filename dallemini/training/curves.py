@@ -203,6 +203,8 @@ def _fit_height(axes: Axes, curves: list[Curve], *, first: float) -> None:
             shown += [*curve.smoothed[late], *np.percentile(values, [1, 99])]
         else:
             shown += [*values]
+    if not shown:  # all of them are of the first steps
+        shown = [value for curve in curves for value in curve.values]
     low, high = min(shown), max(shown)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)

@@ -136,7 +136,7 @@ _CELLS = st.one_of(_LETTERS, st.sampled_from(['"', '""', 'a "b" c', "a\nb", "a,b
 def test_a_broken_row_costs_no_other(delimiter: str, search: Search, fresh: Fresh) -> None:
     """What `csv` writes is read as it was, whatever broken row lies between."""
     search(
-        lambda drawn: check_rows(*drawn, delimiter, fresh()),
+        lambda drawn: check_rows(drawn[0], drawn[1], delimiter, fresh()),
         st.tuples(st.lists(_CELLS, min_size=1, max_size=6), st.integers(0, 6)),
     )
 

@@ -171,4 +171,5 @@ def test_mutated_logs_are_plotted_or_refused(run: Path, search: Search) -> None:
         (run / LOG_NAME).write_text(text, encoding="utf-8", errors="surrogatepass")
         plot_curves(run)
 
+    plot_curves(run)  # the log itself is good
     search(check, tree_edits)

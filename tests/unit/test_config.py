@@ -310,11 +310,11 @@ def test_no_setting_fails_on_an_endless_number_in_another_way() -> None:
 
 def parts_of_the_package(base: type) -> list[type]:
     """Return the subclasses of a class in this library, all of which are imported."""
-    for name in ("models", "generation", "data", "scorer", "text"):
+    for name in ("models.upscaler", "models.lora", "models.dvae", "data", "generation", "scorer"):
         importlib.import_module(f"dallemini.{name}")
     found, waiting = [], [base]
     while waiting:
-        below = waiting.pop().__subclasses__()
+        below: list[type] = waiting.pop().__subclasses__()
         found += [kind for kind in below if kind.__module__.startswith("dallemini.")]
         waiting += below
     return found

@@ -321,6 +321,12 @@ def test_frames_are_not_counted() -> None:
         open_image(start + frame * 300_000 + b";", still=True)
 
 
+def test_comments_without_end_are_not_joined() -> None:
+    start = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0"
+    with ruled(), pytest.raises(PictureError, match="it has thousands of comments"):
+        open_image(start + b"\x21\xfe\1a\0" * 200_000 + b";")
+
+
 def test_other_programs_are_not_started() -> None:
     with pytest.raises(PictureError, match="its format is not known"):
         open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n")

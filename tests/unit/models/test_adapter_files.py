@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dallemini import Transformer
@@ -20,6 +20,7 @@ from dallemini.models.adapted import add_adapter
 from dallemini.models.adapter_files import read_adapter
 from dallemini.models.lora import LoRAConfig, add_lora, load_lora, lora_state_dict, save_lora
 from dallemini.testing import TINY_TRANSFORMER, tiny_tokenizer, tiny_transformer, tiny_vqgan
+from fuzzing import ruled
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "adapters"
 TOKENS = tiny_tokenizer()(["a red apple", "a blue bird"]).trim()
@@ -173,6 +174,22 @@ def test_settings_that_cannot_be_read_name_the_file(
     copy_of_peft(tmp_path, changes)
     with pytest.raises(ConfigError, match=message):
         load_lora(tiny_transformer(), tmp_path)
+
+
+def test_patterns_and_layers_without_end_are_compared_at_once(tmp_path: Path) -> None:
+    count = 300
+    tensors = {
+        f"base_model.model.{n}.{'a.' * 20}x.lora_{side}.weight": torch.ones(shape)
+        for n in range(count)
+        for side, shape in (("A", (2, 1)), ("B", (1, 2)))
+    }
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    names = {f"y{n}": 2 for n in range(30_000)}
+    values = {"peft_type": "LORA", "r": 2, "target_modules": [*names], "rank_pattern": names}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    model = tiny_transformer()
+    with ruled(), pytest.raises(CheckpointError, match=r"it has the layer .* \(300 such\)"):
+        load_lora(model, tmp_path)
 
 
 def test_every_setting_of_peft_is_accounted_for() -> None:

@@ -159,6 +159,12 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         plot_curves(tmp_path)
 
 
+def test_a_loss_of_the_first_steps_alone_is_plotted(tmp_path: Path) -> None:
+    rows = [{"step": 0, "loss": 1.0}, {"step": 100, "other": 2.0}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert plot_curves(tmp_path).is_file()
+
+
 def test_what_no_plot_can_show_does_not_end_a_run(tmp_path: Path) -> None:
     folder = tmp_path / "run $a^{$"  # no TeX
     folder.mkdir()
