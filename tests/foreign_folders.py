@@ -144,7 +144,7 @@ def _pickled_clip(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-FOLDERS: dict[str, tuple[type[PretrainedModule[Any]], Callable[[Path], None]]] = {
+FOLDERS: dict[str, tuple[type[PretrainedModule[Any]], Callable[[Path], object]]] = {
     "native": (Transformer, lambda folder: tiny_transformer().save_pretrained(folder)),
     "native int8": (
         Transformer,

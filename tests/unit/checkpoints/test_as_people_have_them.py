@@ -40,7 +40,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*holds its weights under")
 
 Found = tuple[str, dict[str, Any], dict[str, Tensor]]
 
-PLACES = ("module._orig_mod", "state_dict", "model", "ema", "params_ema", "first_stage_model")
+PLACES: tuple[str, ...] = (
+    "module._orig_mod",
+    "state_dict",
+    "model",
+    "ema",
+    "params_ema",
+    "first_stage_model",
+)
 PLACES += ("state_dict.module.model", "net", "generator")
 HARMLESS = {
     "best": np.float64(0.5),
