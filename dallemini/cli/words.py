@@ -32,6 +32,13 @@ _PYTHON = (
     (r"\{none\}\|", "none or "),
 )
 _LEFT_OUT = re.compile(r"^(Got errors:|- <class .*|\(required\)|\(default: .*|Value error)$")
+_TITLES = {
+    "Parsing error",
+    "Required options",
+    "Unrecognized options",
+    "Invalid choice",
+    "Missing argument",
+}
 
 
 class UsageError(InputError):
@@ -88,8 +95,6 @@ def sentence_of_box(box: str, prog: str) -> str:
         if text.startswith(("Argument helptext:", "For full helptext")):
             break
         found.append(text)
-    titles = ("Parsing error", "Required options", "Unrecognized options", "Invalid choice")
-    titles += ("Missing argument",)
-    if len(found) > 1 and found[0] in titles:
+    if len(found) > 1 and found[0] in _TITLES:
         del found[0]
     return own_words(" ".join(found)).rstrip(". ") + f"; see {prog} --help"

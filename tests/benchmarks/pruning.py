@@ -266,7 +266,11 @@ def main() -> None:
     prompts = sentences(given.sentences)
     report = summarise(compare(pipe, prompts, record=given.record))  # which loads everything
     seconds = timed(pipe, prompts[: given.timed])
-    about = {"date": f"{date.today()}", "model": pipe.name, "dallemini": __version__}
+    about: dict[str, object] = {
+        "date": f"{date.today()}",
+        "model": pipe.name,
+        "dallemini": __version__,
+    }
     about |= {"processor": platform.processor(), "torch": torch.__version__}
     about |= {"sentences": len(prompts), "candidates": CANDIDATES}
     plain = json.dumps({**about, "kept": report, "seconds": seconds}, indent=1, default=vars)

@@ -117,7 +117,7 @@ def key_of(number: int) -> str:
     return f"key {number // POOLED}"
 
 
-def draw(pipe: Pipeline, count: int, strength: float, side: int | None, folder: Path) -> Any:
+def draw(pipe: Any, count: int, strength: float, side: int | None, folder: Path) -> Any:
     """Draw `count` pictures twice, four at a time, one candidate each; say what the mark costs."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = Notes(folder / "costs.jsonl")
@@ -187,7 +187,7 @@ def mean_of(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 @torch.no_grad()
-def retrieved(pipe: Pipeline, pixels: torch.Tensor, asked: list[str]) -> list[bool]:
+def retrieved(pipe: Any, pixels: torch.Tensor, asked: list[str]) -> list[bool]:
     """Tell for each picture whether CLIP scores its own prompt highest among all."""
     words = torch.nn.functional.normalize(pipe.scorer.encode_prompts(PROMPTS), dim=-1)
     best = (pipe.scorer.encode_images(pixels) @ words.T).argmax(1).tolist()
@@ -327,7 +327,7 @@ def on_background(levels: NDArray[np.uint8], turn: int) -> Picture:
     return Image.fromarray(np.ascontiguousarray(levels))
 
 
-def false_alarms(pipe: Pipeline, pictures: Unmarked, given: argparse.Namespace) -> dict[str, Any]:
+def false_alarms(pipe: Any, pictures: Unmarked, given: argparse.Namespace) -> dict[str, Any]:
     """Look at the next unmarked pictures with many keys, and search every `searched`-th whole."""
     groups, side = known_groups(codebook_of(pipe.vqgan)), round(pipe.vqgan.image_length**0.5)
     favoured = [Watermark(f"false alarm {n}").favours(groups) for n in range(given.keys)]

@@ -18,7 +18,7 @@ def test_the_lead_that_is_kept_is_that_of_the_best_in_the_better_half() -> None:
     assert kept([0.0, 0.0, 2.0, 3.0], FINAL) == (False, 0.5)  # 4 is half-way from 3 to 5
     halves = [kept([float(i in one) for i in range(4)], FINAL) for one in pairs()]
     survives, lead = (sum(values) / len(halves) for values in zip(*halves, strict=True))
-    assert by_chance(FINAL) == (survives, pytest.approx(lead))
+    assert by_chance(FINAL) == pytest.approx((survives, lead))
     assert by_chance([2.0, 2.0]) == (1.0, 1.0)
 
 

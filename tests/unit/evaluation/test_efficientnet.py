@@ -44,8 +44,8 @@ def test_norms_that_are_folded_into_convolutions_change_nothing(
     whole = _load_network().eval()
     with torch.no_grad():
         expected = whole.extract_features(pictures * (255 / 128) - 127 / 128)  # type: ignore[operator]
-        close = {"atol": 1e-4, "rtol": 1e-4}  # sums in another order
-        torch.testing.assert_close(eye.pooled(pictures), expected.mean(dim=(2, 3)), **close)
+        found = eye.pooled(pictures)  # which adds up in another order
+        torch.testing.assert_close(found, expected.mean(dim=(2, 3)), atol=1e-4, rtol=1e-4)
     norms = [part for part in eye.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     assert not norms
 

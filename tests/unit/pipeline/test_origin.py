@@ -155,7 +155,7 @@ def test_a_foreign_picture_is_not_called_stripped() -> None:
         inspect_picture(content[:-30])
 
 
-def test_a_photograph_of_a_camera_says_nothing_of_us(pipe: Pipeline) -> None:
+def test_a_photograph_of_a_camera_says_nothing_of_us(tmp_path: Path, pipe: Pipeline) -> None:
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "Camera & Co", 6
     exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0a day at the sea"
@@ -166,8 +166,9 @@ def test_a_photograph_of_a_camera_says_nothing_of_us(pipe: Pipeline) -> None:
         **{"watermark": "missing", "signature": states(photograph)["signature"]},
     }
     assert "which proves nothing" in inspect_picture(photograph, **mark).verdict
+    (tmp_path / "sea.jpg").write_bytes(photograph)
     with pytest.raises(InputError, match="does not say how it was drawn"):
-        pipe.redraw(photograph, progress=False)
+        pipe.redraw(tmp_path / "sea.jpg", progress=False)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])

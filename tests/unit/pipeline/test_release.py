@@ -159,7 +159,7 @@ def test_the_bundled_model_can_be_listed() -> None:
     model = found["metadata"]["component"]
     files = {one["name"]: one["hashes"][0]["content"] for one in model["components"]}
     lines = (folder / "SHA256SUMS").read_text().splitlines()
-    sums = dict(reversed(line.split("  ")) for line in lines)
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
     assert {**sums, "README.md": files["README.md"]} == files
     told = header(folder / "README.md")
     assert model["licenses"] == [{"license": {"name": told["license"]}}]
