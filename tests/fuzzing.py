@@ -24,7 +24,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from dallemini.errors import DalleMiniError, DalleMiniWarning
@@ -263,6 +263,7 @@ def search(check: Callable[[Any], object], edits: st.SearchStrategy[Any], second
             max_examples=MANY if seconds else FEW,
             deadline=None,
             database=None,
+            phases=[Phase.generate, Phase.shrink],  # explaining would trace every line
             suppress_health_check=list(HealthCheck),
         )
         seed(number)(examples(given(edits)(keeps_the_rule)))()

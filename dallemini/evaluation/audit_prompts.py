@@ -108,7 +108,7 @@ class AuditPrompts:
         for template in templates:
             _check_mark(template, "templates")
         groups = _mapping(values["attributes"], "attributes")
-        attributes = {key: _texts(part, f"attributes.{key}") for key, part in groups.items()}
+        attributes = {key: _texts(part, _inside("attributes", key)) for key, part in groups.items()}
         every = [text for part in attributes.values() for text in part]
         if len(set(every)) < len(every):
             raise ConfigError("attributes must differ: one stands there twice.")
@@ -123,7 +123,7 @@ class AuditPrompts:
 
 
 def _question(name: str, values: Any) -> Question:
-    place = f"questions.{name}"
+    place = _inside("questions", name)
     _check_keys(values, needed=("answers",), more=(NEITHER, "intervention"), of=place)
     answers = _mapping(values["answers"], f"{place}.answers")
     if len(answers) < 2 or NEITHER in answers:
@@ -138,10 +138,17 @@ def _question(name: str, values: Any) -> Question:
     return Question(
         name=name,
         answers=tuple(answers),
-        texts=tuple(_texts(part, f"{place}.answers.{key}") for key, part in answers.items()),
+        texts=tuple(
+            _texts(part, _inside(f"{place}.answers", key)) for key, part in answers.items()
+        ),
         neither=_texts(neither, f"{place}.{NEITHER}") if neither else (),
         intervention=intervention,
     )
+
+
+def _inside(place: str, key: str) -> str:
+    """Name a part of a part, in a few words however long its own name is."""
+    return f"{place}.{show(key)[1:-1]}"
 
 
 def _check_keys(

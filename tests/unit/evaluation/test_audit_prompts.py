@@ -84,8 +84,11 @@ def changed(place: str, value: Any) -> dict[str, Any]:
         ("questions/gender/answers", {True: ["a"], "b": ["b"]}, "a name that is no text"),
         ("questions/gender/intervention", "please", r"intervention must have one \{\}"),
         ("questions/gender/answer", {}, "no part 'answer'"),
+        ("attributes/" + "x" * 5000, [], r"attributes\.x+\.+ must be a list of texts"),
+        ("questions/" + "x" * 5000, 3, r"questions\.x+\.+ must hold names with values"),
     ],
 )
 def test_a_wrong_part_is_named(place: str, value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         AuditPrompts.from_dict(changed(place, value))
+    assert len(str(caught.value)) < 1000
