@@ -275,7 +275,7 @@ def told(values: dict[str, list[float]]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def misread(pipe: Pipeline, count: int) -> dict[str, Any]:
+def misread(pipe: Any, count: int) -> dict[str, Any]:
     """Draw pictures, and say how many of their tokens are read otherwise after a fate."""
     vqgan, asked = pipe.vqgan, [PROMPTS[number % len(PROMPTS)] for number in range(count)]
     out = pipe(asked, seed=0, watermark=Watermark("misread"), candidates=1, progress=False)
