@@ -322,6 +322,8 @@ def _explained(path: Path) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """Return the last line of what PyTorch reports, which comes after the traces of processes."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "weights_only" in str(error):  # its advice is to run what is in the file
+        return "it holds what no checkpoint needs, or is damaged"
     return lines[-1].rstrip(".")[:300]
 
 

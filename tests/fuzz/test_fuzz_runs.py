@@ -63,7 +63,7 @@ def resume(run: Path) -> None:
     with contextlib.suppress(MissingFileError):
         starting_point(run, "elsewhere-too")
     progress = checkpoint.read_progress(found, needed=("step", "sums", "scaler"))
-    refuse_changes(progress["config"], TrainingConfig(steps=9), found)
+    refuse_changes(progress.get("config", {}), TrainingConfig(steps=9), found)
 
 
 def judge(run: Path) -> None:
@@ -132,7 +132,10 @@ def test_mutated_descriptions_of_checkpoints_are_read_or_refused(run: Path, sear
         read, edits = chosen
         description: Metadata = pickle.loads(content)  # our own
         edit_tree(vars(description), edits)
-        path.write_bytes(pickle.dumps(description))
+        try:
+            path.write_bytes(pickle.dumps(description))
+        except Exception:  # PyTorch's own classes refuse it
+            return
         read(run)
 
     search(check, st.tuples(st.sampled_from(READERS[:3]), tree_edits))
@@ -152,11 +155,14 @@ def test_mutated_progress_is_resumed_or_refused(tmp_path: Path, search: Search) 
     search(check, tree_edits)
 
 
+def log_of(edits: Any) -> str:
+    rows = edit_tree(copy.deepcopy([*ROWS]), edits)
+    return "".join(json_text(row) + "\n" for row in (rows if isinstance(rows, list) else [rows]))
+
+
 def test_mutated_rows_of_logs_are_read_or_left_out(run: Path, search: Search) -> None:
     def check(edits: Any) -> None:
-        rows = edit_tree(copy.deepcopy([*ROWS]), edits)
-        lines = [json_text(row) + "\n" for row in rows]
-        (run / LOG_NAME).write_text("".join(lines), encoding="utf-8", errors="surrogatepass")
+        (run / LOG_NAME).write_text(log_of(edits), encoding="utf-8", errors="surrogatepass")
         judge(run)
         read_rows(run)
 
@@ -166,9 +172,7 @@ def test_mutated_rows_of_logs_are_read_or_left_out(run: Path, search: Search) ->
 @pytest.mark.thorough
 def test_mutated_logs_are_plotted_or_refused(run: Path, search: Search) -> None:
     def check(edits: Any) -> None:
-        rows = edit_tree(copy.deepcopy([*ROWS]), edits)
-        text = "".join(json_text(row) + "\n" for row in rows)
-        (run / LOG_NAME).write_text(text, encoding="utf-8", errors="surrogatepass")
+        (run / LOG_NAME).write_text(log_of(edits), encoding="utf-8", errors="surrogatepass")
         plot_curves(run)
 
     plot_curves(run)  # the log itself is good

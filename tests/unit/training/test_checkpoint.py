@@ -139,3 +139,13 @@ def test_a_judgement_that_no_run_made_does_not_count(text: str, tmp_path: Path) 
     assert checkpoint.judged_best(tmp_path) is None
     (path / "best.json").write_text("0.5")
     assert checkpoint.judged_best(tmp_path) == (path, 0.5)
+
+
+@pytest.mark.parametrize("name", [b"_rebuild_tensor_v2", b"FloatStorage"])
+def test_no_advice_to_switch_safety_off_is_passed_on(name: bytes, tmp_path: Path) -> None:
+    path = save(tmp_path, State())
+    file = path / "__0_0.distcp"
+    file.write_bytes(file.read_bytes().replace(name, name[:-1] + b"X"))
+    with pytest.raises(CheckpointError, match="it holds what no checkpoint needs") as caught:
+        checkpoint.load(path, **State().parts)
+    assert "weights_only" not in str(caught.value)
