@@ -56,7 +56,7 @@ def main(folder: Path, count: int) -> None:
         halves = [picture.reduce(2) for picture in pictures]
         path = folder / f"guidance-{name}.png"
         sheet = make_grid(halves, columns=count, captions=captions)
-        sheet.quantize(256).save(path, optimize=True)  # a third of the bytes
+        sheet.quantize(256, kmeans=3).save(path, optimize=True)  # a third of the bytes
         print(path)
 
 
