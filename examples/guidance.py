@@ -55,7 +55,8 @@ def main(folder: Path, count: int) -> None:
         captions = {row * count: text for row, text in enumerate(rows)}
         halves = [picture.reduce(2) for picture in pictures]
         path = folder / f"guidance-{name}.png"
-        make_grid(halves, columns=count, captions=captions).save(path, optimize=True)
+        sheet = make_grid(halves, columns=count, captions=captions)
+        sheet.quantize(256, kmeans=3).save(path, optimize=True)  # a third of the bytes
         print(path)
 
 
