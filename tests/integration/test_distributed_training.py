@@ -96,7 +96,7 @@ def assert_alike(first: Path, second: Path, *, atol: float = 1e-5) -> None:
     one, other = rows(first), rows(second)
     assert len(one) == len(other) > 0
     for left, right in zip(one, other, strict=True):
-        assert left == pytest.approx(right, abs=atol, rel=5e-5)  # norms of sums in another order
+        assert left == pytest.approx(right, abs=atol, rel=1e-5)
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
