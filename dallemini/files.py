@@ -213,12 +213,13 @@ def _is_ours(saved: Path, folder: Path) -> bool:
 
 def _is_inside(folder: Path, name: str) -> bool:
     """Tell whether a name is that of a file inside a folder, reached without links."""
-    place = os.path.join(os.path.realpath(folder), name)
+    root = os.path.realpath(folder)
+    place = os.path.join(root, name)
     parent = os.path.dirname(place)
     return (
         os.path.normpath(place) == place
         and os.path.realpath(parent) == parent
-        and (os.path.commonpath([place, os.path.realpath(folder)]) == os.path.realpath(folder))
+        and os.path.commonpath([place, root]) == root
     )
 
 

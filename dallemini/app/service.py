@@ -99,7 +99,8 @@ def create_service(
         redoc_url=None,
     )
     app.state.batcher = service.batcher
-    _add_routes(app, service)
+    _add_drawing(app, service)
+    _add_reports(app, service)
     add_handlers(app)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     limits = service.config
@@ -322,7 +323,9 @@ class _Events(StreamingResponse):
             self._ticket.close()
 
 
-def _add_routes(app: FastAPI, service: Service) -> None:
+def _add_drawing(app: FastAPI, service: Service) -> None:
+    """Add what pictures are asked for by."""
+
     @app.post("/v1/images/generations", tags=["images"], summary="Draw pictures from a prompt")
     async def generations(
         request: Request, asked: Annotated[GenerationRequest, Body()]
@@ -363,6 +366,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         )
         response: ImagesResponse = await service.respond(request, asked, pictures)
         return response
+
+
+def _add_reports(app: FastAPI, service: Service) -> None:
+    """Add what the service says of itself."""
 
     @app.get(
         "/health",
