@@ -260,7 +260,7 @@ class Page:
             yield from self._show(turn, key, lambda key: work(key, *values))
 
         begun = trigger(self._begin, turn, [turn, outputs[2]], **_AT_ONCE)
-        begun.then(show, [turn, self._key, *fields], outputs, **_DRAWING)
+        begun.then(show, [turn, self._key, *fields], outputs, trigger_mode="multiple", **_DRAWING)
 
     def _let_cancel(self, button: Any, turn: Any) -> None:
         """Let a button end the work of the last click, which then says so itself."""

@@ -184,6 +184,13 @@ def test_cancel_stops_and_leaves_room_for_the_next(page: Any) -> None:
     status(page, r"Done in .*, seed 300\.")
 
 
+def test_next_click_takes_the_place_of_the_last(page: Any) -> None:
+    draw(page, "a red apple", 320, Candidates=8, Pictures=9)
+    status(page, "Drawing")
+    draw(page, "a green bird", 340, Candidates=1, Pictures=1)
+    status(page, r"Done in .*, seed 340\.")
+
+
 def test_painted_part_is_redrawn(page: Any) -> None:
     draw(page, "a red apple", 400, Pictures=1)
     status(page, r"Done in .*, seed 400\.")
