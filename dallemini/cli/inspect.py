@@ -78,6 +78,8 @@ class Detect:
         watermark_key_file: a file with the key.
         model: whose VQGAN may have drawn them.
         search: also look for crops, which takes longer.
+        width: pixels that they were drawn at, if that is not the model's own size.
+        height: the same for the other side.
         json: print one line of JSON for each finding; that of all together has no path.
         where: of the model.
     """
@@ -86,6 +88,8 @@ class Detect:
     watermark_key_file: Path
     model: str = BUNDLED_MODEL
     search: bool = True
+    width: int | None = None
+    height: int | None = None
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     where: Where
 
@@ -100,15 +104,16 @@ class Detect:
                 "There is no picture; try: dallemini detect apple.png --watermark-key-file FILE."
             )
         from ..images import read_image  # here, because torch takes seconds
-        from ..pipeline.detecting import look_for
+        from ..pipeline.detecting import drawn_side, look_for
 
         watermark = read_watermark(self.watermark_key_file)
         assert watermark is not None
         pictures = [read_image(path) for path in self.pictures]
         vqgan = _vqgan(self.where.open(self.model))
+        side = drawn_side(self.width, self.height, vqgan.grid, vqgan.token_size)
         groups = [([one], str(path)) for one, path in zip(pictures, self.pictures, strict=True)]
         for group, name in [*groups, (pictures, "all together")][: None if groups[1:] else 1]:
-            found = look_for(group, watermark, vqgan, search=self.search)
+            found = look_for(group, watermark, vqgan, search=self.search, side=side)
             if self.json:
                 path = None if len(group) > 1 else name
                 told = {"path": path, "p_value": found.p_value, "score": found.score}

@@ -8,6 +8,7 @@ together. `generation.watermark` has the mark itself.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import plain_number
 from ..errors import InputError, InputTypeError
+from ..generation.canvas import MOST_TOKENS
 from ..generation.request import Request
 from ..generation.watermark import (
     PERIOD,
@@ -77,6 +80,8 @@ class Detecting:
         watermark: Watermark,
         *,
         search: bool = True,
+        width: int | None = None,
+        height: int | None = None,
     ) -> Detection:
         """Say whether pictures were drawn with `watermark=`.
 
@@ -88,11 +93,16 @@ class Detecting:
             watermark: the key. Its strength plays no part.
             search: also look for crops, by moving the grid; it takes 16 times as long where the
                 mark is not found before.
+            width: pixels that they were drawn at, if that is not the model's own size. Pictures
+                that were scaled since are only found by the size that drew them.
+            height: the same for the other side.
 
         Raises:
             MissingFileError: there is no such file.
-            InputError: a picture cannot be read or is too small, or there is none.
-            InputTypeError: `watermark` is not one, or this image tokenizer has no codebook.
+            InputError: a picture cannot be read or is too small, or there is none; a size is not
+                positive.
+            InputTypeError: `watermark` is not one, or this image tokenizer has no codebook; a size
+                is not a whole number.
             UnsupportedOperationError: the VQGAN has no encoder.
 
         Example:
@@ -107,8 +117,10 @@ class Detecting:
         pictures = [read_image(cast("Picture", image)) for image in given]
         if not pictures:
             raise InputError("There is no picture to look at; give one or several.")
-        vqgan, grid = codebook_of(self.vqgan), self.transformer.config.grid
-        return look_for(pictures, watermark, vqgan, search=search, grid=grid)
+        vqgan = codebook_of(self.vqgan)
+        grid = self.transformer.config.grid
+        side = drawn_side(width, height, grid, vqgan.token_size)
+        return look_for(pictures, watermark, vqgan, search=search, grid=grid, side=side)
 
 
 def _is_one(images: object) -> bool:
@@ -122,13 +134,24 @@ def look_for(
     *,
     search: bool = True,
     grid: tuple[int, int] | None = None,
+    side: int | None = None,
 ) -> Detection:
-    """Look for a mark in pictures f[3,H,W] in [0, 1], drawn by grids like this; see `detect`."""
+    """Look for a mark in pictures f[3,H,W] in [0, 1]; see `detect`.
+
+    Args:
+        pictures: of one key.
+        watermark: the key.
+        vqgan: reads them.
+        search: also look for crops.
+        grid: rows and columns of the model's own pictures; the VQGAN's when not given.
+        side: pixels that the shorter side was drawn with. When not given, it may be that of the
+            model's own pictures or, of larger ones that nobody scaled, their own.
+    """
     groups = known_groups(vqgan)
     favoured = watermark.favours(groups)
     best: tuple[float, Evidence, int] | None = None
-    own = min(grid or vqgan.grid) * vqgan.token_size
-    for ways in _ways(pictures, own, vqgan.token_size, search):
+    own = side or min(grid or vqgan.grid) * vqgan.token_size
+    for ways in _ways(pictures, own, vqgan.token_size, search, told=side is not None):
         # the ways of looking at the grid as it is share one half, those of moving it the other
         count = sum(len(way.shifts) for way in ways) * (2 if search else 1)
         for way in ways:
@@ -146,6 +169,36 @@ def look_for(
             "mark; give larger ones."
         )
     return Detection(p_value=best[0], score=best[1].score, tokens=best[2], votes=best[1].votes)
+
+
+def drawn_side(width: object, height: object, grid: tuple[int, int], unit: int) -> int | None:
+    """Return the shorter side, in pixels, of pictures that were drawn at a size, if it is told.
+
+    Args:
+        width: pixels; those of the grid when None.
+        height: pixels; those of the grid when None.
+        grid: rows and columns of tokens of the model's own pictures.
+        unit: pixels along each side of a token.
+
+    Raises:
+        InputTypeError: a side is not a whole number.
+        InputError: it is not positive, or longer than what can be drawn.
+    """
+    if width is None and height is None:
+        return None
+    sides, most = [], math.isqrt(MOST_TOKENS) * unit
+    for name, given, tokens in (("width", width, grid[1]), ("height", height, grid[0])):
+        side = tokens * unit if given is None else plain_number(given)
+        if isinstance(side, bool) or not isinstance(side, int):
+            raise InputTypeError(f"{name} must be a whole number of pixels, not {given!r}.")
+        if side < 1:
+            raise InputError(f"{name} must be a positive number of pixels, not {side}.")
+        sides.append(side)
+    if min(sides) > most:
+        raise InputError(
+            f"No picture has {min(sides)} pixels on both sides when it is drawn, but up to {most}."
+        )
+    return min(sides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +231,9 @@ class _Way:
         return pixels[..., :height, :width]
 
 
-def _ways(pictures: Sequence[Tensor], own: int, unit: int, search: bool) -> Iterator[list[_Way]]:
+def _ways(
+    pictures: Sequence[Tensor], own: int, unit: int, search: bool, *, told: bool
+) -> Iterator[list[_Way]]:
     """Yield the ways of looking: first at the grid as it is, then at one that was moved."""
     shorter = min(min(picture.shape[1:]) for picture in pictures)
     longest = max(min(picture.shape[1:]) for picture in pictures)
@@ -188,7 +243,7 @@ def _ways(pictures: Sequence[Tensor], own: int, unit: int, search: bool) -> Iter
     if shorter == longest == own:
         yield [kept]
     else:
-        yield [kept, fitted] if longest <= 4 * own else [fitted]
+        yield [fitted] if told or longest > 4 * own else [kept, fitted]
     # a crop has about the size that it was drawn at; much else was scaled
     moved = kept if 3 * own <= 4 * shorter and longest <= 2 * own else fitted
     if search and shorter >= 2 * unit:

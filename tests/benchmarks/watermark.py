@@ -19,7 +19,6 @@ prints JSON. What the mark does to 256 tokens is in `watermark_tokens.py`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import json
 import platform
@@ -32,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from dallemini import VQGAN, Pipeline, Watermark
+from dallemini import Pipeline, Watermark
 from dallemini.evaluation.metrics import wilson_interval
 from dallemini.generation.watermark import weigh_evidence
 from dallemini.images import image_to_tensor, open_image
@@ -218,7 +217,7 @@ def measure(pipe: Pipeline, folder: Path, slow: int) -> dict[str, Any]:
     finds no less. The first `slow` pictures are cropped and upscaled, which takes seconds each.
     """
     paths = sorted(folder.glob("marked-*.png"))
-    vqgan = of_size(pipe.vqgan, read_rgb(paths[0]).width)
+    side = read_rgb(paths[0]).width
     notes = Notes(folder / "found.jsonl")
     done = {row["fate"] for row in notes.rows}
     fates = FATES | {UPSCALED: lambda picture: enlarge(picture, pipe.upscaler, 4)}
@@ -232,7 +231,7 @@ def measure(pipe: Pipeline, folder: Path, slow: int) -> dict[str, Any]:
             f"{POOLED} pictures": [(n, tensors[n : n + POOLED]) for n in starts],
         }
         values = {
-            kind: [p_value(vqgan, part, number, search=search) for number, part in every]
+            kind: [p_value(pipe.vqgan, part, number, side, search=search) for number, part in every]
             for kind, every in parts.items()
         }
         notes.add({"fate": name, "p": values})
@@ -245,24 +244,8 @@ def read_rgb(path: Path) -> Picture:
     return open_image(path)
 
 
-def of_size(vqgan: Any, size: int) -> Any:
-    """Return the same VQGAN, whose own grid is that of pictures of this size."""
-    side = size // vqgan.token_size
-    if side == min(vqgan.grid):
-        return vqgan
-    own = min(vqgan.grid)
-    changed = dataclasses.replace(
-        vqgan.config,
-        resolution=vqgan.config.resolution // own * side,
-        attn_resolutions=tuple(size * side // own for size in vqgan.config.attn_resolutions),
-    )
-    larger = VQGAN(changed).eval()
-    larger.load_state_dict(vqgan.state_dict(), assign=True)
-    return larger
-
-
-def p_value(vqgan: Any, part: list[torch.Tensor], number: int, *, search: bool) -> float:
-    found = look_for(part, Watermark(key_of(number)), codebook_of(vqgan), search=search)
+def p_value(vqgan: Any, part: list[torch.Tensor], number: int, side: int, *, search: bool) -> float:
+    found = look_for(part, Watermark(key_of(number)), codebook_of(vqgan), search=search, side=side)
     return found.p_value * (1 if search else 2)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from benchmarks import watermark, watermark_tokens
@@ -34,14 +33,6 @@ def test_pictures_are_drawn_and_measured_once(
     found = watermark.measure(pipe, tmp_path, 4)
     assert set(found["found"]) == {*fates, watermark.UPSCALED}
     assert found == watermark.measure(pipe, tmp_path, 4)
-
-
-def test_a_canvas_is_read_at_its_own_size(pipe: Pipeline) -> None:
-    larger = watermark.of_size(pipe.vqgan, 32)
-    assert larger.grid == (8, 8)
-    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(larger.encode(picture), pipe.vqgan.encode(picture))
-    assert watermark.of_size(pipe.vqgan, 16) is pipe.vqgan
 
 
 def test_tokens_that_are_read_otherwise_are_counted(pipe: Pipeline) -> None:

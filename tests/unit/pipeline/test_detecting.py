@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -147,11 +148,11 @@ def test_scaled_pictures_are_found_at_the_models_own_size(exact: Any, marked: to
     assert look_for([large], KEY, exact, search=False).p_value < 1e-3
 
 
-def test_scaled_pictures_that_are_no_squares_are_found_by_the_grid_that_drew_them(
+def test_scaled_pictures_that_are_no_squares_are_found_by_the_size_that_drew_them(
     exact: Any,
 ) -> None:
     wide = paint(marked_codes(exact, 4, 16)).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    found = look_for([wide], KEY, exact, search=False, grid=(4, 16))
+    found = look_for([wide], KEY, exact, search=False, side=16)
     assert found.p_value < 1e-3
     assert look_for([wide], KEY, exact, search=False).p_value > 0.01
 
@@ -170,6 +171,23 @@ def test_detect_takes_paths_bytes_and_pictures(pipe: Pipeline, drawn: Any, tmp_p
     found = [pipe.detect(way, KEY, search=False) for way in ways]
     assert found == [found[0]] * 4
     assert found[0].tokens == 16
+
+
+def test_a_scaled_canvas_is_found_by_the_size_that_drew_it(pipe: Pipeline) -> None:
+    drawn = pipe("a cat", width=64, height=32, seed=1, watermark=KEY, progress=False)
+    half = drawn.images[0].resize((32, 16), Image.Resampling.BOX)
+    asked: dict[str, Any] = {"width": np.int64(64), "height": 32}
+    assert pipe.detect(half, KEY, search=False, **asked).tokens == 128
+    assert pipe.detect(half, KEY, search=False).tokens == 32
+    wrong: Any = (
+        ({"width": 6.5}, InputTypeError, "width must be a whole number of pixels, not 6.5"),
+        ({"height": True}, InputTypeError, "height must be a whole number of pixels, not True"),
+        ({"height": 0}, InputError, "height must be a positive number of pixels, not 0"),
+        ({"width": 10**9, "height": 10**9}, InputError, "No picture has 1000000000 pixels on both"),
+    )
+    for size, error, told in wrong:
+        with pytest.raises(error, match=told):
+            pipe.detect(half, KEY, **size)
 
 
 def test_unmarked_gray_and_odd_pictures_give_an_answer(pipe: Pipeline) -> None:
