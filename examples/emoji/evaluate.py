@@ -1,7 +1,7 @@
 """Measure the bundled model: does it draw what was asked for, on the ground that was asked for?
 
     python examples/emoji/evaluate.py DATA [--model MODEL] [--quantization int8]
-        [--captions 200] [--only MEASURE ...] [--output FILE]
+        [--guidance-scale 1.5] [--captions 200] [--only MEASURE ...] [--output FILE]
 
 A drawn picture counts as right when, among 100 real pictures of its style, the one of its caption
 is the nearest (first) or among the five nearest, in the centred features of EfficientNet-Lite0.
@@ -393,6 +393,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--quantization", choices=QUANTIZATIONS)
+    parser.add_argument("--guidance-scale", type=float, help="another than the model's own")
     parser.add_argument("--captions", type=int, default=200)
     parser.add_argument("--only", nargs="*", default=list(MEASURES), choices=list(MEASURES))
     parser.add_argument("--output")
@@ -400,6 +401,8 @@ def main() -> None:
     pipe = Pipeline.from_pretrained(
         arguments.model or BUNDLED_MODEL, quantization=arguments.quantization
     )
+    if arguments.guidance_scale is not None:
+        pipe.config = pipe.config.override(guidance_scale=arguments.guidance_scale)
     eye = Eye(arguments.data, pipe, count=arguments.captions)
     report: Report = {"model": pipe.name, "settings": pipe.config.to_dict()}
     for name in arguments.only:
