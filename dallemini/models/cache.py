@@ -85,11 +85,6 @@ class DecoderCache:
         """Number of image positions decoded in the row that is furthest."""
         return max(self.positions, default=0)
 
-    @property
-    def is_even(self) -> bool:
-        """Whether all rows stand at one position."""
-        return isinstance(self.place, int)
-
     def advance(self, count: int = 1) -> None:
         """Count positions that were decoded; a negative number takes back the last ones."""
         self.stand([position + count for position in self.positions])

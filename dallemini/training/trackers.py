@@ -11,7 +11,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +20,6 @@ from ..files import make_folder, write_text
 from ..sheets import Sheet
 from .callbacks import Callback
 from .log import LOG_NAME
-
-TrackerName = Literal["tensorboard", "wandb"]
 
 _TRACKERS = {
     "tensorboard": ("TensorBoard", "torch.utils.tensorboard"),
