@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-# what `reset_parameters` of torch's modules fills their parameters with
-_FILLS = {Tensor.fill_, Tensor.zero_, Tensor.uniform_, Tensor.normal_}
+# What `reset_parameters` of torch's modules fills their parameters with: those of `nn.init`, too,
+# which hand themselves over whole, and so would call those of Tensor where no mode sees them.
+_FILLS = {
+    *(Tensor.fill_, Tensor.zero_, Tensor.uniform_, Tensor.normal_),
+    *(nn.init.uniform_, nn.init.kaiming_uniform_),
+}
 
 
 @contextmanager
@@ -38,9 +42,10 @@ class _Unfilled(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _FILLS and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _FILLS and (filled := args[0] if args else kwargs["tensor"]).is_meta:
+            return filled
+        return func(*args, **kwargs)
 
 
 def empty_embedding(rows: int, width: int) -> nn.Embedding:

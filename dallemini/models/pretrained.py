@@ -7,6 +7,7 @@ configuration and a state dict with the names of this library.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -361,11 +362,11 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
                 "or from_config."
             )
         tensors = self._tensors()
-        expected = self._outline(self.config.to_dict(), self.quantization)._tensors()
-        problem = find_misfit(tensors, {name: known.shape for name, known in expected.items()})
+        expected = _expected(type(self), json.dumps(self.config.to_dict()), self.quantization)
+        problem = find_misfit(tensors, {name: shape for name, (shape, _) in expected.items()})
         if problem is None:
             for name, tensor in tensors.items():
-                known = expected[name].dtype
+                known = expected[name][1]
                 if tensor.dtype not in (FLOATS.values() if known.is_floating_point else (known,)):
                     problem = f"holds {name} as {tensor.dtype}"
                     break
@@ -382,6 +383,15 @@ class PretrainedModule(Loadable, nn.Module, Generic[ConfigT]):
             directory, self.config, component=self.component, quantization=self.quantization
         )
         checkpoints.write_tensors(self._tensors(), directory)
+
+
+@functools.lru_cache(maxsize=8)  # each part of a pipeline is looked at twice before it is saved
+def _expected(
+    kind: type[PretrainedModule[Any]], config: str, quantization: Quantization | None
+) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return what a model of a configuration, given as JSON, saves."""
+    tensors = kind._outline(json.loads(config), quantization)._tensors()
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def write_config(

@@ -6,6 +6,8 @@ Knows tensors, not what they are for.
 from __future__ import annotations
 
 import hashlib
+import io
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +31,35 @@ def fingerprint(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, nn.Module):
-            for name, tensor in sorted(part.named_parameters()):
+            named = dict(sorted(part.named_parameters()))
+            samples = _read([_sample(tensor.detach()) for tensor in named.values()])
+            for (name, tensor), sample in zip(named.items(), samples, strict=True):
                 digest.update(f"{name} {tuple(tensor.shape)}".encode())
-                digest.update(_sample(tensor.detach()))
+                digest.update(sample)
     return digest.hexdigest()[:16]
 
 
-def _sample(tensor: Tensor) -> bytes:
+def _sample(tensor: Tensor) -> Tensor:
+    """Return some numbers of a tensor, none of one without values."""
     local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    if local.is_meta or not local.numel():
-        return b""
     flat = local.reshape(-1)
-    step = max(1, flat.numel() // _SAMPLES)
-    # a copy: a storage that numpy has seen cannot be freed by FSDP
-    return flat[::step].to(torch.float32).cpu().clone().numpy().tobytes()
+    return flat[:0] if local.is_meta else flat[:: max(1, flat.numel() // _SAMPLES)]
+
+
+def _read(samples: Sequence[Tensor]) -> list[bytes]:
+    """Return each sample as float32; all of a device and dtype are fetched at once."""
+    alike: dict[object, list[int]] = {}
+    for index, sample in enumerate(samples):
+        alike.setdefault((sample.device, sample.dtype), []).append(index)
+    read = [b""] * len(samples)
+    for indices in alike.values():
+        # a copy: a storage that numpy has seen cannot be freed by FSDP
+        together = torch.cat([samples[index] for index in indices])
+        if together.numel():
+            content = io.BytesIO(together.to("cpu", torch.float32).numpy().tobytes())
+            for index in indices:
+                read[index] = content.read(4 * samples[index].numel())
+    return read
 
 
 def upscaler_digest(upscaler: object) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tyro._parsers import ParserSpecification
 
 from dallemini.cli import main
 from dallemini.testing import tiny_pipeline
@@ -26,6 +28,22 @@ class Result:
 
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_read_once() -> Iterator[None]:
+    """Let tyro read the class of each command once, as in use, and not again for each test."""
+    read, known = ParserSpecification.from_callable_or_type, {}
+
+    def read_once(kind: Any, **asked: Any) -> ParserSpecification:
+        key = kind, *(str(value) for value in asked.values())
+        if key not in known:
+            known[key] = read(kind, **asked)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ParserSpecification, "from_callable_or_type", staticmethod(read_once))
+        yield
 
 
 @pytest.fixture

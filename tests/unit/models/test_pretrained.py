@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dallemini import CLIP, VQGAN, Tokenizer, Transformer
 from dallemini.errors import (
@@ -61,6 +62,29 @@ def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], None]) ->
     }
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
+
+
+class _Ran(TorchDispatchMode):
+    """The names of the operators that torch ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.names.add(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_outlines_are_built_without_first_values(make: Callable[[], PretrainedModule[Any]]) -> None:
+    model = make()
+    with _Ran() as ran:
+        outline = type(model)(model.config)
+    assert all(parameter.is_meta for parameter in outline.parameters())
+    assert ran.names <= {"aten.empty", "aten.detach", "aten.alias", "aten.view"}
 
 
 @pytest.mark.parametrize("make", MODELS)
