@@ -56,7 +56,8 @@ class PictureError(InputError):
 
     def __init__(self, name: str, reason: Reason, detail: str) -> None:
         super().__init__(name, reason, detail)
-        self.reason, self.detail = reason, detail
+        self.reason: Reason = reason
+        self.detail: str = detail
 
     def __str__(self) -> str:
         return f"{self.args[0]} cannot be read as a picture: {self.detail}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -18,6 +19,10 @@ from .batcher import BusyError, QueueFullError
 _LOG = logging.getLogger("dallemini.app")
 _WRONG = "invalid_request_error"
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_UNREADABLE = (
+    "The request's body cannot be read; send JSON in UTF-8, or a form as multipart/form-data with "
+    "its boundary."
+)
 _CODES = {
     400: "invalid_value",
     401: "invalid_api_key",
@@ -82,6 +87,8 @@ def translate(error: Exception) -> ServiceError:
         return _explain(error.errors()[0])
     if isinstance(error, HTTPException):
         status = error.status_code if error.status_code in _CODES else 400
+        if status == 400:  # of FastAPI: the body, before its fields are looked at
+            return ServiceError(400, _UNREADABLE, code="invalid_body")
         reason = HTTPStatus(error.status_code).phrase
         return ServiceError(status, f"{reason}; /docs lists what there is.", headers=error.headers)
     return ServiceError(500, "The pictures could not be drawn; the service's log says why.")
@@ -119,11 +126,18 @@ def _explain(problem: Mapping[str, Any]) -> ServiceError:
         message = f"There is no parameter {param!r}; /docs lists those there are."
         return ServiceError(400, message, param=param, code="unknown_parameter")
     if problem["type"] == "missing":
-        message = f"The parameter {param!r} is missing."
+        form = "; send a form, as multipart/form-data, with it" if param == "image" else ""
+        message = f"The parameter {param!r} is missing{form}."
         return ServiceError(400, message, param=param, code="missing_parameter")
     if problem["type"] == "value_error":  # of a form: text stands where a file should
         message = f"The parameter {param!r} must be a file, sent as multipart/form-data."
         return ServiceError(400, message, param=param)
     reason = problem["msg"][:1].lower() + problem["msg"][1:]
-    given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r:.80}"
+    given = "" if isinstance(problem["input"], dict) else f", not {_show(problem['input'])}"
     return ServiceError(400, f"{param}: {reason}{given}.", param=param)
+
+
+def _show(value: Any) -> str:
+    """Return a value as a client wrote it: `true`, not `True`."""
+    words = value is None or isinstance(value, bool | list)
+    return (json.dumps(value) if words else repr(value))[:80]

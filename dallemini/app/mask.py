@@ -1,4 +1,4 @@
-"""What somebody sent, as a picture, and what was painted over it, as a mask."""
+"""What somebody sent, as a picture, and what was painted over it or is clear in it, as a mask."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..images import open_image
+from .errors import ServiceError
 from .limits import MOST_PIXELS
 
 if TYPE_CHECKING:
@@ -53,3 +54,16 @@ def read_painting(value: object) -> tuple[PIL.Image.Image, PIL.Image.Image]:
     if mask.getbbox() is None:
         raise InputError("Nothing is painted; paint over what is to be redrawn.")
     return open_image(background), mask
+
+
+def clear_parts(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
+    """Return what of a picture is transparent, as a mask: white where alpha is below 128.
+
+    Raises:
+        ServiceError: nothing is.
+    """
+    if image.mode != "RGBA":
+        raise ServiceError(
+            400, f"The {name} has no transparent part, which says what to redraw.", param=name
+        )
+    return image.getchannel("A").point([255] * _HALF + [0] * (256 - _HALF))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 
 import uvicorn
@@ -28,6 +29,8 @@ class Server(uvicorn.Server):
             )
         )
         self._batcher = app.state.batcher
+        # which writes a line of its own for each form that it cannot read
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse what waits, finish what is drawn, and end."""

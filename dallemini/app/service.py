@@ -15,7 +15,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Body, FastAPI, Form, Request, Response, UploadFile
-from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    StreamingResponse,
+)
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
@@ -43,6 +49,7 @@ from .docs_page import docs_page
 from .errors import ServiceError, add_handlers, refuse
 from .guards import Counting, Guard
 from .limits import MOST_PIXELS
+from .mask import clear_parts
 from .metrics import Metrics
 from .order import Order
 from .room import count_rows
@@ -112,6 +119,12 @@ def create_service(
     )
     app.add_middleware(Counting, count=service.metrics.count, paths=paths)
     openapi.describe(app, limits, sizes=service.sizes, model=pipe.name, has_key=bool(api_key))
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            route.methods = {
+                "GET",
+                "HEAD",
+            }  # which monitors send; undescribed, as it says nothing new
     return app
 
 
@@ -390,6 +403,10 @@ def _add_reports(app: FastAPI, service: Service) -> None:
             c2pa=service.c2pa is not None,
         )
 
+    @app.get("/", include_in_schema=False)
+    async def front() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(docs_page(app.openapi()))
@@ -402,19 +419,6 @@ def _add_reports(app: FastAPI, service: Service) -> None:
     )
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-def clear_parts(image: Any, name: str) -> Any:
-    """Return what of a picture is transparent, as a mask: white where alpha is below 128.
-
-    Raises:
-        ServiceError: nothing is.
-    """
-    if image.mode != "RGBA":
-        raise ServiceError(
-            400, f"The {name} has no transparent part, which says what to redraw.", param=name
-        )
-    return image.getchannel("A").point([255] * 128 + [0] * 128)
 
 
 async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:

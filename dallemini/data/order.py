@@ -174,10 +174,10 @@ class MixedOrder:
         self.orders = orders
         self.starts = np.concatenate([[0], np.cumsum([order.length for order in orders])])
         shares = np.round(np.cumsum(weights) / sum(weights) * _PERIOD).astype(int)
-        self.counts = np.diff(shares, prepend=0)
+        self.counts: NDArray[np.int64] = np.diff(shares, prepend=0)
         turns = np.repeat(np.arange(len(orders)), self.counts)
         generator = torch.Generator("cpu").manual_seed(stable_seed(seed, "turns"))
-        self.turns = turns[_permutation(_PERIOD, generator)]
+        self.turns: NDArray[np.int64] = turns[_permutation(_PERIOD, generator)]
         # which one of its set each turn is
         self.ranks = np.empty(_PERIOD, np.int64)
         for number in range(len(orders)):

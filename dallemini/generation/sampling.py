@@ -46,7 +46,8 @@ class SamplerState(list[torch.Generator]):
     ) -> None:
         super().__init__(generators)
         self.tokens = tokens
-        self.corners = [(0, 0)] * len(self) if corners is None else [*corners]
+        whole = [(0, 0)] * len(self)
+        self.corners: list[tuple[int, int]] = whole if corners is None else [*corners]
 
     @property
     def generators(self) -> list[torch.Generator]:

@@ -79,17 +79,20 @@ class Slots:
         check_sampler(sampler)
         if guess is not None and guess < 1:
             raise InputError(f"guess must be at least 1, which decodes one by one, not {guess}.")
-        self.transformer, self.sampler, self.num_codes = transformer, sampler, num_codes
+        self.transformer: Transformer = transformer
+        self.sampler: Sampler = sampler
+        self.num_codes: int | None = num_codes
         self.live: list[Slot] = []
         self._new: list[Slot] = []
         self._cache: DecoderCache | None = None
         self._choices, self._unseen = Choices(), 0
-        self.tally = Tally() if tally is None else tally
+        self.tally: Tally = Tally() if tally is None else tally
         self._guesses = Guesses(
             transformer, sampler, num_codes=num_codes, width=guess, tally=self.tally
         )
         self._tokens, self._previous = self._integers([]), self._integers([])
-        self.latest, self.stepped = self._previous, list[Slot]()
+        self.latest: Tensor = self._previous
+        self.stepped: list[Slot] = []
         self._plan = Plan([], self._integers)
         nothing = torch.empty(0, 0, dtype=torch.float32, device=transformer.device)
         self._last = self._plan, nothing, list[float]()

@@ -13,11 +13,13 @@ tower, E width of the shared space, S pixels of a side.
 from __future__ import annotations
 
 import math
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import Config
 from ..errors import InputError, InputTypeError
 from .clip_config import CLIPConfig
 from .outlines import empty_embedding, on_meta
@@ -42,8 +44,8 @@ class CLIP(PretrainedModule[CLIPConfig]):
         torch.Size([1, 8])
     """
 
-    config_class = CLIPConfig
-    component = "clip"
+    config_class: ClassVar[type[Config]] = CLIPConfig
+    component: ClassVar[Literal["clip"]] = "clip"
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__(config)

@@ -37,7 +37,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         width, kind = config.d_model, EncoderLayer if side == "encoder" else DecoderLayer
-        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
+        self.embed_scale: float = width**0.5 if config.scale_embedding else 1.0
         self.embed_tokens = empty_embedding(vocabulary, width)
         absolute = config.use_absolute_position_embeddings
         self.embed_positions = empty_embedding(positions, width) if absolute else None

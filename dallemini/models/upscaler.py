@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import Config
 from ..errors import InputError, InputTypeError
 from ..foreign import show
 from ._checks import without_autocast
@@ -132,7 +133,7 @@ class Upscaler(PretrainedModule[UpscalerConfig]):
         torch.Size([1, 3, 32, 48])
     """
 
-    config_class = UpscalerConfig
+    config_class: ClassVar[type[Config]] = UpscalerConfig
     component: ClassVar[Literal["upscaler"]] = "upscaler"
 
     def __init__(self, config: UpscalerConfig) -> None:

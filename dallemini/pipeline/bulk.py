@@ -130,7 +130,7 @@ class Manifest:
     """
 
     def __init__(self, folder: PathName, part: str = "") -> None:
-        self.folder = make_folder(folder)
+        self.folder: Path = make_folder(folder)
         self._path = self.folder / ("-".join(filter(None, ("manifest", part))) + ".jsonl")
         self._open = contextlib.ExitStack()
 
@@ -209,7 +209,7 @@ class Bulk:
     ) -> None:
         self._pipe, self._config, self._manifest = pipe, config, manifest
         self._watermark, self._c2pa, self._at_once = watermark, c2pa, at_once
-        self.settings = settings_digest(pipe, config, watermark)
+        self.settings: str = settings_digest(pipe, config, watermark)
         self._known = manifest.known()
 
     def missing(self, units: Iterable[Unit]) -> list[Unit]:

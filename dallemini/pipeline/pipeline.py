@@ -82,6 +82,10 @@ class Pipeline(Adapting, Detecting, Editing, Guarded, LateParts, Loadable):
     """
 
     _optional_files = OLDER_FILES
+    tokenizer: Tokenizer
+    transformer: Transformer
+    vqgan: ImageTokenizerLike
+    config: GenerationConfig
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class PictureSafetyChecker:
     """
 
     kind = "pictures"
+    threshold: float
 
     def __init__(self, *, threshold: float = 0.8, action: SafetyAction = "blank") -> None:
         check_action(action)

@@ -111,7 +111,7 @@ class CLIPTokenizer(Loadable):
                 f"A CLIP vocabulary needs the tokens {START_TOKEN} and {END_TOKEN}; "
                 "this tokenizer.json belongs to another model."
             )
-        self.config = config or CLIPTokenizerConfig()
+        self.config: CLIPTokenizerConfig = config or CLIPTokenizerConfig()
         self.backend = backend
         backend.no_padding()
         backend.no_truncation()

@@ -131,6 +131,11 @@ class Tokenizer(Loadable):
     """
 
     _optional_files: ClassVar[tuple[str, ...]] = (WORDS_FILE, KNOWLEDGE_FILE)
+    config: TokenizerConfig
+    normalizer: TextNormalizer
+    bos_token_id: int
+    pad_token_id: int
+    eos_token_id: int
 
     def __init__(
         self,

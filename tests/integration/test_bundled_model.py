@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import time
@@ -40,6 +41,15 @@ def test_bundled_model_carries_card_and_notice() -> None:
     folder = resources.files("dallemini") / "assets" / "emoji"
     assert 'license: "apache-2.0"' in (folder / "README.md").read_text(encoding="utf-8")
     assert "Noto" in (folder / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_pages_say_how_many_concepts_it_knows(bundled: Pipeline) -> None:
+    known = f"{len(bundled.tokenizer.knowledge.concepts):,}"  # type: ignore[union-attr]
+    root = Path(__file__).parents[2]
+    pages = ("README.md", "docs/prompts.md", "docs/limits.md", "docs/faq.md")
+    for page in (*pages, "dallemini/assets/emoji/README.md", "examples/emoji/model_card.md"):
+        text = (root / page).read_text("utf-8")
+        assert {*re.findall(r"([\d,]+) (?:concepts|things that have)", text)} == {known}, page
 
 
 def test_same_seed_draws_the_same_picture(bundled: Pipeline) -> None:

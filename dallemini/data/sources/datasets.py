@@ -39,7 +39,7 @@ class HubDataset:
     """
 
     blocks = None
-    skipped = ()
+    skipped: tuple[BadRecord, ...] = ()
 
     def __init__(self, name: str, config: DataConfig) -> None:
         self.name = name

@@ -38,7 +38,7 @@ class JsonLines:
     """
 
     blocks = None
-    skipped = ()
+    skipped: tuple[BadRecord, ...] = ()
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
@@ -98,7 +98,7 @@ class JsonList:
     """
 
     blocks = None
-    skipped = ()
+    skipped: tuple[BadRecord, ...] = ()
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path

@@ -68,7 +68,7 @@ class Table:
         for file in [open_table(path, config) for path in paths]:
             check_filters(filters, file.names, name=str(file.path))
             total += self._add(file, filters)
-        self.ends = np.cumsum([len(group.rows) for group in self.groups]).tolist()
+        self.ends: list[int] = np.cumsum([len(group.rows) for group in self.groups]).tolist()
         name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
         if not total and self.skipped:
             first = self.skipped[0]

@@ -266,7 +266,7 @@ def test_pictures_that_cannot_be_used_are_refused(shared: Served, picture: Image
     cases: list[tuple[str, dict[str, str | bytes], str]] = [
         ("edits", {"image": good}, "The mask has no transparent part"),
         ("edits", {"image": good}, "The image has no transparent part"),
-        ("edits", {}, "The parameter 'image' is missing."),
+        ("edits", {}, "The parameter 'image' is missing; send a form"),
         ("variations", {"image": b"no picture"}, "cannot be read as a picture"),
         ("variations", {"image": "a"}, "The parameter 'image' must be a file, sent as multipart"),
         ("variations", {"image": long}, "too long and narrow; cut it to at most 4:1"),
