@@ -195,18 +195,20 @@ def load_pipeline(
     Raises:
         DalleMiniError: as `Pipeline.from_pretrained` and `load_adapter`.
     """
-    from ..pipeline.pipeline import Pipeline  # here, because torch takes seconds
+    from ..models.pretrained import check_device  # here, because torch takes seconds
+    from ..pipeline.parts import choose_weights
+    from ..pipeline.pipeline import Pipeline
 
-    dtype = keywords.get("dtype")
-    asked = dtype.get("transformer") if isinstance(dtype, dict) else dtype
-    is_int8 = "int8" in (asked, keywords.get("quantization"))
-    if adapters and is_int8:
-        whole = {**dtype, "transformer": "float32"} if isinstance(dtype, dict) else "float32"
-        keywords |= {"dtype": whole, "quantization": None}
-    pipe = Pipeline.from_pretrained(source, **keywords)
+    if not adapters:
+        return Pipeline.from_pretrained(source, **keywords)
+    asked = keywords.get("dtype"), keywords.get("quantization")
+    weights = choose_weights(*asked, check_device(keywords.get("device", "cpu")))
+    floats = {part: held.dtype for part, held in weights.items()}
+    pipe = Pipeline.from_pretrained(source, **keywords | {"dtype": floats, "quantization": None})
     for place, weight in adapters:
         pipe.load_adapter(place, weight=weight)
-    return pipe.quantize() if adapters and is_int8 else pipe
+    quantization = weights["transformer"].quantization
+    return pipe if quantization is None else pipe.quantize(quantization)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,6 +252,8 @@ class DrawingOptions:
             DalleMiniError: as `load_pipeline`.
         """
         own = {field: getattr(self, field) for field in ("device", "dtype", "quantization")}
+        if self.quantization is not None and self.dtype == "float32":
+            own |= {"dtype": self.quantization, "quantization": None}
         return load_pipeline(source, open_adapters(self.adapter, where), **own | keywords)
 
 

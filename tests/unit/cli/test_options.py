@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
+from dallemini import VQGAN
 from dallemini.cli.options import DrawingOptions, SourceOptions, attribute_help
 from dallemini.cli.words import own_words
 from dallemini.errors import DalleMiniError, InputError
 from dallemini.generation import GenerationConfig
 from dallemini.hub import Where
+from dallemini.models.lora import LoRAConfig, add_lora, save_lora
+from dallemini.testing import tiny_pipeline, tiny_transformer
 
 _HALF = DrawingOptions(quantization="int8", dtype="bfloat16")
 
@@ -51,14 +56,24 @@ def test_options_are_tried_before_anything_is_loaded(options: DrawingOptions) ->
         options.check()
 
 
+@pytest.mark.parametrize("adapted", [True, False])
 @pytest.mark.parametrize(
     "options", [DrawingOptions(quantization="int8"), DrawingOptions(dtype="int8")]
 )
-def test_options_are_the_keywords_of_the_pipeline(options: DrawingOptions) -> None:
+def test_int8_is_what_it_is_for_the_pipeline(
+    options: DrawingOptions, adapted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dallemini.models.precision.has_native_bfloat16", lambda: True)
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    if adapted:
+        model = tiny_transformer()
+        add_lora(model, LoRAConfig(rank=2), seed=0)
+        save_lora(model, tmp_path / "ink")
+        options = dataclasses.replace(options, adapter=(str(tmp_path / "ink"),))
     options.check()
-    where = SourceOptions()
-    pipe = options.load(where.open("dallemini/emoji"), where)
-    assert pipe.transformer.quantization == "int8"
+    pipe = options.load(SourceOptions().open(str(tmp_path / "tiny")), SourceOptions())
+    assert isinstance(pipe.vqgan, VQGAN)
+    assert (pipe.transformer.quantization, pipe.vqgan.dtype) == ("int8", torch.bfloat16)
 
 
 def test_a_source_is_opened_as_the_options_say(tmp_path: Path) -> None:
