@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from dallemini import VQGAN, Pipeline, kernels
-from dallemini.generation import TopSampler, make_generators
-from dallemini.generation.loop import generate_tokens
+from dallemini.generation import Drawing, Sampler, Slots, TopSampler, make_generators
+from dallemini.generation.drawing import split_texts
 from dallemini.kernels import int8
 from dallemini.models import towers
 
 from .breakdown import Breakdown
 from .memory import with_memory
 from .models import PROMPT, Size
-from .stopwatch import Stopwatch, first_calls, measure_call
+from .stopwatch import Stopwatch, measure_call
 
 Precision = Literal["float32", "int8"]
 
@@ -53,17 +54,13 @@ class Ours:
     """
 
     def __init__(self, folder: Path, precision: Precision) -> None:
-        self._pipe = Pipeline.from_pretrained(native_folder(folder, precision))
+        self._pipe = Pipeline.from_pretrained(native_folder(folder, precision), dtype=precision)
 
     def greedy(self, steps: int) -> list[int]:
         """Return the start token and the first tokens, drawn with top-k 1."""
-        return first_calls(
-            self._pipe.transformer,
-            "decode_step",
-            steps,
-            lambda: self._draw(1, 1, top_k=1),
-            pick=lambda image_tokens, cache: int(image_tokens[0]),
-        )
+        tokens = self._tokens(1, TopSampler(top_k=1))
+        first = self._pipe.transformer.config.decoder_start_token_id
+        return [first, *(int(next(tokens)) for _ in range(steps - 1))]
 
     def warm_up(self) -> None:
         """Decode one picture."""
@@ -87,22 +84,27 @@ class Ours:
     ) -> dict[str, dict[str, float]]:
         """Tell for some positions where the time of a step goes, in seconds a step."""
         pipe, breakdown = self._pipe, Breakdown()
-        tokens = generate_tokens(
-            pipe.transformer,
-            pipe.tokenizer(PROMPT),
-            unconditional=pipe.tokenizer.unconditional(),
-            prompt_of_image=torch.zeros(images, dtype=torch.int64),
-            guidance_scale=GUIDANCE,
-            sampler=breakdown.scoped("sampling", TopSampler(top_k=TOP_K)),
-            generators=make_generators(range(images)),
-            num_codes=pipe.vqgan.codebook_size,
-        )
+        sampler = breakdown.scoped("sampling", TopSampler(top_k=TOP_K))
+        tokens = self._tokens(images, sampler, guess=1)
         head = breakdown.watching(pipe.transformer.lm_head, "lm_head")
         # called through ctypes, which the profiler does not see
         called = breakdown.watching_functions(kernels, ("linear", "_attend"))
         layers = breakdown.watching_functions(towers, ("run_layers",))
         with head, called, layers, breakdown.watching_functions(int8, ("linear_int8",)):
             return breakdown.of(tokens, positions=positions, steps=steps)
+
+    @torch.no_grad()
+    def _tokens(self, images: int, sampler: Sampler, guess: int | None = None) -> Iterator[Tensor]:
+        """Generate the tokens i64[N] of each position, guessing at most `guess` of them a pass."""
+        pipe = self._pipe
+        slots = Slots(pipe.transformer, sampler, num_codes=pipe.vqgan.codebook_size, guess=guess)
+        texts, base = split_texts(pipe.tokenizer(PROMPT)), pipe.tokenizer.unconditional()
+        for generator in make_generators(range(images)):
+            drawing = Drawing(texts=tuple(texts), weights=(GUIDANCE,), base=base)
+            slots.add(drawing, generator=generator)
+        for _ in range(pipe.vqgan.image_length):
+            slots.step()
+            yield slots.latest
 
     def _draw(self, images: int, seed: int, *, top_k: int = TOP_K) -> object:
         return self._pipe(

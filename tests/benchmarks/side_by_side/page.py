@@ -36,8 +36,13 @@ brackets, what was aimed at.
   guidance 16, temperature 1, top-k 256: min-dalle's own settings. min-dalle draws grids of 1x1,
   2x2 and 3x3 in float32, `is_reusable=True`; the one thing changed is that it asks no server for a
   file that it does not read.
-- "A token" is one position of all images, sampling and loop included. Peak memory is the most
-  that lay in RAM, mapped weights included (VmHWM); "private" is without them, after the call.
+- "A token" is one position of all images, sampling and loop included. Tokens of random weights are
+  hardly ever guessed right, so nearly every pass brings one; trained models need fewer passes
+  ([several tokens a pass](throughput.md#several-tokens-a-pass)).
+- "int8" is what `dtype="int8"` loads: the image tokenizer is in bfloat16 where the processor has
+  that.
+- Peak memory is the most that lay in RAM, mapped weights included (VmHWM); "private" is without
+  them, after the call.
 """
 
 SECTION = """

@@ -72,8 +72,8 @@ def measure_call(
     if len(steps) < 2 or not watch.calls["encoder"] or not watch.calls["decode"]:
         raise RuntimeError(f"The call is not made of the watched parts: {sorted(watch.calls)}.")
     decode, encoder = watch.seconds("decode"), watch.seconds("encoder")
-    if complete:  # from start to start, so that sampling and the loop itself are in it
-        token = (steps[-1][0] - steps[0][0]) / (len(steps) - 1)
+    if complete:  # sampling and the loop itself included; a step may have several positions
+        token = (watch.calls["decode"][0][0] - steps[0][0]) / IMAGE_LENGTH
     else:
         token = watch.seconds("step") / len(steps)
         whole = encoder + IMAGE_LENGTH * token + decode

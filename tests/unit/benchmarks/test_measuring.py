@@ -47,9 +47,12 @@ class Model:
     def decode(self) -> None:
         time.sleep(self.pause)
 
-    def draw(self, steps: int = 256) -> list[int]:
+    def draw(self, steps: int = 256, pause: float = 0.0) -> list[int]:
         self.encode()
-        tokens = [self.step(position) for position in range(steps)]
+        tokens = []
+        for position in range(steps):
+            tokens.append(self.step(position))
+            time.sleep(pause)
         self.decode()
         return tokens
 
@@ -68,6 +71,12 @@ def test_call_is_taken_apart() -> None:
     assert found["decode"] >= 0.005  # an image
     assert found["whole"] >= 0.04
     assert 0 < found["token"] < 0.02 / 256 + found["whole"] / 256
+
+
+def test_a_token_is_a_position_however_many_a_step_has() -> None:
+    model = Model(pause=0.001)
+    found = measure_call(watched(model), lambda: model.draw(pause=0.01, steps=20), images=1)
+    assert 20 * 0.01 / 256 <= found["token"] < found["whole"] / 256
 
 
 def test_call_of_chosen_steps_is_composed_of_its_parts() -> None:
