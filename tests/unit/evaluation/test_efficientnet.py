@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dallemini.errors import MissingDependencyError
+from dallemini.evaluation import efficientnet
 from dallemini.evaluation.efficientnet import CHANNELS, POOLED_SIZE, EfficientNetFeatures
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -41,6 +42,18 @@ def test_the_network_is_frozen_but_passes_gradients(
     eye.pooled(image).square().sum().backward()
     assert image.grad is not None
     assert bool(image.grad.any())
+
+
+def test_norms_are_folded_into_the_convolutions(
+    eye: EfficientNetFeatures, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(efficientnet, "_fold_norms", lambda network: None)
+    plain = EfficientNetFeatures()
+    assert any(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in eye.modules())
+    for folded, expected in zip(eye(pictures), plain(pictures), strict=True):
+        torch.testing.assert_close(folded, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(eye.pooled(pictures), plain.pooled(pictures), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
