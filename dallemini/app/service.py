@@ -121,10 +121,8 @@ def create_service(
     openapi.describe(app, limits, sizes=service.sizes, model=pipe.name, has_key=bool(api_key))
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods == {"GET"}:
-            route.methods = {
-                "GET",
-                "HEAD",
-            }  # which monitors send; undescribed, as it says nothing new
+            # which monitors send; after the description, to which it would add nothing
+            route.methods |= {"HEAD"}
     return app
 
 

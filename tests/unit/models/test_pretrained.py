@@ -68,7 +68,7 @@ class _Ran(TorchDispatchMode):
     """The names of the operators that torch ran."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
 
     def __torch_dispatch__(
