@@ -17,6 +17,7 @@ tokens.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterable
@@ -37,6 +38,7 @@ from .watermark import MarkedSampler
 MOST_ROWS = 16  # of more pictures, each pass is busy with arithmetic
 MOST_AHEAD = 32  # positions that a picture is decoded before its turn, waiting for others
 _PROOF = 2  # positions that are decoded twice, alone and together
+_REST = 16  # positions drawn one by one before it is asked again whether guessing pays
 
 
 @dataclass(eq=False)
@@ -59,6 +61,11 @@ class _Ahead:
     def reach(self) -> int:
         """The first position that is not decoded."""
         return self.slot.position + len(self.ready)
+
+    def count_given(self) -> int:
+        """Return how many of the next tokens to be decoded from are given."""
+        given = itertools.takewhile(lambda token: token != FREE, self.slot.given[self.reach :])
+        return sum(1 for _ in given)
 
     def clear(self) -> None:
         """Know nothing any more."""
@@ -125,7 +132,7 @@ class Guesses:
         self._can = None if width != 1 and _is_foreseen(sampler) else False
         self._proofs: list[tuple[list[Slot], list[int], Tensor]] = []
         self._aheads: dict[Slot, _Ahead] = {}
-        self._pace = Pace()
+        self._pace, self._rest = Pace(), 0
 
     def take(
         self, slots: list[Slot], plan: Plan, cache: DecoderCache, tokens: Tensor, previous: Tensor
@@ -141,11 +148,19 @@ class Guesses:
         """
         self._tally.steps += 1
         is_ahead = self._is_ahead
-        if not is_ahead and not self._applies(cache):
+        self._rest -= 1
+        if not is_ahead and (self._rest > 0 or not self._applies(cache)):
             return self._step(previous[plan.owners], cache)
         self._aheads = {slot: self._aheads.get(slot) or _Ahead(slot) for slot in slots}
         if not all(ahead.ready for ahead in self._aheads.values()):
-            width, back = self._choose_width(cache.rows), _PROOF if self._can is None else 0
+            width = self._choose_width(cache.rows)
+            back = _PROOF if self._can is None else 0
+            if width == 1 and self._width is None:
+                given = (ahead.slot.given[ahead.reach :] for ahead in self._aheads.values())
+                self._rest = _REST if all(set(tokens) <= {FREE} for tokens in given) else 0
+            if is_ahead and width == 1:  # all go on from where the last one stands
+                self.forget(cache)
+                is_ahead = False
             if not is_ahead and (width == 1 or (back and not self._is_provable(slots))):
                 return self._step_alone(slots, previous[plan.owners], cache)
             self._pass(plan, cache, tokens.tolist(), width, back)
@@ -173,6 +188,7 @@ class Guesses:
 
     def keep(self, slots: Iterable[Slot]) -> None:
         """Forget what belongs to other slots."""
+        self._rest = 0
         self._aheads = {slot: self._aheads[slot] for slot in slots if slot in self._aheads}
 
     @property
@@ -190,9 +206,12 @@ class Guesses:
 
     def _choose_width(self, rows: int) -> int:
         most = kernels.MOST_ROWS // rows if rows <= MOST_ROWS else 1
-        if self._can is None:
+        sure = min(ahead.count_given() for ahead in self._aheads.values())
+        pictures = len(self._aheads)
+        width = self._width or self._pace.choose(rows, most=most, pictures=pictures, sure=sure)
+        if self._can is None and width > 1:
             return min(self._width or 4, most - _PROOF)
-        return min(self._width, most) if self._width else self._pace.choose(rows, most=most)
+        return min(width, most)
 
     def _is_provable(self, slots: list[Slot]) -> bool:
         """Tell whether the last positions were decoded alone, of these slots."""

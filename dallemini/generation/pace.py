@@ -15,6 +15,7 @@ WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 _REMEMBERED = 8  # passes of as many rows; the fastest counts, since others may have waited
 _TRIED = 16  # passes until another width is tried, whose time may have changed
 _SLOPE, _WEIGHT = 0.03, 12  # what a row more costs of a pass, as if so many passes had shown it
+_LEAST = 1.1  # times as fast as one by one, for what guessing takes between the passes
 _HELD, _OF = 1.2, 2.0  # guesses that held, of how many: before any is made
 
 
@@ -48,12 +49,19 @@ class Pace:
             self._made[depth] += 1
             self._held[depth] += depth + 1 < kept
 
-    def tokens(self, width: int) -> float:
-        """Return how many positions of a pass of this width are likely to count."""
+    def tokens(self, width: int, *, pictures: int = 1, sure: int = 0) -> float:
+        """Return how many positions of a pass of this width are likely to count.
+
+        Args:
+            width: of the pass.
+            pictures: in step: that of which the fewest count decides when the next pass is.
+            sure: how many of the next tokens are given, so that their guesses hold.
+        """
         chance, total = 1.0, 1.0
-        for held, made in zip(self._held[: width - 1], self._made, strict=False):
-            chance *= held / made
-            total += chance
+        for depth in range(width - 1):
+            if depth >= sure:
+                chance *= self._held[depth] / self._made[depth]
+            total += chance**pictures
         return total
 
     def costs(self) -> tuple[float, float]:
@@ -75,12 +83,20 @@ class Pace:
         slope = max(0.0, tilt / spread)
         return max(mean - slope * middle, mean / 100), slope
 
-    def choose(self, rows: int, *, most: int) -> int:
-        """Return how many positions of these rows, at most so many, the next pass should decode."""
+    def choose(self, rows: int, *, most: int, pictures: int = 1, sure: int = 0) -> int:
+        """Return how many positions of these rows, at most so many, the next pass should decode.
+
+        `pictures` and `sure` are those of `tokens`.
+        """
         widths = [width for width in WIDTHS if width <= most]
         whole, each = self.costs()
-        rates = [self.tokens(width) / (whole + each * rows * width) for width in widths]
+        rates = [
+            self.tokens(width, pictures=pictures, sure=sure) / (whole + each * rows * width)
+            for width in widths
+        ]
         best = rates.index(max(rates))
+        if rates[best] < _LEAST * rates[0]:
+            best = 0
         self._passes += 1
         turn, now = divmod(self._passes, _TRIED)
         if now == 0:  # the narrower and the wider one in turn

@@ -21,6 +21,7 @@ from dallemini.generation import (
     Watermark,
     make_generators,
 )
+from dallemini.generation.pace import Pace
 from dallemini.generation.watermark import CodeGroups
 from dallemini.models.transformer import Transformer
 from dallemini.testing import TINY_TRANSFORMER, tiny_pipeline, tiny_tokenizer, tiny_transformer
@@ -120,6 +121,26 @@ def test_pictures_are_decoded_ahead_of_each_other(transformer: Transformer) -> N
     found, tally = draw(transformer, together, 6)
     assert found == expected
     assert tally.passes < tally.steps or not kernels.has_kernels()
+
+
+@pytest.mark.slow_except("float32")
+def test_where_guessing_does_not_pay_it_is_seldom_thought_of(
+    transformer: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[int]()
+
+    def choose(self: Pace, rows: int, **known: int) -> int:
+        asked.append(rows)
+        return 1
+
+    monkeypatch.setattr(Pace, "choose", choose)
+    free, given = [kinds()[0]], [kinds()[3]]
+    tally = draw(transformer, free, None)[1]
+    assert tally.passes == tally.steps
+    assert 1 <= len(asked) <= 1 + tally.steps // 8 or not kernels.has_kernels()
+    asked.clear()
+    draw(transformer, given, None)  # where tokens are given, guesses of them will hold
+    assert len(asked) > tally.steps // 8 or not kernels.has_kernels()
 
 
 @pytest.mark.slow_except("float32")

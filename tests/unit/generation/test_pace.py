@@ -44,6 +44,22 @@ def test_expected_tokens_are_those_that_were_kept() -> None:
     assert pace.tokens(4) == pytest.approx(2.5, abs=0.02)
 
 
+def test_of_several_pictures_the_one_that_is_behind_counts() -> None:
+    pace = taught(0.0, width=16, kept=4)
+    assert pace.tokens(4, pictures=3) < pace.tokens(4, pictures=2) < pace.tokens(4)
+    halved = Pace()
+    for kept in (1, 2) * 500:
+        halved.learn_kept(2, kept)
+    assert halved.tokens(2, pictures=4) == pytest.approx(1 + 0.5**4, abs=0.01)
+    assert Pace().choose(8, most=4, pictures=4) == 1
+
+
+def test_given_tokens_are_guessed_for_certain() -> None:
+    pace = taught(0.1, width=16, kept=1)
+    assert 5 <= pace.tokens(6, pictures=4, sure=4) < 5.2
+    assert pace.choose(2, most=6, pictures=4, sure=5) == 6
+
+
 def test_costs_are_a_line_through_the_fastest_passes() -> None:
     pace = Pace()
     assert pace.costs()[0] == 1.0
