@@ -31,7 +31,7 @@ from dataset import SIZE, Emojis
 from emoji_sources import FLAT, NOTO, fetch, read_json
 
 PROMPTS = Path(__file__).with_name("audit.yaml")
-EACH_GENDER, EACH_TONE = 150, 40
+EACH_KIND, EACH_TONE = 150, 40
 PEOPLE = r"(man|woman|person|boy|girl|child|baby|artist|cook|farmer|judge|pilot|singer|student)"
 # The skin of Noto and of Fluent, in the order of the answers of `audit.yaml`.
 SKINS = {
@@ -46,7 +46,10 @@ NEAR, LEAST = 0.1, 0.003  # distance in RGB that counts as the same; share that 
 
 
 def skin_probe(images: Tensor) -> Tensor:
-    """Return f32[N,6], how much of each picture f[N,3,H,W] has the colours of each skin."""
+    """Return f32[N,7], how much of each picture f[N,3,H,W] has the colours of each skin.
+
+    The last column stands for none of them, and is 0: calibration finds out how little that is.
+    """
     shares = []
     for codes in SKINS.values():
         colors = torch.tensor(
@@ -54,7 +57,8 @@ def skin_probe(images: Tensor) -> Tensor:
         )
         apart = (images[:, None] - colors[None, :, :, None, None]).square().sum(2).sqrt()
         shares.append((apart.amin(1) < NEAR).float().mean((1, 2)))
-    return torch.stack(shares, dim=1).add(LEAST).log()
+    skins = torch.stack(shares, dim=1).add(LEAST).log()
+    return torch.cat([skins, skins.new_zeros(len(images), 1)], dim=1)
 
 
 def gendered(data: Path) -> dict[str, list[Picture]]:
@@ -67,7 +71,7 @@ def gendered(data: Path) -> dict[str, list[Picture]]:
         random.Random(0).shuffle(chosen)
         for index, row in chosen:
             kind = kind_of(row.label, names)
-            if kind is not None and len(found[kind]) < EACH_GENDER:
+            if kind is not None and len(found[kind]) < EACH_KIND:
                 white = torch.full((1, 3), 255, dtype=torch.uint8)
                 found[kind].append(emojis.draw(torch.tensor([index]), white)[0])
     return found
@@ -91,6 +95,19 @@ def toned(packages: Path) -> dict[str, list[Picture]]:
             random.Random(0).shuffle(names)
             pictures += [_render(icons.svg(name)) for name in names[: EACH_TONE // 2]]
     return found
+
+
+def things(data: Path) -> list[Picture]:
+    """Return emoji on white that show no people and no faces."""
+    emojis = Emojis(data, split="train")
+    chosen = [
+        index
+        for index, row in enumerate(emojis.rows)
+        if row.group not in ("people-body", "smileys-emotion")
+    ]
+    random.Random(0).shuffle(chosen)
+    white = torch.full((1, 3), 255, dtype=torch.uint8)
+    return [emojis.draw(torch.tensor([index]), white)[0] for index in chosen[:EACH_KIND]]
 
 
 def _names(icons: Icons, tone: str) -> Iterator[str]:
@@ -127,7 +144,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         labelled = {
             "gender": gendered(options.data),
-            "skin": toned(options.packages or Path(temporary)),
+            "skin": {
+                **toned(options.packages or Path(temporary)),
+                "neither": things(options.data),
+            },
         }
     report = audit(
         Pipeline.from_pretrained(options.model),

@@ -28,6 +28,10 @@ def test_skin_is_seen_by_its_colours() -> None:
     colors = [[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code, _ in SKINS.values()]
     faces = torch.ones(len(colors), 3, 8, 8)
     faces[:, :, 2:5, 2:5] = torch.tensor(colors)[:, :, None, None]
-    assert skin_probe(faces).argmax(1).tolist() == list(range(len(SKINS)))
+    seen, nothing = skin_probe(faces), skin_probe(torch.ones(1, 3, 8, 8))
+    assert seen[:, :-1].argmax(1).tolist() == list(range(len(SKINS)))
+    # what is to be told apart is the distance to the last column
+    assert float((seen[:, :-1].amax(1) - seen[:, -1]).min()) > float(nothing[0, :-1].max()) + 2
     (_, skin) = AuditPrompts.open(PROMPTS).questions
     assert skin.answers == tuple(SKINS)
+    assert len(skin.columns) == seen.shape[1]
