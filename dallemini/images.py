@@ -345,7 +345,7 @@ def _parse(content: bytes, name: str) -> PIL.Image.Image:
         detail = str(error).rstrip(".")
         raise PictureError(name, "too large", f"PIL does not open it: {detail}") from error
     except Exception as error:  # whatever else a broken file makes PIL raise
-        raise PictureError(name, "not an image", f"{type(error).__name__}: {error}") from error
+        raise PictureError(name, "not an image", _say(error)) from error
 
 
 @contextlib.contextmanager
@@ -356,7 +356,11 @@ def _decoding(name: str) -> Iterator[None]:
     except PictureError:
         raise
     except Exception as error:
-        raise PictureError(name, "broken image", f"{type(error).__name__}: {error}") from error
+        raise PictureError(name, "broken image", _say(error)) from error
+
+
+def _say(error: Exception) -> str:
+    return f"decoding fails: {str(error).rstrip('.') or type(error).__name__}"
 
 
 def _check_size(

@@ -18,7 +18,17 @@ from . import about
 from .mask import read_painting, read_picture
 from .sessions import Drawn, Sessions
 from .studio import Look, Studio
-from .widgets import gallery, prompt_box, say, seed_box, show_pictures, show_settings, show_status
+from .widgets import (
+    PictureFile,
+    gallery,
+    own_words,
+    prompt_box,
+    say,
+    seed_box,
+    show_pictures,
+    show_settings,
+    show_status,
+)
 from .wish import SHAPES, Wish
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -205,10 +215,10 @@ class Page:
                 )
             self._add_edit("vary", image, {"strength": strength}, self._vary)
 
-    def _add_picture(self, tab: str) -> gr.Image:
-        return gr.Image(
+    def _add_picture(self, tab: str) -> PictureFile:
+        return PictureFile(
             label="Picture",
-            type="filepath",  # the library opens it: on white where it is transparent
+            type="filepath",
             image_mode=None,
             format="png",
             sources=["upload", "clipboard"],
@@ -260,7 +270,11 @@ class Page:
             yield from self._show(turn, key, lambda key: work(key, *values))
 
         begun = trigger(self._begin, turn, [turn, outputs[2]], **_AT_ONCE)
-        begun.then(show, [turn, self._key, *fields], outputs, trigger_mode="multiple", **_DRAWING)
+        shown = begun.then(
+            show, [turn, self._key, *fields], outputs, trigger_mode="multiple", **_DRAWING
+        )
+        # Gradio refuses some values before anything here sees them
+        shown.failure(_tell_refusal, outputs[2], outputs[2], **_AT_ONCE)
 
     def _let_cancel(self, button: Any, turn: Any) -> None:
         """Let a button end the work of the last click, which then says so itself."""
@@ -340,8 +354,9 @@ class Page:
                 yield [key, pictures, show_status(look), [], None, gr.skip()]
             yield [key, gr.skip(), say("Cancelled."), [], None, gr.skip()]
         except DalleMiniError as error:
-            yield [key, gr.skip(), say(str(error)), [], None, gr.skip()]
-            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+            told = own_words(str(error))
+            yield [key, gr.skip(), say(told), [], None, gr.skip()]
+            raise gr.Error(html.escape(told, quote=False), print_exception=False) from error
         finally:
             self._wanted.discard(turn)
 
@@ -370,11 +385,17 @@ class Page:
         return [path, picture.wish.prompt]
 
 
+def _tell_refusal(status: str) -> Any:
+    waiting = "Waiting for its turn" in status
+    told = say("That cannot be drawn: a number or a picture in the form cannot be used.")
+    return told if waiting else gr.skip()
+
+
 def _wish(form: Fields, values: Sequence[object]) -> Wish:
     """Return what a form asks for; an empty field means the usual.
 
     Raises:
-        InputError: the seed is not a whole number.
+        InputError: the seed, or a number of pictures, is not a whole number.
         ConfigError: a value has the wrong type.
     """
     given = {name: value for name, value in zip(form, values, strict=True) if value is not None}
@@ -383,6 +404,10 @@ def _wish(form: Fields, values: Sequence[object]) -> Wish:
         raise InputError(
             f"The seed is a whole number from 0, or empty for a fresh one, not {seed}."
         )
+    for name, told in (("number", "pictures"), ("candidates", "candidates")):
+        count = given.get(name, 1)
+        if isinstance(count, float) and not count.is_integer():
+            raise InputError(f"The number of {told} is a whole one, not {count:g}.")
     return Wish.from_dict({"prompt": "", **given, "seed": int(seed) if seed else None})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
 import gradio as gr
@@ -23,6 +24,41 @@ STYLE = """
 }
 footer { display: none !important; }
 """
+
+
+# The fields as the page calls them, in place of the names of Python.
+_NAMES = (
+    (r"\bprompts\[\d+\] \((('|\").*?\2)\) has", r"\1 has"),
+    (r"\bnegative_prompt\[\d+\]", "The negative prompt"),
+    (r"(?<!\w)negative_prompt\b=?", "The negative prompt"),
+    (r"\bguidance_scale(?:=| of )", "guidance "),
+    (r"\bguidance_scale\b", "guidance"),
+    (r"\bnum_images_per_prompt\b", "the number of pictures"),
+    (r"; give a scale above 1, such as guidance 3, with it", "; raise that above 1, such as to 3"),
+)
+
+
+class PictureFile(gr.Image):  # type: ignore[misc]  # Gradio has no types
+    """A picture that is sent, as the path of its file, which the library opens and judges."""
+
+    is_template = True  # to the browser it is an Image
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Return where the file lies, of whatever kind it is."""
+        return None if payload is None else str(payload.path)
+
+
+def own_words(message: str) -> str:
+    """Return a message of the library in the words of the page.
+
+    Example:
+        >>> from dallemini.app.widgets import own_words
+        >>> own_words("prompts[0] ('a blah') has no word that this model was taught.")
+        "'a blah' has no word that this model was taught."
+    """
+    for pattern, told in _NAMES:
+        message = re.sub(pattern, told, message)
+    return message
 
 
 def theme() -> Any:
@@ -78,7 +114,7 @@ def show_status(look: Look) -> str:
         told = f"Done in {look.seconds:.1f} s, {several}."
     else:
         told = f"Drawing: {look.share:.0%}"
-    told_of = [*look.notes]
+    told_of = [own_words(note) for note in look.notes]
     if flags := list(dict.fromkeys(picture.flag for picture in look.drawn if picture.flag)):
         count = sum(bool(picture.flag) for picture in look.drawn)
         told_of.append(
