@@ -117,7 +117,7 @@ def page(browser: Any, server: tuple[str, Path]) -> Iterator[Any]:
     assert [fault for fault in faults if "InvalidPathError" not in fault] == []  # asked for
 
 
-def draw(page: Any, prompt: str, seed: object = "", **fields: int) -> None:
+def draw(page: Any, prompt: str, seed: object = "", **fields: float) -> None:
     """Fill the form and press Draw; no two tests share seeds, which tell what is done."""
     page.get_by_role("tab", name="Draw", exact=True).click()
     page.locator("#prompt textarea").fill(prompt)
@@ -246,9 +246,24 @@ def test_wrong_input_is_told_and_harmless(page: Any) -> None:
     status(page, r"The seed is from 0 to \d+, not")
     draw(page, "a red apple", -1)
     status(page, "The seed is a whole number from 0")
+    draw(page, "a red apple", 490, Pictures=2.5)
+    status(page, "The number of pictures is a whole one, not 2.5")
     draw(page, "x" * 2000, 500, Pictures=1)  # the field takes no more than the limit
     status(page, r"Done in .*, seed 500\.")
     assert len(page.locator("#prompt textarea").input_value()) == 500
+
+
+def test_a_file_that_is_no_picture_is_told(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("no picture at all")
+    page.get_by_role("tab", name="Vary").click()
+    page.locator("#vary-prompt textarea").fill("a red apple")
+    remove = page.locator("#vary-picture").get_by_role("button", name=re.compile("Clear|Remove"))
+    if remove.count():  # the picture of an earlier test
+        remove.click()
+    page.locator("#vary-picture input[type=file]").set_input_files(tmp_path / "words.png")
+    page.locator("#vary-picture img").wait_for(state="attached")
+    page.locator("#vary-draw").click()
+    status(page, "The image cannot be read as a picture", of="vary-pictures")
 
 
 def test_reload_keeps_the_history_and_ends_the_drawing(page: Any) -> None:
