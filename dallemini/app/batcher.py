@@ -2,7 +2,7 @@
 
 A picture joins at the next token, in its turn, and leaves when it is finished or nobody wants it
 any more; it comes out as if it were drawn alone. Knows no HTTP: whoever submits is told by a
-callback. A second thread makes pictures of the tokens, while the next tokens are drawn.
+callback. Other threads make pictures of the tokens, while the next tokens are drawn.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .fair_queue import FairQueue
 
 _LOG = logging.getLogger("dallemini.app")
 _ENDING = "The service is ending; ask again when it is back."
+_PIXELS = 2  # threads that make pictures: pixels, a look at them and a PNG take longer than tokens
 _MOST_SECONDS = 60  # that a client is asked to wait before it tries again
 
 
@@ -175,7 +176,7 @@ class Batcher:
         self._is_cut_short = False
         self._ends: deque[float] = deque(maxlen=64)  # when the last pictures were finished
         self._thread = threading.Thread(target=self._run, name="dallemini-batcher", daemon=True)
-        self._pixels = ThreadPoolExecutor(1, thread_name_prefix="dallemini-pixels")
+        self._pixels = ThreadPoolExecutor(_PIXELS, thread_name_prefix="dallemini-pixels")
         self.tokens_drawn = 0
 
     @property
@@ -282,7 +283,10 @@ class Batcher:
             for drawn in finished:
                 self._hand_over(drawn)
         self._end_pixels()
-        self._lose_all(ClosedError("The service has ended before these pictures were drawn."))
+        ended = ClosedError("The service has ended before these pictures were drawn.")
+        self._lose_all(ended)
+        for job in self._queue.requests():
+            self._end(job, ended)
 
     def _step(self) -> None:
         """Draw one token of every picture, and count those that were free."""
@@ -360,7 +364,7 @@ class Batcher:
             self._tell(job, lambda: Preview(number=number, index=index, step=look()))
 
     def _hand_over(self, drawn: _Drawn) -> None:
-        """Let the other thread make a picture of tokens; until then it takes its place here."""
+        """Let another thread make a picture of tokens; until then it takes its place here."""
         with self._wake:
             self._finishing.append(drawn)
         self._pixels.submit(self._finish, drawn)
@@ -369,9 +373,10 @@ class Batcher:
         job, number, tokens = drawn.job, drawn.number, drawn.picture.tokens
         if not job.is_over:
             self._tell(job, lambda: Finished(number=number, output=job.work.finish(number, tokens)))
-            self._ends.append(time.monotonic())
-            job._left -= 1
-            job.is_over = job.is_over or not job._left
+            with self._wake:
+                self._ends.append(time.monotonic())
+                job._left -= 1
+                job.is_over = job.is_over or not job._left
         with self._wake:
             self._finishing.remove(drawn)
             self._wake.notify_all()
@@ -406,8 +411,9 @@ class Batcher:
             self._end(job, error)
 
     def _end(self, job: Job, error: Exception) -> None:
-        was_over = job.is_over
-        self.cancel(job)
+        with self._wake:
+            was_over = job.is_over
+            self.cancel(job)
         if not was_over:
             job.tell(error)
 

@@ -87,7 +87,7 @@ def _bound(fields: dict[str, Any], config: ServiceConfig, *, model: str) -> None
     if "prompt" in fields:
         fields["prompt"]["maxLength"] = config.max_prompt_length
         if "minLength" in fields["prompt"]:
-            fields["prompt"]["pattern"] = r"\S"
+            fields["prompt"]["pattern"] = r"[^\s\x1c-\x1f\x85]"  # what `str.strip` leaves
 
 
 def _in_a_form(field: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,6 @@ STYLE = """
 footer { display: none !important; }
 """
 
-
 # The fields as the page calls them, in place of the names of Python.
 _NAMES = (
     (r"\bprompts\[\d+\] \((('|\").*?\2)\) has", r"\1 has"),
@@ -37,8 +36,6 @@ _NAMES = (
     (r"; give a scale above 1, such as guidance 3, with it", "; raise that above 1, such as to 3"),
 )
 
-from gradio.events import Dependency
-
 class PictureFile(gr.Image):  # type: ignore[misc]  # Gradio has no types
     """A picture that is sent, as the path of its file, which the library opens and judges."""
 
@@ -47,12 +44,14 @@ class PictureFile(gr.Image):  # type: ignore[misc]  # Gradio has no types
     def preprocess(self, payload: Any) -> str | None:
         """Return where the file lies, of whatever kind it is."""
         return None if payload is None else str(payload.path)
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def own_words(message: str) -> str:
     """Return a message of the library in the words of the page.
@@ -66,24 +65,20 @@ def own_words(message: str) -> str:
         message = re.sub(pattern, told, message)
     return message
 
-
 def theme() -> Any:
     """Return a theme that asks no server for fonts."""
     fonts = ["system-ui", "sans-serif"]
     return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
 
-
 def prompt_box(elem_id: str, longest: int, label: str = "Prompt", **more: Any) -> gr.Textbox:
     """Make a field for a prompt."""
     return gr.Textbox(label=label, max_length=longest, elem_id=elem_id, **more)
-
 
 def seed_box(elem_id: str) -> gr.Textbox:
     """Make a field for a seed; empty for a fresh one."""
     return gr.Textbox(
         label="Seed", placeholder="fresh", max_length=20, elem_id=elem_id, min_width=120
     )
-
 
 def gallery(label: str, elem_id: str, columns: int = 3) -> gr.Gallery:
     """Make a gallery; saved files are shown and downloaded as they are."""
@@ -99,18 +94,15 @@ def gallery(label: str, elem_id: str, columns: int = 3) -> gr.Gallery:
         elem_classes="gallery",
     )
 
-
 def show_pictures(look: Look) -> list[tuple[Any, str]]:
     """Return what a gallery shows of a look."""
     if look.drawn:
         return [(str(picture.path), picture.caption) for picture in look.drawn]
     return [(image, f"seed {seed}") for seed, image in look.previews.items()]
 
-
 def say(text: str) -> str:
     """Return a line of the status, as HTML."""
     return f'<div role="status">{html.escape(text)}</div>'
-
 
 def show_status(look: Look) -> str:
     """Return how far a wish is, as HTML."""
@@ -129,7 +121,6 @@ def show_status(look: Look) -> str:
     notes = "".join(f'<div class="note">{html.escape(note)}</div>' for note in told_of)
     bar = f'<div class="bar" style="width:{look.share:.0%}"></div>'
     return f'<div role="status">{told}{bar}{notes}</div>'
-
 
 def show_settings(picture: Drawn) -> str:
     """Return what a picture was drawn with, as HTML."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -211,8 +211,10 @@ class Held(Order):
     """Pictures that are not made before `made` is set."""
 
     made: threading.Event
+    begun: list[int] = field(default_factory=list)
 
     def finish(self, number: int, tokens: Tensor) -> GenerationOutput:
+        self.begun.append(number)
         assert self.made.wait(patience(30))
         return super().finish(number, tokens)
 
@@ -224,15 +226,34 @@ class Held(Order):
 
 def test_tokens_are_drawn_while_a_picture_is_made_of_others(pipe: Pipeline, make: Make) -> None:
     batcher, made = make(), threading.Event()
-    held = Held(pipe=pipe, request=Order.of(pipe, "a bird", seed=0).request, made=made)
-    told = held.ask(batcher)
-    wait_until(lambda: batcher.tokens_drawn == 16)
-    other = Client(pipe, batcher, "other")
-    other.ask(seed=1)
+    request = Order.of(pipe, "a bird", num_images_per_prompt=2, seed=0).request
+    told = Held(pipe=pipe, request=request, made=made).ask(batcher)
     wait_until(lambda: batcher.tokens_drawn == 32)
-    assert (told, other.told, batcher.drawing) == ([], [], 2)
+    other = Client(pipe, batcher, "other")
+    other.ask(seed=2)
+    wait_until(lambda: batcher.tokens_drawn == 48)
+    assert (told, other.told, batcher.drawing) == ([], [], 3)
     made.set()
-    wait_until(lambda: (len(told), other.seeds, batcher.drawing) == (1, [1], 0))
+    wait_until(lambda: (len(told), other.seeds, batcher.drawing) == (2, [2], 0))
+
+
+def test_two_pictures_are_made_at_the_same_time(pipe: Pipeline, make: Make) -> None:
+    meeting = threading.Barrier(2)
+
+    class Meeting(Order):
+        def finish(self, number: int, tokens: Tensor) -> GenerationOutput:
+            meeting.wait(timeout=patience(30))
+            return super().finish(number, tokens)
+
+    batcher, told = make(), list[Event]()
+    work = Meeting.of(pipe, "a red apple", num_images_per_prompt=4, seed=3)
+    job = batcher.submit(work, client="x", tell=told.append)
+    wait_until(lambda: job.is_over)
+    found = {event.number: event.output for event in told if isinstance(event, Finished)}
+    assert sorted(found) == [0, 1, 2, 3]
+    alone = pipe("a red apple", num_images_per_prompt=4, seed=3, progress=False)
+    for number, output in found.items():
+        assert output.images[0].tobytes() == alone.images[number].tobytes()
 
 
 @pytest.mark.parametrize("is_in_time", [True, False])
@@ -241,16 +262,17 @@ def test_pictures_that_wait_for_their_pixels_hold_up_the_next_and_the_end(
 ) -> None:
     batcher, made = make(most_rows=2), threading.Event()
     request = Order.of(pipe, "a bird", num_images_per_prompt=4, seed=0).request
-    told = Held(pipe=pipe, request=request, made=made).ask(batcher)
-    wait_until(lambda: (batcher.drawing, batcher.waiting) == (2, 2))
+    held = Held(pipe=pipe, request=request, made=made)
+    told = held.ask(batcher)
+    wait_until(lambda: (batcher.drawing, batcher.waiting, len(held.begun)) == (2, 2, 2))
     threading.Timer(0.05, made.set).start()
     batcher.close(None if is_in_time else 0)
-    seeds = [event.output.seeds[0] for event in told if isinstance(event, Finished)]
+    seeds = sorted(event.output.seeds[0] for event in told if isinstance(event, Finished))
     errors = [event for event in told if isinstance(event, Exception)]
     if is_in_time:
         assert (seeds, errors) == ([0, 1, 2, 3], [])
     else:  # what is being made is never cut short
-        assert (seeds, [type(error) for error in errors]) == ([0], [ClosedError])
+        assert (seeds, [type(error) for error in errors]) == ([0, 1], [ClosedError])
 
 
 def test_a_drawing_that_no_slot_takes_ends_its_request_alone(pipe: Pipeline, make: Make) -> None:
