@@ -19,9 +19,9 @@ from .mask import read_painting, read_picture
 from .sessions import Drawn, Sessions
 from .studio import Look, Studio
 from .widgets import (
-    PictureFile,
     gallery,
     own_words,
+    picture_box,
     prompt_box,
     say,
     seed_box,
@@ -191,7 +191,7 @@ class Page:
         most = max(self.studio.size)
         with gr.Tab("Extend", id="extend"), gr.Row():
             with gr.Column(min_width=320):
-                image = self._add_picture("extend")
+                image = picture_box("extend-picture")
                 with gr.Row():
                     around = {
                         side: gr.Slider(
@@ -209,22 +209,11 @@ class Page:
     def _add_varying(self) -> None:
         with gr.Tab("Vary", id="vary"), gr.Row():
             with gr.Column(min_width=320):
-                image = self._add_picture("vary")
+                image = picture_box("vary-picture")
                 strength = gr.Slider(
                     0.1, 1, 0.5, step=0.1, label="Strength", info="share that is redrawn"
                 )
             self._add_edit("vary", image, {"strength": strength}, self._vary)
-
-    def _add_picture(self, tab: str) -> PictureFile:
-        return PictureFile(
-            label="Picture",
-            type="filepath",
-            image_mode=None,
-            format="png",
-            sources=["upload", "clipboard"],
-            elem_id=f"{tab}-picture",
-            buttons=[],
-        )
 
     def _add_edit(
         self, tab: str, picture: Any, extra: Fields, work: Callable[..., Iterator[Look]]

@@ -38,16 +38,6 @@ _NAMES = (
 )
 
 
-class PictureFile(gr.Image):  # type: ignore[misc]  # Gradio has no types
-    """A picture that is sent, as the path of its file, which the library opens and judges."""
-
-    is_template = True  # to the browser it is an Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Return where the file lies, of whatever kind it is."""
-        return None if payload is None else str(payload.path)
-
-
 def own_words(message: str) -> str:
     """Return a message of the library in the words of the page.
 
@@ -77,6 +67,29 @@ def seed_box(elem_id: str) -> gr.Textbox:
     return gr.Textbox(
         label="Seed", placeholder="fresh", max_length=20, elem_id=elem_id, min_width=120
     )
+
+
+def picture_box(elem_id: str) -> gr.Image:
+    """Make a field for a picture, of which the path is handed over, whatever the file is.
+
+    Gradio would open it first, and say nothing of what is wrong with it; the library does. (A class
+    of our own would be nicer, but Gradio writes a file beside the module of each such class.)
+    """
+    box = gr.Image(
+        label="Picture",
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard"],
+        elem_id=elem_id,
+        buttons=[],
+    )
+    box.preprocess = _path_of
+    return box
+
+
+def _path_of(payload: Any) -> str | None:
+    return None if payload is None else str(payload.path)
 
 
 def gallery(label: str, elem_id: str, columns: int = 3) -> gr.Gallery:
