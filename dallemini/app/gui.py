@@ -394,9 +394,11 @@ def _wish(form: Fields, values: Sequence[object]) -> Wish:
             f"The seed is a whole number from 0, or empty for a fresh one, not {seed}."
         )
     for name, told in (("number", "pictures"), ("candidates", "candidates")):
-        count = given.get(name, 1)
-        if isinstance(count, float) and not count.is_integer():
-            raise InputError(f"The number of {told} is a whole one, not {count:g}.")
+        count = given.get(name)
+        if isinstance(count, float):
+            if not count.is_integer():
+                raise InputError(f"The number of {told} is a whole one, not {count:g}.")
+            given[name] = int(count)
     return Wish.from_dict({"prompt": "", **given, "seed": int(seed) if seed else None})
 
 

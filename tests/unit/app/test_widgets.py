@@ -11,12 +11,20 @@ pytest.importorskip("gradio")
 
 import dallemini
 from dallemini.app import gui, widgets
+from dallemini.errors import InputError
 
 
 def test_a_sent_file_is_handed_over_whatever_it_is() -> None:
     box = widgets.picture_box("picture")
     assert box.preprocess(None) is None
     assert box.preprocess(SimpleNamespace(path="words.png")) == "words.png"
+
+
+def test_half_a_picture_is_refused_in_words() -> None:
+    form = dict.fromkeys(("prompt", "number", "seed"))
+    assert gui._wish(form, ["a cat", 2.0, "7"]).number == 2
+    with pytest.raises(InputError, match=r"The number of pictures is a whole one, not 2\.5\."):
+        gui._wish(form, ["a cat", 2.5, "7"])
 
 
 def test_gradio_writes_nothing_beside_the_modules() -> None:
