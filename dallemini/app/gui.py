@@ -259,11 +259,7 @@ class Page:
             yield from self._show(turn, key, lambda key: work(key, *values))
 
         begun = trigger(self._begin, turn, [turn, outputs[2]], **_AT_ONCE)
-        shown = begun.then(
-            show, [turn, self._key, *fields], outputs, trigger_mode="multiple", **_DRAWING
-        )
-        # Gradio refuses some values before anything here sees them
-        shown.failure(_tell_refusal, outputs[2], outputs[2], **_AT_ONCE)
+        begun.then(show, [turn, self._key, *fields], outputs, trigger_mode="multiple", **_DRAWING)
 
     def _let_cancel(self, button: Any, turn: Any) -> None:
         """Let a button end the work of the last click, which then says so itself."""
@@ -372,12 +368,6 @@ class Page:
         if tab == "redraw":
             path = {"background": path, "layers": [], "composite": path}
         return [path, picture.wish.prompt]
-
-
-def _tell_refusal(status: str) -> Any:
-    waiting = "Waiting for its turn" in status
-    told = say("That cannot be drawn: a number or a picture in the form cannot be used.")
-    return told if waiting else gr.skip()
 
 
 def _wish(form: Fields, values: Sequence[object]) -> Wish:
