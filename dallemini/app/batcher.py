@@ -371,13 +371,14 @@ class Batcher:
 
     def _finish(self, drawn: _Drawn) -> None:
         job, number, tokens = drawn.job, drawn.number, drawn.picture.tokens
-        if not job.is_over:
+        is_wanted = not job.is_over
+        if is_wanted:
             self._tell(job, lambda: Finished(number=number, output=job.work.finish(number, tokens)))
-            with self._wake:
+        with self._wake:
+            if is_wanted:
                 self._ends.append(time.monotonic())
                 job._left -= 1
                 job.is_over = job.is_over or not job._left
-        with self._wake:
             self._finishing.remove(drawn)
             self._wake.notify_all()
 

@@ -72,8 +72,7 @@ def gendered(data: Path) -> dict[str, list[Picture]]:
         for index, row in chosen:
             kind = kind_of(row.label, names)
             if kind is not None and len(found[kind]) < EACH_KIND:
-                white = torch.full((1, 3), 255, dtype=torch.uint8)
-                found[kind].append(emojis.draw(torch.tensor([index]), white)[0])
+                found[kind].append(_on_white(emojis, index))
     return found
 
 
@@ -106,8 +105,12 @@ def things(data: Path) -> list[Picture]:
         if row.group not in ("people-body", "smileys-emotion")
     ]
     random.Random(0).shuffle(chosen)
+    return [_on_white(emojis, index) for index in chosen[:EACH_KIND]]
+
+
+def _on_white(emojis: Emojis, index: int) -> Tensor:
     white = torch.full((1, 3), 255, dtype=torch.uint8)
-    return [emojis.draw(torch.tensor([index]), white)[0] for index in chosen[:EACH_KIND]]
+    return emojis.draw(torch.tensor([index]), white)[0]
 
 
 def _names(icons: Icons, tone: str) -> Iterator[str]:
